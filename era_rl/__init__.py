@@ -1,0 +1,47 @@
+"""Entropy Regularizing Activation (ERA): policies with a guaranteed minimum entropy.
+
+``SACERA("MlpPolicy", env)`` in a Stable-Baselines3 script; the mathematics is in ``era_rl.core``.
+Public names are loaded on first use, so that importing a part needs only that part's dependencies.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from era_rl.core import (
+        CategoricalHead,
+        TruncatedGaussianHead,
+        TruncatedNormal,
+        gaussian_era,
+        softmax_era,
+        truncated_normal_entropy,
+        truncated_normal_era,
+        truncated_normal_log_std,
+        truncated_normal_sample,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CategoricalHead",
+    "TruncatedGaussianHead",
+    "TruncatedNormal",
+    "gaussian_era",
+    "softmax_era",
+    "truncated_normal_entropy",
+    "truncated_normal_era",
+    "truncated_normal_log_std",
+    "truncated_normal_sample",
+]
+
+_SB3_NAMES: frozenset[str] = frozenset()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("era_rl.sb3" if name in _SB3_NAMES else "era_rl.core"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

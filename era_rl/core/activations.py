@@ -1,0 +1,172 @@
+"""The three entropy regularizing activations (ERA), as functions of tensors.
+
+Each maps raw network outputs to distribution parameters whose entropy is at least
+``target_entropy``, so that the loss needs no entropy term. Paper: "Entropy Regularizing Activation",
+arXiv 2510.08549. Half-precision inputs are computed and returned in float32.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from era_rl.core.categorical import (
+    lambert_lower,
+    lambert_lower_approximation,
+    temperature_logits,
+)
+from era_rl.core.entropy import at_least_float32, truncated_normal_log_std
+from era_rl.core.feasibility import (
+    MAX_ENTROPY,
+    check_gaussian_floor,
+    check_softmax_floor,
+    check_truncated_floor,
+)
+from era_rl.core.truncation import GAUSSIAN_CONSTANT, LOG_TWO
+
+SoftmaxMethod = Literal["lambert", "paper", "temperature"]
+
+
+def gaussian_era(
+    raw_log_std: Tensor,
+    *,
+    target_entropy: float,
+    log_std_min: float = -8.0,
+    log_std_max: float = 0.0,
+    delta: float | Tensor = 0.0,
+) -> Tensor:
+    """Return log_std whose Gaussian entropy is at least target_entropy + delta (Eq. 11).
+
+    log_std_i = max(log_std_max + (H0 + delta - D c - D log_std_max) softmax(raw)_i, log_std_min), with
+    c = ln(2 pi e) / 2 and D = action_dim. The entropy held is that of the unbounded normal: a
+    truncated or squashed policy has less, by an amount that depends on the state.
+
+    Args:
+        raw_log_std: Network output, shape (..., action_dim).
+        target_entropy: H0 in nats, summed over dimensions.
+        log_std_min: Lower bound of log_std; clamping to it only adds entropy.
+        log_std_max: Upper bound of log_std.
+        delta: Compensation for the truncation, in nats; a tensor is not checked.
+
+    Returns:
+        log_std, shape (..., action_dim).
+
+    Raises:
+        ValueError: If the bounds are out of order or target_entropy + delta is above
+            action_dim (log_std_max + c).
+    """
+    (raw_log_std,) = at_least_float32(raw_log_std)
+    action_dim = _last_dim(raw_log_std, "raw_log_std")
+    fixed_delta = 0.0 if isinstance(delta, Tensor) else delta
+    check_gaussian_floor(target_entropy, action_dim, log_std_min, log_std_max, fixed_delta)
+    spent = target_entropy + delta - action_dim * (GAUSSIAN_CONSTANT + log_std_max)
+    return (log_std_max + spent * raw_log_std.softmax(-1)).clamp_min(log_std_min)
+
+
+def truncated_normal_era(
+    loc: Tensor,
+    raw_log_std: Tensor,
+    *,
+    target_entropy: float,
+    log_std_min: float = -8.0,
+    slack_logit: Tensor | None = None,
+) -> Tensor:
+    """Return log_std at which the truncated normal's own entropy is at least target_entropy.
+
+    Dimension i gets the entropy h_i = h_max - S w_i, with w = softmax(raw_log_std), h_max =
+    ln 2 - 1e-3 and S = action_dim h_max - H0, so that sum_i h_i = H0 in every state; log_std_i is the
+    exact inverse h^-1(loc_i, h_i), clamped to log_std_min, which only adds entropy. A slack logit
+    joins the softmax and keeps the share w_0 of S unspent: then sum_i h_i = H0 + S w_0 may rise
+    above the floor.
+
+    Args:
+        loc: Location of the policy on [-1, 1], shape (..., action_dim).
+        raw_log_std: Network output, the shape of ``loc``.
+        target_entropy: H0 in nats, summed over dimensions, for actions normalised to [-1, 1].
+        log_std_min: Lower bound of log_std.
+        slack_logit: Logit of the unspent share, shape (..., 1), or None to spend all of S.
+
+    Returns:
+        log_std, shape (..., action_dim).
+
+    Raises:
+        ValueError: If shapes differ, or the floor or log_std_min is infeasible.
+    """
+    loc, raw_log_std = at_least_float32(loc, raw_log_std)
+    action_dim = _last_dim(raw_log_std, "raw_log_std")
+    if loc.shape[-1:] != raw_log_std.shape[-1:]:
+        raise ValueError(
+            f"loc has {loc.shape[-1:]} as its last dimension, raw_log_std {raw_log_std.shape[-1:]};"
+            " both must be action_dim"
+        )
+    check_truncated_floor(target_entropy, action_dim, log_std_min)
+    # the inverse errs by rounding; this margin puts its result on the safe side of the floor
+    margin = 16.0 * action_dim * torch.finfo(raw_log_std.dtype).eps
+    budget = action_dim * MAX_ENTROPY - target_entropy - margin
+    logits = raw_log_std
+    if slack_logit is not None:
+        if slack_logit.shape[-1:] != (1,):
+            raise ValueError(f"slack_logit has shape {tuple(slack_logit.shape)}, not (..., 1)")
+        logits = torch.cat([raw_log_std, slack_logit.to(raw_log_std.dtype)], dim=-1)
+    weights = logits.softmax(-1)[..., :action_dim]
+    # h(loc, log_std) >= log_std + c - ln 2 for every |loc| <= 1: what lies below is clamped anyway
+    lowest = log_std_min + GAUSSIAN_CONSTANT - LOG_TWO - 0.5
+    entropy = (MAX_ENTROPY - budget * weights).clamp_min(lowest)
+    return truncated_normal_log_std(loc, entropy).clamp_min(log_std_min)
+
+
+def softmax_era(
+    logits: Tensor,
+    *,
+    target_entropy: float | Tensor,
+    tau: float = 4.0,
+    method: SoftmaxMethod = "lambert",
+    dim: int = -1,
+) -> Tensor:
+    """Return logits whose softmax has an entropy of at least target_entropy, in the same order.
+
+    "lambert": z' = W_-1(-kappa), kappa_i = (C - a) / (n - 1) + p_i (n a - C) / (n - 1), with
+    p = softmax(z), a = ln(tau) / tau and C = exp(H0 - 1); exact, but not tight: see
+    :attr:`CategoricalHead.entropy_floor`. "paper": the same with the paper's approximation of W_-1.
+    "temperature": z' = beta z with the largest beta <= 1 that meets the floor; tight, the identity
+    where the floor is met already, and the one to use with -inf (masked) logits.
+
+    Args:
+        logits: z, any shape with num_classes >= 2 along ``dim``.
+        target_entropy: H0 in nats; for "temperature" also a tensor, one floor a row, not checked.
+        tau: The paper's temperature constant, at least e (not SB3's Polyak ``tau``).
+        method: "lambert", "paper" or "temperature".
+        dim: The dimension of the classes.
+
+    Returns:
+        Logits of the same shape; float32 for half-precision inputs.
+
+    Raises:
+        ValueError: If ``method`` is unknown, tau < e, or target_entropy is outside the method's range.
+    """
+    (logits,) = at_least_float32(logits)
+    num_classes = logits.shape[dim]
+    if isinstance(target_entropy, Tensor):
+        if method != "temperature":
+            raise ValueError(f"a tensor target_entropy needs method='temperature', not {method!r}")
+        target = target_entropy.to(logits)
+    else:
+        check_softmax_floor(target_entropy, num_classes, tau, method)
+        target = logits.new_full((), target_entropy)
+    if method == "temperature":
+        last = logits.movedim(dim, -1)
+        return temperature_logits(last, target.expand(last.shape[:-1])).movedim(-1, dim)
+    a = math.log(tau) / tau
+    c = math.exp(float(target_entropy) - 1.0)
+    # the paper's affine map of 1 - p cancels at large n; this form does not
+    kappa = (c - a) / (num_classes - 1) + logits.softmax(dim) * (
+        (num_classes * a - c) / (num_classes - 1)
+    )
+    return lambert_lower(kappa) if method == "lambert" else lambert_lower_approximation(kappa)
+
+
+def _last_dim(tensor: Tensor, name: str) -> int:
+    if tensor.dim() == 0 or tensor.shape[-1] == 0:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not (..., action_dim >= 1)")
+    return tensor.shape[-1]

@@ -1,0 +1,73 @@
+"""The paper's compensation delta for the entropy that bounding a Gaussian policy costs.
+
+With Eq. 11 the policy's own entropy is H0 + delta less a bias that depends on the state. A constant
+delta cannot be both safe and tight; a learned one meets the floor in expectation only. The exact
+floor (:func:`truncated_normal_era`) needs neither.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from era_rl.core.truncation import GAUSSIAN_CONSTANT
+
+
+def delta_loss(delta: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+    """Return the dual loss L(delta) = E_s[delta (H[pi(.|s)] - H0)], the entropies held constant.
+
+    Args:
+        delta: Scalar compensation in nats.
+        entropy: Policy entropies H[pi(.|s)] in nats, one a state, shape (...).
+        target_entropy: H0 in nats.
+
+    Returns:
+        Scalar loss; minimising it raises delta while the mean entropy is below H0.
+    """
+    return delta * (entropy.detach() - target_entropy).mean()
+
+
+class LearnedDelta(nn.Module):
+    """A learned compensation, kept in the range in which Eq. 11 is feasible.
+
+    delta = clamp(parameter, 0, delta_max), with delta_max = D (log_std_max + ln(2 pi e) / 2) - H0.
+    Call :meth:`project` after each optimizer step, so that the parameter does not wind up beyond
+    the range.
+
+    Args:
+        target_entropy: H0 in nats.
+        action_dim: D.
+        log_std_max: Upper bound of log_std.
+        initial: Starting value in nats.
+
+    Raises:
+        ValueError: If ``initial`` is outside [0, delta_max].
+    """
+
+    def __init__(
+        self,
+        target_entropy: float,
+        action_dim: int,
+        *,
+        log_std_max: float = 0.0,
+        initial: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.target_entropy = target_entropy
+        self.delta_max = action_dim * (log_std_max + GAUSSIAN_CONSTANT) - target_entropy
+        if not (0.0 <= initial <= self.delta_max and math.isfinite(self.delta_max)):
+            raise ValueError(f"initial={initial} must be in [0, {self.delta_max:.6g}] nats")
+        self.parameter = nn.Parameter(torch.tensor(float(initial)))
+
+    def forward(self) -> Tensor:
+        """Return delta, a scalar in [0, delta_max], detached: only :meth:`loss` trains it."""
+        return self.parameter.detach().clamp(0.0, self.delta_max)
+
+    def loss(self, entropy: Tensor) -> Tensor:
+        """Return the dual loss for the given policy entropies (see :func:`delta_loss`)."""
+        return delta_loss(self.parameter, entropy, self.target_entropy)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Clamp the parameter to [0, delta_max] in place."""
+        self.parameter.clamp_(0.0, self.delta_max)

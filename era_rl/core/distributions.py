@@ -1,0 +1,190 @@
+"""The truncated normal distribution, with tail-safe sampling and a closed-form gradient."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from era_rl.core.entropy import at_least_float32, truncated_normal_entropy
+from era_rl.core.truncation import Truncation, truncation
+
+_SQRT_HALF = math.sqrt(0.5)
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def truncated_normal_sample(loc: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
+    """Return the reparameterised sample x = F^-1(u) of Normal(loc, sigma^2) truncated to [-1, 1].
+
+    The inverse CDF is evaluated in the nearer tail, so samples are finite and inside the support for
+    every |loc| <= 1 and every sigma. With xi = (x - loc) / sigma, r_low = (1 - u) phi(alpha) / phi(xi)
+    and r_high = u phi(beta) / phi(xi) the gradients are dx/dloc = 1 - r_low - r_high and
+    dx/dlog_std = sigma (xi - alpha r_low - beta r_high). Second derivatives are wrong: these
+    coefficients are constants to autograd.
+
+    Args:
+        loc: Location in [-1, 1], shape (..., action_dim).
+        log_std: Log scale of the parent normal, broadcastable with ``loc``.
+        u: Uniform noise in [0, 1), of the broadcast shape; no gradient flows to it.
+
+    Returns:
+        Samples in [-1, 1], the broadcast shape.
+    """
+    loc, log_std, u = torch.broadcast_tensors(*at_least_float32(loc, log_std, u))
+    fixed_loc, fixed_log_std, u = loc.detach(), log_std.detach(), u.detach()
+    std = fixed_log_std.exp()
+    t = truncation(fixed_loc, fixed_log_std)
+    xi = _inverse_cdf(t, u)
+    x = (fixed_loc + std * xi).clamp(-1.0, 1.0)
+    if not torch.is_grad_enabled():
+        return x
+    # (xi - alpha)(xi + alpha) <= 0 unless the sample lies beyond the mirror image of the bound
+    r_low = (1.0 - u) * torch.exp((0.5 * (xi - t.alpha) * (xi + t.alpha)).clamp(-100.0, 80.0))
+    r_high = u * torch.exp((0.5 * (xi - t.beta) * (xi + t.beta)).clamp(-100.0, 80.0))
+    slope_log_std = std * (xi - t.alpha * r_low - t.beta * r_high)
+    return (
+        x + (1.0 - r_low - r_high) * (loc - fixed_loc) + slope_log_std * (log_std - fixed_log_std)
+    )
+
+
+def _inverse_cdf(t: Truncation, u: Tensor) -> Tensor:
+    """Return xi with (Phi(xi) - Phi(alpha)) / mass = u, computed from the nearer tail."""
+    tail_low = 0.5 * torch.erfc(-t.alpha * _SQRT_HALF) + u * t.mass
+    tail_high = 0.5 * torch.erfc(t.beta * _SQRT_HALF) + (1.0 - u) * t.mass
+    from_low = tail_low < tail_high
+    xi = torch.special.ndtri(torch.minimum(tail_low, tail_high).clamp_min(1e-37))
+    return torch.where(from_low, xi, -xi).clamp(t.alpha, t.beta)
+
+
+class TruncatedNormal(Distribution):
+    """Independent normals truncated to [low, high], as a distribution over action vectors.
+
+    Each dimension has the density p(x) = phi((x - loc) / scale) / (scale mass) on [low, high]. The
+    last ``event_dims`` dimensions are one event: ``log_prob`` and ``entropy`` sum over them. Works as
+    ``distribution_class`` of TorchRL's ``ProbabilisticActor``.
+
+    Args:
+        loc: Location within [low, high], shape (..., action_dim), in the units of the bounds.
+        scale: Scale of the parent normal, positive, broadcastable with ``loc``.
+        low: Lower bound, a number or a tensor broadcastable with ``loc``.
+        high: Upper bound, above ``low``.
+        event_dims: How many trailing dimensions form one event.
+        validate_args: Whether to check the arguments and values, which reads tensor values (a host
+            synchronisation on CUDA); off by default.
+
+    Raises:
+        ValueError: If ``low`` and ``high`` are numbers out of order, ``event_dims`` exceeds the
+            dimensions of ``loc``, or ``validate_args`` finds an argument outside its range.
+    """
+
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        low: float | Tensor = -1.0,
+        high: float | Tensor = 1.0,
+        event_dims: int = 1,
+        validate_args: bool | None = False,
+    ) -> None:
+        if not (isinstance(low, Tensor) or isinstance(high, Tensor)) and not low < high:
+            raise ValueError(f"low={low} must be below high={high}")
+        loc, scale = torch.broadcast_tensors(*at_least_float32(loc, scale))
+        if not 0 <= event_dims <= loc.dim():
+            raise ValueError(
+                f"event_dims={event_dims} must be in [0, {loc.dim()}], the dims of loc"
+            )
+        self.loc, self.scale = loc, scale
+        self.low = torch.as_tensor(low, dtype=loc.dtype, device=loc.device)
+        self.high = torch.as_tensor(high, dtype=loc.dtype, device=loc.device)
+        self._half_width = 0.5 * (self.high - self.low)
+        split = loc.dim() - event_dims
+        super().__init__(loc.shape[:split], loc.shape[split:], validate_args=validate_args)
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        """The ranges that ``validate_args`` checks."""
+        within = constraints.interval(self.low, self.high)
+        return {"loc": within, "scale": constraints.positive}
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The box [low, high]."""
+        within = constraints.interval(self.low, self.high)
+        return constraints.independent(within, len(self.event_shape))
+
+    @property
+    def _unit_loc(self) -> Tensor:
+        return (self.loc - self.low) / self._half_width - 1.0
+
+    @property
+    def _unit_log_std(self) -> Tensor:
+        return (self.scale / self._half_width).log()
+
+    def _from_unit(self, x: Tensor) -> Tensor:
+        return (self.low + (x + 1.0) * self._half_width).clamp(self.low, self.high)
+
+    def _sum_events(self, value: Tensor) -> Tensor:
+        return value.sum(tuple(range(-len(self.event_shape), 0))) if self.event_shape else value
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: "TruncatedNormal | None" = None
+    ) -> "TruncatedNormal":
+        """Return the distribution with its batch dimensions expanded to ``batch_shape``."""
+        shape = torch.Size(batch_shape) + self.event_shape
+        loc, scale = self.loc.expand(shape), self.scale.expand(shape)
+        return type(self)(loc, scale, self.low, self.high, len(self.event_shape))
+
+    @property
+    def mode(self) -> Tensor:
+        """The mode, which is ``loc``."""
+        return self.loc
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """The mode: TorchRL's name for the deterministic action."""
+        return self.loc
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, loc + scale (phi(alpha) - phi(beta)) / mass.
+
+        phi(alpha) - phi(beta) = -sign(loc) phi(nearer bound) (1 - exp(-2 |loc| / scale^2)) on [-1, 1],
+        which does not cancel at small |loc| / scale.
+        """
+        loc, log_std = self._unit_loc, self._unit_log_std
+        t = truncation(loc, log_std)
+        ratio = -torch.expm1(-2.0 * loc.abs() * torch.exp(-2.0 * log_std))
+        shift = loc.sign() * torch.maximum(t.ratio_low, t.ratio_high) * ratio
+        return self._from_unit(loc - log_std.exp() * shift)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance, scale^2 (m2 - m1^2), with the standardised moments m1 and m2."""
+        t = truncation(self._unit_loc, self._unit_log_std)
+        m1 = t.ratio_low - t.ratio_high
+        m2 = 1.0 + t.alpha * t.ratio_low - t.beta * t.ratio_high
+        return self.scale.square() * (m2 - m1 * m1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return ln p(value) = -xi^2 / 2 - ln scale - ln(2 pi) / 2 - ln mass, -inf off the support."""
+        if self._validate_args:
+            self._validate_sample(value)
+        mass = truncation(self._unit_loc, self._unit_log_std).mass
+        xi = (value - self.loc) / self.scale
+        log_prob = -0.5 * xi * xi - self.scale.log() - _HALF_LOG_2PI - mass.log()
+        outside = (value < self.low) | (value > self.high)
+        return self._sum_events(log_prob.masked_fill(outside, -math.inf))
+
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats: that on [-1, 1] plus ln((high - low) / 2) per dimension."""
+        unit = truncated_normal_entropy(self._unit_loc, self._unit_log_std)
+        return self._sum_events(unit + self._half_width.log())
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Return reparameterised samples (see :func:`truncated_normal_sample`)."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return self._from_unit(truncated_normal_sample(self._unit_loc, self._unit_log_std, u))

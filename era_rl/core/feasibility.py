@@ -1,0 +1,66 @@
+"""Which entropy floors can be held: the checks that constructors and functions share."""
+
+import math
+
+from era_rl.core.truncation import GAUSSIAN_CONSTANT, LOG_TWO
+
+MAX_ENTROPY = LOG_TWO - 1e-3
+"""Largest entropy per dimension that `truncated_normal_era` gives: its supremum is ln 2 nats, where
+the gradient is no longer well conditioned in float32."""
+
+LOG_STD_LOWEST = -20.0
+"""Lowest log_std_min: below it float32 cannot resolve actions in [-1, 1] anyway."""
+
+
+def check_gaussian_floor(
+    target_entropy: float, action_dim: int, log_std_min: float, log_std_max: float, delta: float
+) -> None:
+    """Raise ValueError unless Eq. 11 can reach target_entropy + delta within the log_std bounds."""
+    if not LOG_STD_LOWEST <= log_std_min < log_std_max:
+        raise ValueError(
+            f"log_std_min={log_std_min} must be in [{LOG_STD_LOWEST}, log_std_max={log_std_max})"
+        )
+    if not delta >= 0.0:
+        raise ValueError(f"delta={delta} must be at least 0")
+    highest = action_dim * (log_std_max + GAUSSIAN_CONSTANT)
+    if not -math.inf < target_entropy + delta <= highest:
+        raise ValueError(
+            f"target_entropy={target_entropy} with delta={delta} must be at most {highest:.6g} nats, "
+            f"the Gaussian entropy of {action_dim} dimension(s) at log_std_max={log_std_max}"
+        )
+
+
+def check_truncated_floor(target_entropy: float, action_dim: int, log_std_min: float) -> None:
+    """Raise ValueError unless a truncated normal can have target_entropy nats."""
+    if not LOG_STD_LOWEST <= log_std_min <= 0.0:
+        raise ValueError(f"log_std_min={log_std_min} must be in [{LOG_STD_LOWEST}, 0]")
+    highest = action_dim * MAX_ENTROPY
+    if not -math.inf < target_entropy < highest:
+        raise ValueError(
+            f"target_entropy={target_entropy} must be below {highest:.6g} nats: an action on [-1, 1] "
+            f"has at most ln 2 per dimension, here with {action_dim} dimension(s)"
+        )
+
+
+def check_softmax_floor(target_entropy: float, num_classes: int, tau: float, method: str) -> None:
+    """Raise ValueError unless ``method`` can hold target_entropy over num_classes classes."""
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes} must be at least 2")
+    if method == "temperature":
+        if not 0.0 <= target_entropy < math.log(num_classes):
+            raise ValueError(
+                f"target_entropy={target_entropy} must be in [0, {math.log(num_classes):.6g}), "
+                f"ln {num_classes}"
+            )
+        return
+    if method not in ("lambert", "paper"):
+        raise ValueError(f"method={method!r} must be 'lambert', 'paper' or 'temperature'")
+    if not math.e <= tau < math.inf:
+        raise ValueError(f"tau={tau} must be finite and at least e = {math.e:.6g}")
+    lowest = 1.0 + math.log(math.log(tau) / tau)
+    highest = math.log(num_classes) + lowest
+    if not lowest < target_entropy <= highest:
+        raise ValueError(
+            f"target_entropy={target_entropy} must be in ({lowest:.6g}, {highest:.6g}] nats for "
+            f"num_classes={num_classes} and tau={tau}: above it larger logits get less probability"
+        )

@@ -1,0 +1,55 @@
+"""Registers the environments' ids with gymnasium, without loading what they run on."""
+
+import importlib.util
+
+import gymnasium
+
+# dm_control.suite.TASKS_BY_DOMAIN, written out: importing dm_control costs a second and loads
+# OpenGL, which a process that only wants to know the ids should not pay.
+DM_CONTROL_TASKS = {
+    "acrobot": "swingup swingup_sparse",
+    "ball_in_cup": "catch",
+    "cartpole": "balance balance_sparse swingup swingup_sparse two_poles three_poles",
+    "cheetah": "run",
+    "dog": "stand walk trot run fetch",
+    "finger": "spin turn_easy turn_hard",
+    "fish": "upright swim",
+    "hopper": "stand hop",
+    "humanoid": "stand walk run run_pure_state",
+    "humanoid_CMU": "stand walk run",
+    "lqr": "lqr_2_1 lqr_6_2",
+    "manipulator": "bring_ball bring_peg insert_ball insert_peg",
+    "pendulum": "swingup",
+    "point_mass": "easy hard",
+    "quadruped": "walk run escape fetch",
+    "reacher": "easy hard",
+    "stacker": "stack_2 stack_4",
+    "swimmer": "swimmer6 swimmer15",
+    "walker": "stand walk run",
+}
+
+
+def register_dm_control() -> None:
+    """Register ``dm_control/<domain>-<task>-v0`` for every task of the suite.
+
+    Episodes are as long as dm_control's own, 1000 steps (lqr: no limit). Gymnasium counts them,
+    so that ``make(..., max_episode_steps=...)`` can shorten and lengthen them. lqr is marked
+    nondeterministic: it draws its dynamics when it is made, before it can be seeded.
+
+    Raises:
+        ImportError: if dm_control is not installed.
+    """
+    if importlib.util.find_spec("dm_control") is None:
+        raise ImportError('era_rl.envs needs dm_control: pip install "era-rl[bench]"')
+    for domain, tasks in DM_CONTROL_TASKS.items():
+        for task in tasks.split():
+            env_id = f"dm_control/{domain}-{task}-v0"
+            # Shimmy may have registered the id; gymnasium warns when one is overwritten.
+            gymnasium.registry.pop(env_id, None)
+            gymnasium.register(
+                id=env_id,
+                entry_point="era_rl.envs.dm_control:DMControlEnv",
+                max_episode_steps=None if domain == "lqr" else 1000,
+                nondeterministic=domain == "lqr",
+                kwargs={"domain": domain, "task": task, "time_limit": float("inf")},
+            )
