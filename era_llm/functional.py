@@ -43,6 +43,7 @@ import torch
 from torch import Tensor
 
 Tokens = Literal["top", "bottom", "random"]
+ApplyTo = Literal["response", "forking"]
 
 
 def token_entropies(logits: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ def era_scale(
     positive = advantages > 0
     one = torch.ones_like(h_resp)
     scale = torch.where(positive & (h_resp < low), one * k, one)
-    return torch.where(positive & (h_resp > high), one / k, scale)
+    return torch.where(positive & (h_resp > high), one * (1 / k), scale)
 
 
 def straight_through(
@@ -226,7 +227,7 @@ def paper_form(
 
 
 def approximate_era_advantages(advantages: Tensor, logp: Tensor, logp_scaled: Tensor) -> Tensor:
-    """Return A (2 - p_s(y) / p(y)): ERA through the advantage, approximate, for loops without logits.
+    """Return A (2 - p_s(y) / p(y)), an approximate ERA for loops that never see logits.
 
     Unbiased over y only where A does not depend on y given the state, and noisier than `era_logps`.
     For k = 2 a kernel that returns log sum_v p_v^2 gives logp_s = 2 logp - log sum_v p_v^2.

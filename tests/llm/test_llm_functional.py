@@ -1,4 +1,4 @@
-"""The functional form against the oracle cases, the paper's explicit form and exact expectations."""
+"""The functional form against oracle cases, the paper's explicit form and exact expectations."""
 
 import doctest
 import math
@@ -101,7 +101,7 @@ def test_era_scale_at_and_beyond_the_thresholds() -> None:
         (lambda h: select_tokens(h[None], h[None], tokens="middle"), "tokens must be one of"),
     ],
 )
-def test_wrong_arguments_are_named(call, message: str) -> None:  # noqa: ANN001
+def test_wrong_arguments_are_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(torch.ones(3))
 

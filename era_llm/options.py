@@ -1,0 +1,86 @@
+"""The era_* options that the TRL configurations carry."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from era_llm.functional import ApplyTo, Tokens, check_selection, check_thresholds
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ERAOptions:
+    """ERA's own options; mixed into a TRL configuration.
+
+    The thresholds depend on vocabulary, temperature and task: `era-llm calibrate` suggests some.
+    """
+
+    era_enabled: bool = field(
+        default=True,
+        metadata={"help": "Apply ERA to updates. If False the update is TRL's; era/ metrics stay."},
+    )
+    era_entropy_low: float = field(
+        default=0.45,
+        metadata={"help": "Response entropy (nats) under which a response is sharpened."},
+    )
+    era_entropy_high: float = field(
+        default=3.0,
+        metadata={"help": "Response entropy (nats) above which a response is flattened."},
+    )
+    era_k: float = field(default=2.0, metadata={"help": "Factor of the logits, above 1."})
+    era_top_ratio: float = field(
+        default=0.2,
+        metadata={"help": "Share of the tokens whose mean entropy is the response entropy."},
+    )
+    era_tokens: Tokens = field(default="top", metadata={"help": "Which tokens to select."})
+    era_apply_to: ApplyTo = field(
+        default="response",
+        metadata={"help": "Scale every token of a qualifying response or the selected ones alone."},
+    )
+    era_advantage_scale: bool = field(
+        default=True,
+        metadata={"help": "Divide the advantage by the factor of the logits, as the paper does."},
+    )
+    era_patience: int = field(
+        default=50,
+        metadata={"help": "Steps without one scaled response before a warning."},
+    )
+
+
+def check_options(args: Any) -> None:
+    """Raise ValueError for era_* values out of range or for options of TRL that ERA refuses.
+
+    Args:
+        args: A TRL configuration with the fields of `ERAOptions`.
+    """
+    check_thresholds(args.era_entropy_low, args.era_entropy_high, args.era_k)
+    check_selection(args.era_top_ratio, args.era_tokens)
+    if args.era_apply_to not in get_args(ApplyTo):
+        raise ValueError(
+            f"era_apply_to must be one of {get_args(ApplyTo)}, got {args.era_apply_to!r}"
+        )
+    if args.era_patience < 1:
+        raise ValueError(f"era_patience must be at least 1, got {args.era_patience}")
+    if args.era_enabled and args.torch_compile:
+        raise ValueError("torch_compile=True is not supported with ERA (untested): unset it")
+
+
+def check_grpo_options(args: Any) -> None:
+    """Refuse a KL term in the loss, and warn of a second controller of entropy.
+
+    GRPO's beta differentiates log pi, whose gradient ERA changes; RLOO's beta sits in the reward.
+
+    Args:
+        args: A GRPO configuration with the fields of `ERAOptions`.
+    """
+    if not args.era_enabled:
+        return
+    if args.beta != 0:
+        raise ValueError(
+            f"beta must be 0 with ERA, got {args.beta}: the KL term would take ERA's gradient"
+        )
+    if args.entropy_coef != 0 or args.use_adaptive_entropy:
+        logger.warning(
+            "entropy_coef / use_adaptive_entropy and ERA are two controllers of the same entropy"
+        )
