@@ -37,7 +37,7 @@ def _chunks(rows: int, width: int) -> Iterator[int]:
 
 @torch.no_grad()
 def _continuous_audit(action_dim: int, dtype: torch.dtype, states: int) -> tuple[float, float]:
-    """Return the least and, where nothing is clamped, the largest entropy - floor, nats per dimension."""
+    """Return the least entropy - floor and, where nothing is clamped, the largest, per dimension."""
     least, loosest = math.inf, -math.inf
     for floor in FLOORS:
         head = TruncatedGaussianHead(action_dim, target_entropy=floor * action_dim)
@@ -62,16 +62,16 @@ def _check_continuous(action_dim: int, dtype: torch.dtype, states: int, record: 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("action_dim", ACTION_DIMS)
-def test_continuous_floor_is_exact_and_tight(action_dim, dtype, record_property) -> None:
+def test_continuous_floor_is_exact_and_tight(action_dim, dtype, record) -> None:
     states = 100_000 if dtype == torch.float32 else min(100_000, 1_200_000 // action_dim)
-    _check_continuous(action_dim, dtype, states, record_property)
+    _check_continuous(action_dim, dtype, states, record)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("action_dim", ACTION_DIMS)
-def test_continuous_floor_over_a_million_states(action_dim, dtype, record_property) -> None:
-    _check_continuous(action_dim, dtype, 1_000_000, record_property)
+def test_continuous_floor_over_a_million_states(action_dim, dtype, record) -> None:
+    _check_continuous(action_dim, dtype, 1_000_000, record)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -146,9 +146,9 @@ def _check_discrete(
 @pytest.mark.parametrize("method", ["lambert", "paper", "temperature"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_classes", CLASSES)
-def test_discrete_floor(num_classes, dtype, method, record_property) -> None:
+def test_discrete_floor(num_classes, dtype, method, record) -> None:
     rows = max(24, 300_000 // num_classes)
-    _check_discrete(num_classes, dtype, method, rows, record_property)
+    _check_discrete(num_classes, dtype, method, rows, record)
 
 
 @pytest.mark.slow
@@ -156,9 +156,9 @@ def test_discrete_floor(num_classes, dtype, method, record_property) -> None:
 @pytest.mark.parametrize("method", ["lambert", "paper", "temperature"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_classes", CLASSES)
-def test_discrete_floor_over_many_rows(num_classes, dtype, method, record_property) -> None:
+def test_discrete_floor_over_many_rows(num_classes, dtype, method, record) -> None:
     rows = max(1000, 20_000_000 // num_classes)
-    _check_discrete(num_classes, dtype, method, rows, record_property)
+    _check_discrete(num_classes, dtype, method, rows, record)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,0 +1,119 @@
+"""The discrete solvers: the lower Lambert branch to its conditioning, and the temperature's root."""
+
+import math
+
+import mpmath as mp
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from era_rl.core import categorical_entropy, softmax_era
+from era_rl.core.categorical import lambert_lower, lambert_lower_approximation
+
+
+def _kappas(dtype: torch.dtype) -> torch.Tensor:
+    below = (1.0 - torch.logspace(-6, -0.01, 60, dtype=torch.float64)) / math.e
+    return torch.cat([torch.logspace(-30, -1, 100, dtype=torch.float64), below]).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lambert_lower_is_exact_to_rounding(dtype) -> None:
+    kappa = _kappas(dtype)
+    z = lambert_lower(kappa).double()
+    exact = np.array([float(mp.lambertw(-mp.mpf(k), -1).real) for k in kappa.tolist()])
+    # an error of eps in kappa moves z by eps |z / (1 + z)|
+    conditioning = np.abs(exact) + np.abs(exact / (1.0 + exact))
+    assert (np.abs(z.numpy() - exact) <= 4.0 * torch.finfo(dtype).eps * conditioning).all()
+
+
+def test_lambert_lower_at_the_branch_point_and_its_slope() -> None:
+    kappa = _kappas(torch.float64).requires_grad_()
+    z = lambert_lower(kappa)
+    (slope,) = torch.autograd.grad(z.sum(), kappa)
+    z = z.detach()
+    away = z < -1.002
+    expected = z / ((1.0 + z) * kappa.detach())
+    torch.testing.assert_close(slope[away], expected[away], rtol=1e-12, atol=0.0)
+    for dtype in (torch.float32, torch.float64):
+        point = torch.tensor(math.exp(-1.0), dtype=dtype, requires_grad=True)
+        value = lambert_lower(point)
+        value.backward()
+        assert value.item() == pytest.approx(-1.0, abs=1e-3)
+        assert point.grad.isfinite()
+
+
+def test_approximation_raises_small_values_and_lowers_large_ones() -> None:
+    kappa = torch.logspace(-6, math.log10(0.36), 200, dtype=torch.float64)
+    ratio = (lambert_lower_approximation(kappa) - lambert_lower(kappa)).exp()
+    assert (ratio[kappa < 0.058] > 1.0).all()
+    assert (ratio[kappa > 0.060] < 1.0).all()
+    assert ratio.min() > 0.981
+    at_thousandth = torch.tensor(1e-3, dtype=torch.float64)
+    excess = lambert_lower_approximation(at_thousandth) - lambert_lower(at_thousandth)
+    assert excess.exp().item() == pytest.approx(1.25, abs=0.01)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 10.0, 1e3])
+def test_temperature_equals_the_bisected_root(spread) -> None:
+    logits = spread * torch.randn(40, 9, dtype=torch.float64)
+    bounded = softmax_era(logits, target_entropy=1.3, method="temperature")
+    for row, out in zip(logits.numpy(), bounded.numpy(), strict=True):
+        beta = oracle.temperature(row, 1.3)
+        centred = out - out.max(), row - row.max()
+        np.testing.assert_allclose(centred[0], beta * centred[1], rtol=1e-9, atol=1e-12)
+
+
+def test_temperature_gradient_equals_differences_of_the_bisected_root() -> None:
+    logits = 4.0 * torch.randn(7, dtype=torch.float64)
+    cotangent = torch.randn(7, dtype=torch.float64)
+    leaf = logits.clone().requires_grad_()
+    # the common shift of logits is free: compare log-probabilities
+    probs = softmax_era(leaf, target_entropy=1.2, method="temperature").log_softmax(-1)
+    (probs * cotangent).sum().backward()
+
+    def objective(row: np.ndarray) -> float:
+        scaled = torch.from_numpy(oracle.temperature(row, 1.2) * row)
+        return (scaled.log_softmax(-1) * cotangent).sum().item()
+
+    for i in range(7):
+        step = np.zeros(7)
+        step[i] = 1e-5
+        slope = (objective(logits.numpy() + step) - objective(logits.numpy() - step)) / 2e-5
+        assert leaf.grad[i].item() == pytest.approx(slope, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_temperature_is_the_identity_to_the_bit_where_inactive(dtype) -> None:
+    logits = (0.5 * torch.randn(1000, 12)).to(dtype).requires_grad_()
+    bounded = softmax_era(logits, target_entropy=0.3, method="temperature")
+    assert torch.equal(bounded, logits.to(bounded.dtype))
+    weights = torch.randn_like(bounded)
+    bounded.backward(weights)
+    assert torch.equal(logits.grad, weights.to(dtype))
+
+
+def test_temperature_keeps_masked_classes_impossible_and_holds_the_floor_on_the_rest() -> None:
+    logits = 50.0 * torch.randn(500, 8)
+    masked = logits.masked_fill(torch.arange(8) % 2 == 1, -torch.inf).requires_grad_()
+    bounded = softmax_era(masked, target_entropy=1.0, method="temperature")
+    assert torch.equal(bounded == -torch.inf, masked == -torch.inf)
+    torch.testing.assert_close(
+        bounded[:, ::2], softmax_era(logits[:, ::2], target_entropy=1.0, method="temperature")
+    )
+    assert (categorical_entropy(bounded) >= 1.0 - 1e-5).all()
+    bounded[:, ::2].sum().backward()
+    assert masked.grad.isfinite().all()
+    assert (masked.grad[:, 1::2] == 0).all()
+
+
+def test_temperature_takes_one_floor_a_row() -> None:
+    logits = 30.0 * torch.randn(60, 10, dtype=torch.float64)
+    floors = torch.linspace(0.05, 2.2, 60, dtype=torch.float64)
+    bounded = softmax_era(logits, target_entropy=floors, method="temperature")
+    looped = [
+        softmax_era(row, target_entropy=floor.item(), method="temperature")
+        for row, floor in zip(logits, floors, strict=True)
+    ]
+    torch.testing.assert_close(bounded, torch.stack(looped))
+    torch.testing.assert_close(categorical_entropy(bounded), floors, rtol=0.0, atol=1e-12)
