@@ -1,0 +1,54 @@
+"""ERA for image classification: a softmax whose entropy has a floor, on any torchvision model.
+
+Public names are loaded on first use; the head needs torch alone, the trainer the ``vision`` extra.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from era_vision.config import Config
+    from era_vision.data import Images, load_data
+    from era_vision.export import export_model
+    from era_vision.head import ERAClassifier, ERAHead, attach_head
+    from era_vision.metrics import evaluate
+    from era_vision.models import build_model
+    from era_vision.train import Trainer
+
+_MODULES = {
+    "Config": "config",
+    "Images": "data",
+    "load_data": "data",
+    "ERAClassifier": "head",
+    "ERAHead": "head",
+    "attach_head": "head",
+    "build_model": "models",
+    "Trainer": "train",
+    "evaluate": "metrics",
+    "export_model": "export",
+}
+
+__all__ = [
+    "Config",
+    "ERAClassifier",
+    "ERAHead",
+    "Images",
+    "Trainer",
+    "attach_head",
+    "build_model",
+    "evaluate",
+    "export_model",
+    "load_data",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module on first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *_MODULES})

@@ -1,0 +1,60 @@
+"""A trained classifier as one file for other runtimes: torch.export or ONNX."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from era_vision import checkpoint
+from era_vision.augment import Normalise
+from era_vision.head import ERAClassifier
+from era_vision.train import head_of, model_of
+
+
+def restore(state: Mapping[str, Any]) -> nn.Module:
+    """Return a checkpoint's classifier, in evaluation mode, with its head if it has one."""
+    config = checkpoint.config_of(state)
+    model = model_of(config, len(state["classes"]))
+    head = head_of(config, len(state["classes"]))
+    model = checkpoint.load_weights(model, state)
+    return model if head is None else ERAClassifier(model, head).eval()
+
+
+def with_pixels(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
+    """Return the model with a checkpoint's normalisation in front: images in [0, 1] to logits."""
+    return nn.Sequential(Normalise(state["mean"], state["std"]), model).eval()
+
+
+def export_model(model: nn.Module, path: str | Path, *, image_size: int) -> None:
+    """Write a model of images (batch, 3, H, W), the batch of any size, as .pt2 or .onnx.
+
+    A ``.pt2`` file is read by ``torch.export.load``, ``.onnx`` by ONNX runtimes. The head is part of
+    what is written: an ``ERAClassifier`` keeps its floor, its ``.model`` gives raw logits.
+
+    Args:
+        model: In evaluation mode.
+        path: File to write; its suffix is the format.
+        image_size: Height and width.
+
+    Raises:
+        ValueError: If the suffix is neither .pt2 nor .onnx.
+    """
+    suffix = Path(path).suffix
+    if suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"path={str(path)!r} must end in .pt2 (torch.export) or .onnx")
+    example = (torch.zeros(2, 3, image_size, image_size),)
+    shapes = ({0: torch.export.Dim("batch")},)
+    if suffix == ".onnx":
+        torch.onnx.export(
+            model,
+            example,
+            path,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            verbose=False,
+            external_data=False,
+        )
+    else:
+        torch.export.save(torch.export.export(model, example, dynamic_shapes=shapes), path)

@@ -1,0 +1,199 @@
+import copy
+import math
+
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from era_rl.core import categorical_entropy, softmax_era
+from era_vision import ERAClassifier, ERAHead, attach_head
+
+METHODS = ("lambert", "paper", "temperature")
+FEASIBLE = ((2, 0.3), (10, 0.6), (1000, 0.6), (1000, 4.0))
+
+
+def small_model(num_classes: int = 10) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, num_classes),
+    )
+
+
+def extreme_logits(num_classes: int) -> torch.Tensor:
+    rows = torch.randn(64, num_classes) * torch.logspace(-3, 4, 64)[:, None]
+    return torch.cat([rows, torch.zeros(1, num_classes), 1e4 * torch.eye(num_classes)[:1]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("num_classes", "target"), FEASIBLE)
+def test_floor_holds_and_order_is_kept(method, num_classes, target):
+    head = ERAHead(num_classes, target, method=method)
+    logits = extreme_logits(num_classes).requires_grad_()
+    out = head(logits)
+    assert categorical_entropy(out).min() >= target - 1e-5
+    assert (out.gather(-1, logits.argmax(-1, keepdim=True)).squeeze(-1) >= out.amax(-1)).all()
+    out.log_softmax(-1)[:, 0].sum().backward()
+    assert out.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("num_classes", "target"), FEASIBLE)
+def test_reported_floors_are_attained_and_never_beaten(method, num_classes, target):
+    head = ERAHead(num_classes, target, method=method)
+    probs = head(extreme_logits(num_classes).double()).softmax(-1)
+    entropy = -(probs * probs.log()).sum(-1)
+    assert entropy.min() == pytest.approx(head.entropy_floor, abs=1e-6)
+    assert probs.max() == pytest.approx(head.max_prob, abs=1e-6)
+    assert head.cross_entropy_floor == pytest.approx(-math.log(head.max_prob))
+    loss = nn.functional.cross_entropy(
+        head(1e4 * torch.eye(num_classes)), torch.arange(num_classes)
+    )
+    assert loss == pytest.approx(head.cross_entropy_floor, abs=1e-5)
+
+
+@pytest.mark.parametrize(("target", "entropy", "p_max"), [(0.4, 0.665, 0.872), (0.6, 0.970, 0.792)])
+def test_floors_of_ten_classes(target, entropy, p_max):
+    """The figures of the 50-digit solution at one-hot logits, tau = 4."""
+    head = ERAHead(10, target)
+    assert head.entropy_floor == pytest.approx(entropy, abs=1e-3)
+    assert head.max_prob == pytest.approx(p_max, abs=1e-3)
+
+
+def test_head_is_the_core_function():
+    logits = torch.randn(8, 10)
+    for method in METHODS:
+        expected = softmax_era(logits, target_entropy=0.6, tau=5.0, method=method)
+        assert torch.equal(ERAHead(10, 0.6, tau=5.0, method=method)(logits), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_head_computes_in_float32_under_autocast(dtype):
+    classifier = attach_head(small_model(), 0.6)
+    images = torch.randn(4, 3, 8, 8)
+    with torch.autocast("cpu", dtype=dtype):
+        raw = classifier(images, raw=True)
+        out = classifier(images)
+    assert raw.dtype == dtype
+    assert out.dtype == torch.float32
+    assert torch.equal(out, classifier.head(raw.float()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_head_computes_in_float32_under_cuda_autocast(dtype):
+    classifier = attach_head(small_model(), 0.6).cuda()
+    with torch.autocast("cuda", dtype=dtype):
+        raw = classifier(torch.randn(4, 3, 8, 8, device="cuda"), raw=True)
+        out = classifier.head(raw)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, classifier.head(raw.float()))
+
+
+def test_state_dict_is_that_of_the_bare_model():
+    bare, other = small_model(), small_model()
+    classifier = attach_head(other, 0.6)
+    assert not list(classifier.head.parameters())
+    assert not classifier.head.state_dict()
+    classifier.model.load_state_dict(bare.state_dict())
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(classifier(images, raw=True), bare(images))
+    bare.load_state_dict(classifier.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
+)
+def test_attach_head_finds_the_number_of_classes(name):
+    classifier = attach_head(torchvision.models.get_model(name, num_classes=17), 0.6)
+    assert classifier.head.num_classes == 17
+    classifier.eval()
+    images = torch.randn(2, 3, 64, 64)
+    era, raw = classifier(images), classifier(images, raw=True)
+    # untrained logits differ by less than float32 resolves in a softmax: compare values, not indices
+    assert torch.equal(era.gather(-1, raw.argmax(-1, keepdim=True))[:, 0], era.amax(-1))
+    assert categorical_entropy(era).min() >= 0.6
+
+
+def test_bad_arguments_say_what_is_wrong():
+    with pytest.raises(ValueError, match=r"target_entropy=2\.4 must be in .* num_classes=10"):
+        attach_head(small_model(), 2.4)
+    with pytest.raises(ValueError, match=r"shape \(2, 10\), not \(\.\.\., num_classes=7\)"):
+        attach_head(small_model(), 0.6, num_classes=7)(torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="model=Identity has no"):
+        attach_head(nn.Identity(), 0.6)
+    with pytest.raises(ValueError, match="has an ERAHead already"):
+        attach_head(attach_head(small_model(), 0.6), 0.6)
+    with pytest.raises(ValueError, match="method='entmax'"):
+        ERAHead(10, 0.6, method="entmax")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_vmap_equals_a_loop(method):
+    head = ERAHead(10, 0.6, method=method)
+    logits = 5 * torch.randn(3, 4, 10)
+    grads = torch.func.vmap(torch.func.grad(lambda z: head(z).log_softmax(-1)[:, 0].sum()))(logits)
+    assert torch.allclose(torch.func.vmap(head)(logits), torch.stack([head(z) for z in logits]))
+    leaf = logits.clone().requires_grad_()
+    head(leaf).log_softmax(-1)[..., 0].sum().backward()
+    torch.testing.assert_close(grads, leaf.grad)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_compile_equals_eager_in_one_graph(method):
+    classifier = attach_head(small_model(), 0.6, method=method)
+    compiled = torch.compile(copy.deepcopy(classifier), backend="aot_eager", fullgraph=True)
+    images = torch.randn(4, 3, 8, 8)
+    targets = torch.arange(4)
+    expected = nn.functional.cross_entropy(classifier(images), targets)
+    actual = nn.functional.cross_entropy(compiled(images), targets)
+    expected.backward()
+    actual.backward()
+    torch.testing.assert_close(actual, expected)
+    for a, b in zip(compiled.parameters(), classifier.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_torch_export_with_a_dynamic_batch(method, tmp_path):
+    classifier = attach_head(small_model(), 0.6, method=method).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(
+        classifier, (torch.randn(2, 3, 8, 8),), dynamic_shapes={"images": {0: batch}}
+    )
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    images = torch.randn(7, 3, 8, 8)
+    torch.testing.assert_close(loaded(images), classifier(images))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("method", ["lambert", "temperature"])
+def test_onnx_round_trip_with_a_dynamic_batch(method, tmp_path):
+    classifier = attach_head(small_model(), 0.6, method=method).eval()
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(
+        classifier,
+        (torch.randn(2, 3, 8, 8),),
+        path,
+        dynamo=True,
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = torch.randn(7, 3, 8, 8)
+    (out,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(out), classifier(images), atol=1e-4, rtol=1e-4)
+    assert categorical_entropy(torch.from_numpy(out)).min() >= 0.6 - 1e-5
+
+
+def test_deepcopy_and_repr():
+    classifier = copy.deepcopy(attach_head(small_model(), 0.6))
+    assert isinstance(classifier, ERAClassifier)
+    assert "target_entropy=0.6" in repr(classifier)
