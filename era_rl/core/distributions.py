@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from era_rl.core.entropy import at_least_float32, truncated_normal_entropy
-from era_rl.core.truncation import Truncation, truncation
+from era_rl.core.truncation import Truncation, second_moment, truncation
 
 _SQRT_HALF = math.sqrt(0.5)
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -39,22 +39,21 @@ def truncated_normal_sample(loc: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
     x = (fixed_loc + std * xi).clamp(-1.0, 1.0)
     if not torch.is_grad_enabled():
         return x
-    # (xi - alpha)(xi + alpha) <= 0 unless the sample lies beyond the mirror image of the bound
-    r_low = (1.0 - u) * torch.exp((0.5 * (xi - t.alpha) * (xi + t.alpha)).clamp(-100.0, 80.0))
-    r_high = u * torch.exp((0.5 * (xi - t.beta) * (xi + t.beta)).clamp(-100.0, 80.0))
-    slope_log_std = std * (xi - t.alpha * r_low - t.beta * r_high)
-    return (
-        x + (1.0 - r_low - r_high) * (loc - fixed_loc) + slope_log_std * (log_std - fixed_log_std)
-    )
+    # r_low and r_high stacked; the exponent is negative unless the sample lies beyond the mirror
+    # image of the bound
+    exponent = 0.5 * (xi - t.bounds) * (xi + t.bounds)
+    r = torch.stack([1.0 - u, u]) * torch.exp(exponent.clamp(-100.0, 80.0))
+    slope_log_std = std * (xi - (t.bounds * r).sum(0))
+    return x + (1.0 - r.sum(0)) * (loc - fixed_loc) + slope_log_std * (log_std - fixed_log_std)
 
 
 def _inverse_cdf(t: Truncation, u: Tensor) -> Tensor:
     """Return xi with (Phi(xi) - Phi(alpha)) / mass = u, computed from the nearer tail."""
-    tail_low = 0.5 * torch.erfc(-t.alpha * _SQRT_HALF) + u * t.mass
-    tail_high = 0.5 * torch.erfc(t.beta * _SQRT_HALF) + (1.0 - u) * t.mass
-    from_low = tail_low < tail_high
+    alpha, beta = t.bounds.unbind()
+    beyond = 0.5 * torch.erfc(t.bounds.abs() * _SQRT_HALF)
+    tail_low, tail_high = torch.addcmul(beyond, torch.stack([u, 1.0 - u]), t.mass).unbind()
     xi = torch.special.ndtri(torch.minimum(tail_low, tail_high).clamp_min(1e-37))
-    return torch.where(from_low, xi, -xi).clamp(t.alpha, t.beta)
+    return torch.where(tail_low < tail_high, xi, -xi).clamp(alpha, beta)
 
 
 class TruncatedNormal(Distribution):
@@ -157,16 +156,14 @@ class TruncatedNormal(Distribution):
         loc, log_std = self._unit_loc, self._unit_log_std
         t = truncation(loc, log_std)
         ratio = -torch.expm1(-2.0 * loc.abs() * torch.exp(-2.0 * log_std))
-        shift = loc.sign() * torch.maximum(t.ratio_low, t.ratio_high) * ratio
+        shift = loc.sign() * t.ratios.abs().amax(0) * ratio
         return self._from_unit(loc - log_std.exp() * shift)
 
     @property
     def variance(self) -> Tensor:
         """The variance, scale^2 (m2 - m1^2), with the standardised moments m1 and m2."""
         t = truncation(self._unit_loc, self._unit_log_std)
-        m1 = t.ratio_low - t.ratio_high
-        m2 = 1.0 + t.alpha * t.ratio_low - t.beta * t.ratio_high
-        return self.scale.square() * (m2 - m1 * m1)
+        return self.scale.square() * (second_moment(t) - t.ratios.sum(0).square())
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return ln p(value) = -xi^2 / 2 - ln scale - ln(2 pi) / 2 - ln mass, -inf off the support."""

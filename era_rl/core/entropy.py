@@ -13,6 +13,7 @@ from era_rl.core.truncation import (
     entropy_slopes,
     halley_step,
     log_std_guess,
+    second_moment,
     truncated_entropy,
     truncation,
 )
@@ -90,7 +91,7 @@ def truncated_normal_entropy(loc: Tensor, log_std: Tensor) -> Tensor:
     """
     loc, log_std = at_least_float32(loc, log_std)
     t = truncation(loc, log_std)
-    return truncated_entropy(log_std, t, 1.0 + t.alpha * t.ratio_low - t.beta * t.ratio_high)
+    return truncated_entropy(log_std, t, second_moment(t))
 
 
 def truncated_normal_log_std(loc: Tensor, entropy: Tensor) -> Tensor:

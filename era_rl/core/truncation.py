@@ -21,49 +21,50 @@ _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 class Truncation(NamedTuple):
     """The standardised bounds of Normal(loc, sigma) on [-1, 1] and what every formula needs of them.
 
-    alpha = (-1 - loc) / sigma, beta = (1 - loc) / sigma, mass = Phi(beta) - Phi(alpha), and the
-    density ratios ratio_low = phi(alpha) / mass, ratio_high = phi(beta) / mass.
+    ``bounds`` stacks alpha = (-1 - loc) / sigma and beta = (1 - loc) / sigma along a new first
+    dimension; ``mass`` = Phi(beta) - Phi(alpha); ``ratios`` stacks phi(alpha) / mass and
+    -phi(beta) / mass, so that the recurrence of the raw moments of xi is a sum over that dimension:
+    m_k = (k - 1) m_(k-2) + sum bounds^(k-1) ratios, with m_0 = 1 and m_1 = sum ratios.
     """
 
-    alpha: Tensor
-    beta: Tensor
+    bounds: Tensor
     mass: Tensor
-    ratio_low: Tensor
-    ratio_high: Tensor
+    ratios: Tensor
 
 
 def truncation(loc: Tensor, log_std: Tensor) -> Truncation:
     """Return the standardised bounds, mass and density ratios on the support [-1, 1].
 
     mass = (erf(beta / sqrt 2) + erf(-alpha / sqrt 2)) / 2 never cancels for |loc| <= 1, because then
-    alpha <= 0 <= beta.
+    alpha <= 0 <= beta. Both bounds go through each operation together: on the small tensors of a
+    policy the number of operations is what costs.
     """
-    inverse_std = torch.exp(-log_std)
-    alpha = (-1.0 - loc) * inverse_std
-    beta = (1.0 - loc) * inverse_std
-    mass = 0.5 * (torch.erf(beta * _SQRT_HALF) - torch.erf(alpha * _SQRT_HALF))
-    density_scale = _INV_SQRT_2PI / mass
-    ratio_low = torch.exp(-0.5 * alpha * alpha) * density_scale
-    ratio_high = torch.exp(-0.5 * beta * beta) * density_scale
-    return Truncation(alpha, beta, mass, ratio_low, ratio_high)
+    ends = torch.stack([-1.0 - loc, 1.0 - loc])
+    bounds = ends * torch.exp(-log_std)
+    erf_low, erf_high = torch.erf(bounds * _SQRT_HALF).unbind()
+    mass = 0.5 * (erf_high - erf_low)
+    low, high = torch.exp(-0.5 * bounds * bounds).unbind()
+    scale = _INV_SQRT_2PI / mass
+    return Truncation(bounds, mass, torch.stack([low * scale, -high * scale]))
 
 
 def truncated_entropy(log_std: Tensor, t: Truncation, m2: Tensor) -> Tensor:
     """Return h = log_std + ln mass + ln(2 pi) / 2 + m2 / 2, m2 the second standardised moment."""
-    return log_std + t.mass.log() + (GAUSSIAN_CONSTANT - 0.5) + 0.5 * m2
+    return log_std + t.mass.log() + torch.add(GAUSSIAN_CONSTANT - 0.5, m2, alpha=0.5)
+
+
+def second_moment(t: Truncation) -> Tensor:
+    """Return m2 = E[xi^2] = 1 + alpha phi(alpha) / mass - beta phi(beta) / mass."""
+    return 1.0 + (t.bounds * t.ratios).sum(0)
 
 
 def entropy_slopes(loc: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
-    """Return dh/dloc = Cov(xi^2, xi) / (2 sigma) and dh/dlog_std = Var(xi^2) / 2.
-
-    The raw moments follow m_k = (k - 1) m_(k-2) + alpha^(k-1) phi(alpha) / mass - (same at beta).
-    """
-    alpha, beta, _, low, high = truncation(loc, log_std)
-    m1 = low - high
-    m2 = 1.0 + alpha * low - beta * high
-    alpha_square, beta_square = alpha * alpha, beta * beta
-    m3 = 2.0 * m1 + alpha_square * low - beta_square * high
-    m4 = 3.0 * m2 + alpha_square * alpha * low - beta_square * beta * high
+    """Return dh/dloc = Cov(xi^2, xi) / (2 sigma) and dh/dlog_std = Var(xi^2) / 2."""
+    t = truncation(loc, log_std)
+    m1, m2 = t.ratios.sum(0), second_moment(t)
+    weighted = t.bounds * t.bounds * t.ratios
+    m3 = torch.add(weighted.sum(0), m1, alpha=2.0)
+    m4 = torch.add((t.bounds * weighted).sum(0), m2, alpha=3.0)
     return 0.5 * (m3 - m1 * m2) * torch.exp(-log_std), 0.5 * (m4 - m2 * m2)
 
 
@@ -74,28 +75,27 @@ def halley_step(loc: Tensor, log_std: Tensor, target: Tensor) -> Tensor:
     of xi^2; dT/dh = 1 + u / (4 (1 - u)).
     """
     t = truncation(loc, log_std)
-    alpha_square, beta_square = t.alpha * t.alpha, t.beta * t.beta
-    low, high = t.alpha * t.ratio_low, t.beta * t.ratio_high
-    m2 = 1.0 + low - high
-    low, high = low * alpha_square, high * beta_square
-    m4 = 3.0 * m2 + low - high
-    m6 = 5.0 * m4 + alpha_square * low - beta_square * high
-    m2_square = m2 * m2
-    variance = m4 - m2_square
-    cumulant = m6 - 3.0 * m4 * m2 + 2.0 * m2 * m2_square
+    squares = t.bounds * t.bounds
+    weighted = t.bounds * t.ratios
+    m2 = 1.0 + weighted.sum(0)
+    weighted = weighted * squares
+    m4 = torch.add(weighted.sum(0), m2, alpha=3.0)
+    m6 = torch.add((weighted * squares).sum(0), m4, alpha=5.0)
+    variance = m4 - m2 * m2
+    # K = m6 - 3 m4 m2 + 2 m2^3 = m6 - m2 (m4 + 2 V)
+    cumulant = m6 - m2 * torch.add(m4, variance, alpha=2.0)
 
     h = truncated_entropy(log_std, t, m2)
     # rounding can lift h to ln 2 near the supremum, where ln(1 - u) is not finite
     gap = (-torch.expm1(h - LOG_TWO)).clamp_min(1e-6)
     target_gap = -torch.expm1(target - LOG_TWO)
-    odds = 0.25 * (1.0 - gap) / gap
-    g = (h - target) - 0.25 * torch.log(gap / target_gap)
+    odds = 0.25 / gap - 0.25
+    g = torch.add(h - target, torch.log(gap / target_gap), alpha=-0.25)
     slope = 0.5 * variance * (1.0 + odds)
-    curvature = 0.25 * variance * variance * odds / gap + (1.0 + odds) * (
-        0.5 * cumulant - 2.0 * variance
-    )
     newton = g / slope
-    return log_std - newton / (1.0 - 0.5 * newton * curvature / slope)
+    # g'' / (2 g') = T'' h' / (2 T') + h'' / (2 h')
+    bend = variance * odds / (1.0 + 3.0 * gap) + 0.5 * cumulant / variance - 2.0
+    return log_std - newton / (1.0 - newton * bend)
 
 
 def log_std_guess(m: Tensor, entropy: Tensor) -> Tensor:

@@ -1,0 +1,321 @@
+"""SACERA: Soft Actor-Critic with a guaranteed policy entropy and no entropy term in its losses."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.sac.sac import SAC
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from era_rl.core import LearnedDelta
+from era_rl.core.heads import Floor
+from era_rl.sb3.metrics import TrainingMetrics
+from era_rl.sb3.policies import (
+    BoundedDistribution,
+    SACERAActor,
+    SACERACnnPolicy,
+    SACERAMultiInputPolicy,
+    SACERAPolicy,
+)
+
+
+class ERAMixin(BaseAlgorithm):
+    """The ERA arguments of an SB3 algorithm, handed to the head through ``policy_kwargs``."""
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        target_entropy: float | Literal["auto"] = "auto",
+        floor: Floor = "exact",
+        delta: float | Literal["auto"] = 0.0,
+        log_std_min: float = -8.0,
+        log_std_max: float = 0.0,
+        slack: float | None = None,
+        distribution: BoundedDistribution = "truncated",
+        layer_norm: bool = False,
+        ent_coef: float = 0.0,
+        use_sde: bool = False,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _refuse(ent_coef, use_sde, distribution, floor, delta)
+        self.learn_delta = delta == "auto"
+        head_kwargs = {
+            "target_entropy": target_entropy,
+            "floor": floor,
+            "delta": 0.0 if delta == "auto" else delta,
+            "log_std_min": log_std_min,
+            "log_std_max": log_std_max,
+            "slack": slack,
+        }
+        era_kwargs = {"head_kwargs": head_kwargs, "distribution": distribution}
+        super().__init__(
+            policy,
+            env,
+            *args,
+            ent_coef=0.0,
+            policy_kwargs={**(policy_kwargs or {}), **era_kwargs, "layer_norm": layer_norm},
+            **kwargs,
+        )
+
+
+class SACERA(ERAMixin, SAC):
+    """SAC in which the policy's entropy is held by the actor's head, not by the losses.
+
+    pi(.|s) has H[pi(.|s)] >= H0 for every state, so the critic target is
+    r + gamma min_j Q_j(s', a') and the actor maximises min_j Q_j(s, a), with no entropy term in
+    either. Drop-in for ``stable_baselines3.SAC``: every other argument, and ``save``, ``load``,
+    ``predict`` and callbacks, are SB3's.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
+        env: Environment or its id; the action space must be a bounded Box.
+        *args: SB3's SAC arguments by position.
+        target_entropy: H0 in nats over all action dimensions, for actions normalised to [-1, 1];
+            "auto" = -0.5 action_dim (not SB3's -action_dim).
+        floor: "exact" holds the policy's own entropy in every state; "gaussian" is the paper's
+            Eq. 11, which holds that of the normal before truncation.
+        delta: Compensation in nats for "gaussian", or "auto" to learn it: then the floor holds in
+            expectation only.
+        log_std_min: Lower bound of log_std.
+        log_std_max: Upper bound of log_std, for "gaussian".
+        slack: For "exact", the share of the entropy budget left unspent at the start, in (0, 1);
+            None pins the entropy at the floor wherever log_std_min does not lift it.
+        distribution: "truncated" (normal truncated to [-1, 1]) or "tanh" (squashed normal, with
+            floor="gaussian" only: its floor is not per state).
+        layer_norm: Whether the critics have a LayerNorm after each hidden layer.
+        compile: Whether the head and the sampler run under torch.compile (tens of seconds at the
+            first step); without a C++ compiler it warns and runs eagerly.
+        ent_coef: Must be 0: there is no entropy term.
+        use_sde: Must be False.
+        policy_kwargs: As in SB3.
+        **kwargs: SB3's SAC arguments (``tau`` is its Polyak coefficient, not softmax_era's).
+
+    Raises:
+        ValueError: For an infeasible floor, a non-zero ``ent_coef``, ``use_sde``, or arguments that
+            exclude each other; the message names the argument, its value and the allowed range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": SACERAPolicy,
+        "CnnPolicy": SACERACnnPolicy,
+        "MultiInputPolicy": SACERAMultiInputPolicy,
+    }
+    actor: SACERAActor
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.compile = compile
+        self.metrics = TrainingMetrics()
+        super().__init__(policy, env, *args, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        head = self.actor.head
+        self.target_entropy = head.target_entropy
+        if self.learn_delta:
+            self.delta_learner = LearnedDelta(
+                head.target_entropy, head.action_dim, log_std_max=self._gaussian_head().log_std_max
+            ).to(self.device)
+            self.delta_optimizer = torch.optim.Adam(
+                self.delta_learner.parameters(), lr=self.lr_schedule(1)
+            )
+        self._sample_actions = _maybe_compile(self.actor.sample_actions, self.compile)
+        self._critic_params = list(self.critic.parameters())
+        self._target_params = list(self.critic_target.parameters())
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Take gradient steps on batches of the replay buffer (SB3's hook)."""
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        for step in range(gradient_steps):
+            self._update(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
+            if step % self.target_update_interval == 0:
+                self._update_targets()
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _update(self, data: ReplayBufferSamples) -> None:
+        """Take one gradient step on the critics and one on the actor."""
+        obs, next_obs = _as_float32(data.observations), _as_float32(data.next_observations)
+        raw = self.actor.raw_params(obs)
+        with torch.no_grad():
+            next_raw = self.actor.raw_params(next_obs)
+        # one pass through head and sampler for both batches: at this size dispatch costs the most
+        actions, loc, log_std = self._sample_actions(torch.cat([raw, next_raw]))
+        actions_pi, next_actions = actions.chunk(2)
+
+        target_q = self._target_q(data, next_obs, next_actions.detach())
+        critic_loss = (
+            0.5
+            * torch.stack([F.mse_loss(q, target_q) for q in self.critic(obs, data.actions)]).sum()
+        )
+        _step(self.critic.optimizer, critic_loss)
+
+        actor_loss = -torch.cat(self.critic(obs, actions_pi), dim=1).amin(dim=1).mean()
+        _step(self.actor.optimizer, actor_loss)
+
+        loc, log_std = loc.detach(), log_std.detach()
+        if self.learn_delta:
+            self._update_delta(loc, log_std)
+        self.metrics.add(actor_loss.detach(), critic_loss.detach(), loc, log_std)
+
+    @torch.no_grad()
+    def _target_q(self, data: ReplayBufferSamples, next_obs: Any, next_actions: Tensor) -> Tensor:
+        discounts = data.discounts if data.discounts is not None else self.gamma
+        next_q = torch.cat(self.critic_target(next_obs, next_actions), dim=1).amin(1, keepdim=True)
+        return data.rewards + (1.0 - data.dones) * discounts * next_q
+
+    def _update_targets(self) -> None:
+        get_ema_multi_avg_fn(1.0 - self.tau)(self._target_params, self._critic_params, 0)
+        if self.batch_norm_stats:
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def _update_delta(self, loc: Tensor, log_std: Tensor) -> None:
+        """Take one step of the dual loss of delta and hand its value to the head."""
+        entropy = self.actor.action_dist.proba_distribution(loc, log_std).entropy()
+        _step(self.delta_optimizer, self.delta_learner.loss(entropy))
+        self.delta_learner.project()
+        self._gaussian_head().delta.copy_(self.delta_learner())
+
+    def _gaussian_head(self) -> Any:
+        """Return the module that holds Eq. 11's delta."""
+        return getattr(self.actor.head, "gaussian", self.actor.head)
+
+    def dump_logs(self) -> None:
+        """Log what training gathered since the last time (SB3's hook), reading the device once."""
+        for name, value in self.metrics.flush(self.actor.action_dist).items():
+            self.logger.record(f"train/{name}", value)
+        if self._n_updates > 0:
+            self.logger.record("train/entropy_floor", self.actor.head.target_entropy)
+        if self.learn_delta:
+            delta = self.delta_learner().item()
+            self.logger.record("train/delta", delta)
+            self.logger.record("train/delta_saturated", delta >= self.delta_learner.delta_max)
+        super().dump_logs()
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "SACERA",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [
+            *super()._excluded_save_params(),
+            *("metrics", "_sample_actions", "_critic_params", "_target_params"),
+            *("delta_learner", "delta_optimizer"),
+        ]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        if self.learn_delta:
+            state_dicts = [*state_dicts, "delta_learner", "delta_optimizer"]
+        return state_dicts, tensors
+
+
+def paper_preset(action_space: spaces.Box) -> dict[str, Any]:
+    """Return the arguments with which SACERA has the settings of the paper's reference code.
+
+    ``SACERA("MlpPolicy", env, **paper_preset(env.action_space))``: Eq. 11 at 0.25 nats per dimension
+    without delta, log_std in [-8, 0], networks of 2 x 512 ELU, LayerNorm critics under AdamW (weight
+    decay 1e-4, the default of the optax optimizer used there), two updates a step, 5,000 random
+    steps. Departs from it in nothing known but the framework.
+
+    Args:
+        action_space: The environment's action space, for its number of dimensions.
+    """
+    action_dim = int(torch.Size(action_space.shape).numel())
+    return {
+        "floor": "gaussian",
+        "target_entropy": 0.25 * action_dim,
+        "log_std_min": -8.0,
+        "log_std_max": 0.0,
+        "layer_norm": True,
+        "learning_starts": 5_000,
+        "gradient_steps": 2,
+        "policy_kwargs": {
+            "net_arch": [512, 512],
+            "activation_fn": torch.nn.ELU,
+            "critic_weight_decay": 1e-4,
+        },
+    }
+
+
+def _refuse(
+    ent_coef: Any, use_sde: bool, distribution: str, floor: str, delta: float | str
+) -> None:
+    """Raise ValueError for arguments that contradict the entropy floor or each other."""
+    if ent_coef != 0:
+        raise ValueError(
+            f"ent_coef={ent_coef!r} must be 0: the losses have no entropy term, "
+            "target_entropy sets the floor"
+        )
+    if use_sde:
+        raise ValueError(
+            "use_sde=True must be False: gSDE's noise is shared between states and steps, so no "
+            "entropy floor can be set per state"
+        )
+    if distribution not in ("truncated", "tanh"):
+        raise ValueError(f"distribution={distribution!r} must be 'truncated' or 'tanh'")
+    if distribution == "tanh" and floor != "gaussian":
+        raise ValueError(
+            f"floor={floor!r} must be 'gaussian' with distribution='tanh': the entropy of a squashed "
+            "normal has a maximum below most floors, so none can be held in every state"
+        )
+    if isinstance(delta, str) and delta != "auto":
+        raise ValueError(f"delta={delta!r} must be a number of nats, at least 0, or 'auto'")
+    if delta == "auto" and floor != "gaussian":
+        raise ValueError(f"delta='auto' needs floor='gaussian', not {floor!r}: there is no bias")
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take an optimizer step on ``loss``, with gradients for the optimizer's parameters only."""
+    parameters = optimizer.param_groups[0]["params"]
+    optimizer.zero_grad()
+    loss.backward(inputs=parameters)
+    optimizer.step()
+
+
+def _as_float32(obs: Any) -> Any:
+    """Cast float64 observations once, instead of in every network that reads them."""
+    return obs.float() if isinstance(obs, Tensor) and obs.dtype == torch.float64 else obs
+
+
+def _maybe_compile(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
+    if not compile:
+        return function
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        warnings.warn(
+            "compile=True needs a C++ compiler (c++, g++ or clang++) and none was found: the head "
+            "runs eagerly",
+            stacklevel=2,
+        )
+        return function
+    return torch.compile(function, fullgraph=True)

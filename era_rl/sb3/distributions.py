@@ -1,0 +1,75 @@
+"""Stable-Baselines3 action distributions over the bounded policies of ERA."""
+
+from typing import Self
+
+import torch
+from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
+from torch import Tensor, nn
+
+from era_rl.core import (
+    TruncatedNormal,
+    tanh_normal_entropy,
+    truncated_normal_entropy,
+    truncated_normal_sample,
+)
+
+
+class TruncatedNormalDistribution(Distribution):
+    """Independent normals truncated to [-1, 1], with a closed-form entropy; the mode is ``loc``.
+
+    Args:
+        action_dim: Number of action dimensions.
+    """
+
+    def __init__(self, action_dim: int) -> None:
+        super().__init__()
+        self.action_dim = action_dim
+
+    def proba_distribution_net(self, latent_dim: int) -> tuple[nn.Linear, nn.Linear]:
+        """Return the layers of the raw mean and the raw log_std, the inputs of an ERA head."""
+        return nn.Linear(latent_dim, self.action_dim), nn.Linear(latent_dim, self.action_dim)
+
+    def proba_distribution(self, loc: Tensor, log_std: Tensor) -> Self:
+        """Set the parameters, each (batch, action_dim), |loc| <= 1, and return the distribution."""
+        self.loc, self.log_std = loc, log_std
+        return self
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log density of ``actions``, shape (batch,), summed over dimensions."""
+        return TruncatedNormal(self.loc, self.log_std.exp()).log_prob(actions)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats, shape (batch,), summed over dimensions."""
+        return truncated_normal_entropy(self.loc, self.log_std).sum(-1)
+
+    def sample(self) -> Tensor:
+        """Return reparameterised actions in [-1, 1], shape (batch, action_dim)."""
+        return truncated_normal_sample(self.loc, self.log_std, torch.rand_like(self.loc))
+
+    def mode(self) -> Tensor:
+        """Return the most likely actions, shape (batch, action_dim)."""
+        return self.loc
+
+    def actions_from_params(
+        self, loc: Tensor, log_std: Tensor, deterministic: bool = False
+    ) -> Tensor:
+        """Return actions of the given parameters."""
+        return self.proba_distribution(loc, log_std).get_actions(deterministic)
+
+    def log_prob_from_params(self, loc: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+        """Return actions of the given parameters and their log densities."""
+        actions = self.actions_from_params(loc, log_std)
+        return actions, self.log_prob(actions)
+
+
+class TanhNormalDistribution(SquashedDiagGaussianDistribution):
+    """SB3's tanh-squashed normal with an entropy, by quadrature (:func:`tanh_normal_entropy`)."""
+
+    def proba_distribution(self, mean_actions: Tensor, log_std: Tensor) -> Self:
+        """Set the parameters before the squashing, each (batch, action_dim)."""
+        self.loc, self.log_std = mean_actions, log_std
+        return super().proba_distribution(mean_actions, log_std)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats, shape (batch,), summed over dimensions."""
+        return tanh_normal_entropy(self.loc, self.log_std).sum(-1)

@@ -1,0 +1,35 @@
+"""Training metrics that stay on the device until they are logged."""
+
+import torch
+from stable_baselines3.common.distributions import Distribution
+from torch import Tensor
+
+
+class TrainingMetrics:
+    """Means of the losses since the last flush, and the entropy on the last batch."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.params: tuple[Tensor, Tensor] | None = None
+
+    def add(self, actor_loss: Tensor, critic_loss: Tensor, loc: Tensor, log_std: Tensor) -> None:
+        """Note the losses (scalars) and the policy parameters (batch, action_dim) of an update."""
+        self.losses.append(torch.stack([actor_loss, critic_loss]))
+        self.params = (loc, log_std)
+
+    def flush(self, distribution: Distribution) -> dict[str, float]:
+        """Return the metrics by name and start again; empty if nothing was noted."""
+        if self.params is None:
+            return {}
+        loc, log_std = self.params
+        entropy = distribution.proba_distribution(loc, log_std).entropy()
+        assert entropy is not None
+        actor_loss, critic_loss = torch.stack(self.losses).mean(0).tolist()
+        self.losses, self.params = [], None
+        return {
+            "actor_loss": actor_loss,
+            "critic_loss": critic_loss,
+            "entropy_mean": entropy.mean().item(),
+            "entropy_min": entropy.min().item(),
+            "log_std_mean": log_std.mean().item(),
+        }

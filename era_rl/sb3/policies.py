@@ -1,0 +1,184 @@
+"""SB3 policies whose actors end in an ERA head; everything else is the host policy's."""
+
+from typing import Any, Literal
+
+import torch
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
+from torch import Tensor, nn
+
+from era_rl.core import GaussianHead, TruncatedGaussianHead
+from era_rl.sb3.distributions import TanhNormalDistribution, TruncatedNormalDistribution
+
+BoundedDistribution = Literal["truncated", "tanh"]
+
+
+class ERAActorMixin(BasePolicy):
+    """Turns an SB3 actor with the layers ``mu`` and ``log_std`` into one with an entropy floor.
+
+    The two layers give the raw outputs of the head, which replaces the clamp of log_std.
+
+    Args:
+        distribution: "truncated", or "tanh" (Eq. 11 only: its floor is not per state).
+        head_kwargs: Arguments of :class:`TruncatedGaussianHead` or :class:`GaussianHead`.
+        *args: Arguments of the host actor.
+        **kwargs: Arguments of the host actor.
+    """
+
+    latent_pi: nn.Module
+    mu: nn.Module
+    log_std: nn.Linear
+
+    def __init__(
+        self,
+        *args: Any,
+        distribution: BoundedDistribution,
+        head_kwargs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.distribution: BoundedDistribution = distribution
+        self.head_kwargs = head_kwargs
+        action_dim = get_action_dim(self.action_space)  # type: ignore[arg-type]
+        if distribution == "tanh":
+            self.head = GaussianHead(
+                action_dim, **{k: v for k, v in head_kwargs.items() if k not in ("floor", "slack")}
+            )
+            self.action_dist = TanhNormalDistribution(action_dim)
+        else:
+            self.head = TruncatedGaussianHead(action_dim, **head_kwargs)
+            self.action_dist = TruncatedNormalDistribution(action_dim)
+        if self.head.raw_dim > 2 * action_dim:
+            self.log_std = nn.Linear(self.log_std.in_features, self.head.raw_dim - action_dim)
+
+    def raw_params(self, obs: PyTorchObs) -> Tensor:
+        """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
+        latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))  # type: ignore[arg-type]
+        return torch.cat([self.mu(latent_pi), self.log_std(latent_pi)], dim=-1)
+
+    def sample_actions(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return reparameterised actions, loc and log_std, each (batch, action_dim)."""
+        loc, log_std = self.head.loc_log_std(raw)
+        return self.action_dist.actions_from_params(loc, log_std), loc, log_std
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return loc, log_std and no further arguments (SB3's hook)."""
+        return *self.head.loc_log_std(self.raw_params(obs)), {}
+
+    def entropy(self, obs: PyTorchObs) -> Tensor:
+        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
+        loc, log_std, _ = self.get_action_dist_params(obs)
+        return self.action_dist.proba_distribution(loc, log_std).entropy()
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(distribution=self.distribution, head_kwargs=self.head_kwargs)
+        return data
+
+
+class SACERAActor(ERAActorMixin, Actor):
+    """SB3's SAC actor with an ERA head."""
+
+
+class ERAPolicyMixin(SACPolicy):
+    """Gives SB3's SAC policies an ERA actor and, on request, layer-normalised critics.
+
+    Args:
+        distribution: "truncated" or "tanh".
+        head_kwargs: Arguments of the head.
+        layer_norm: Whether each hidden layer of the critics is followed by a LayerNorm.
+        critic_weight_decay: Where above 0, the critics train with AdamW and this weight decay.
+        optimizer_kwargs: As in SB3; Adam and AdamW run fused unless told otherwise.
+        *args: Arguments of the host policy.
+        **kwargs: Arguments of the host policy.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        distribution: BoundedDistribution = "truncated",
+        head_kwargs: dict[str, Any] | None = None,
+        layer_norm: bool = False,
+        critic_weight_decay: float = 0.0,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.era_kwargs: dict[str, Any] = {
+            "distribution": distribution,
+            "head_kwargs": head_kwargs or {},
+        }
+        self.layer_norm = layer_norm
+        self.critic_weight_decay = critic_weight_decay
+        optimizer_class = kwargs.get("optimizer_class", torch.optim.Adam)
+        if optimizer_kwargs is None and optimizer_class in (torch.optim.Adam, torch.optim.AdamW):
+            optimizer_kwargs = {"fused": True}
+        super().__init__(*args, optimizer_kwargs=optimizer_kwargs, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACERAActor:
+        """Return the actor (SB3's hook)."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return SACERAActor(**kwargs, **self.era_kwargs).to(self.device)
+
+    def make_critic(
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> ContinuousCritic:
+        """Return the critics (SB3's hook)."""
+        critic = super().make_critic(features_extractor)
+        return _add_layer_norm(critic).to(self.device) if self.layer_norm else critic
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Set train or eval mode (SB3's hook), walking the modules only where it changes."""
+        if not (self.training == self.actor.training == self.critic.training == mode):
+            super().set_training_mode(mode)
+
+    def entropy(self, obs: PyTorchObs) -> Tensor:
+        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
+        return self.actor.entropy(obs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if self.critic_weight_decay > 0.0:
+            self.critic.optimizer = torch.optim.AdamW(
+                self.critic.optimizer.param_groups[0]["params"],
+                lr=lr_schedule(1),
+                weight_decay=self.critic_weight_decay,
+                fused=True,
+            )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            **self.era_kwargs,
+            layer_norm=self.layer_norm,
+            critic_weight_decay=self.critic_weight_decay,
+        )
+        return data
+
+
+class SACERAPolicy(ERAPolicyMixin, SACPolicy):
+    """``MlpPolicy`` of SACERA."""
+
+
+class SACERACnnPolicy(ERAPolicyMixin, CnnPolicy):
+    """``CnnPolicy`` of SACERA."""
+
+
+class SACERAMultiInputPolicy(ERAPolicyMixin, MultiInputPolicy):
+    """``MultiInputPolicy`` of SACERA, for Dict observations."""
+
+
+def _add_layer_norm(critic: ContinuousCritic) -> ContinuousCritic:
+    """Put a LayerNorm after every hidden linear layer of every Q-network, in place."""
+    for index, q_net in enumerate(critic.q_networks):
+        *hidden, output = q_net.children()
+        layers: list[nn.Module] = []
+        for layer in hidden:
+            layers.append(layer)
+            if isinstance(layer, nn.Linear):
+                layers.append(nn.LayerNorm(layer.out_features))
+        critic.q_networks[index] = nn.Sequential(*layers, output)
+        critic.add_module(f"qf{index}", critic.q_networks[index])
+    return critic
