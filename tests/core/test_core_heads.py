@@ -1,0 +1,145 @@
+"""The heads are the activations with settings: plain tensors in and out, and TensorDict modules."""
+
+import copy
+import math
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import NormalParamExtractor
+
+from era_rl.core import (
+    CategoricalHead,
+    GaussianHead,
+    TruncatedGaussianHead,
+    auto_target_entropy,
+    gaussian_era,
+    normal_entropy,
+    softmax_era,
+    truncated_normal_entropy,
+    truncated_normal_era,
+)
+
+# (num_classes, H0, method, attained H, p_max, cross-entropy floor) for tau = 4
+ATTAINED = [
+    (10, 0.4, "lambert", 0.665, 0.872, 0.137),
+    (10, 0.4, "paper", 0.685, 0.867, 0.143),
+    (10, 0.6, "lambert", 0.970, 0.792, 0.234),
+    (10, 0.6, "paper", 0.982, 0.788, 0.238),
+    (10, 0.8, "lambert", 1.266, 0.701, 0.355),
+    (10, 0.8, "paper", 1.270, 0.700, 0.357),
+    (1000, 0.6, "lambert", 1.115, 0.889, 0.118),
+    (1000, 0.6, "paper", 1.464, 0.849, 0.163),
+]
+
+
+@pytest.mark.parametrize(("classes", "floor", "method", "entropy", "prob", "loss"), ATTAINED)
+def test_attained_floor_and_largest_probability(
+    classes, floor, method, entropy, prob, loss
+) -> None:
+    head = CategoricalHead(classes, target_entropy=floor, method=method)
+    assert head.entropy_floor == pytest.approx(entropy, abs=5.01e-4)
+    assert head.max_prob == pytest.approx(prob, abs=5.01e-4)
+    assert -math.log(head.max_prob) == pytest.approx(loss, abs=5.01e-4)
+
+
+def test_temperature_attains_its_floor() -> None:
+    head = CategoricalHead(18)
+    assert head.target_entropy == pytest.approx(0.3 * math.log(18))
+    assert head.entropy_floor == pytest.approx(head.target_entropy, abs=1e-12)
+
+
+def test_no_logits_go_below_the_attained_floor_or_above_the_largest_probability() -> None:
+    for classes, floor, method, *_ in ATTAINED:
+        head = CategoricalHead(classes, target_entropy=floor, method=method)
+        probs = head(20.0 * torch.randn(2000, classes, dtype=torch.float64)).softmax(-1)
+        assert probs.max() <= head.max_prob + 1e-12
+        assert -(probs * probs.log()).sum(-1).min() >= head.entropy_floor - 1e-12
+
+
+def test_auto_floor_is_half_a_nat_below_zero_per_dimension() -> None:
+    assert auto_target_entropy(6) == -3.0
+    assert auto_target_entropy(6, -0.3) == pytest.approx(-1.8)
+    assert GaussianHead(6).target_entropy == -3.0
+    assert TruncatedGaussianHead(6).target_entropy == -3.0
+
+
+def test_exact_head_is_the_activation_on_tanh_means() -> None:
+    raw = torch.randn(5, 7, 8)
+    loc, scale = TruncatedGaussianHead(4, target_entropy=-1.0, log_std_min=-6.0)(raw)
+    assert torch.equal(loc, raw[..., :4].tanh())
+    log_std = truncated_normal_era(loc, raw[..., 4:], target_entropy=-1.0, log_std_min=-6.0)
+    assert torch.equal(scale, log_std.exp())
+
+
+def test_gaussian_floor_is_equation_11_with_its_delta_buffer() -> None:
+    raw = torch.randn(5, 8)
+    head = TruncatedGaussianHead(4, target_entropy=1.0, floor="gaussian", delta=0.5)
+    assert [name for name, _ in head.named_buffers()] == ["gaussian.delta"]
+    loc, log_std = head.loc_log_std(raw)
+    assert torch.equal(loc, raw[:, :4].tanh())
+    expected = gaussian_era(raw[:, 4:], target_entropy=1.0, delta=0.5)
+    torch.testing.assert_close(log_std, expected)
+    assert (normal_entropy(log_std).sum(-1) >= 1.5 - 1e-5).all()
+    head.gaussian.delta.fill_(0.1)
+    expected = gaussian_era(raw[:, 4:], target_entropy=1.0, delta=0.1)
+    torch.testing.assert_close(head.loc_log_std(raw)[1], expected)
+
+
+def test_gaussian_head_leaves_the_mean_unbounded() -> None:
+    raw = 10.0 * torch.randn(5, 8)
+    loc, scale = GaussianHead(4, target_entropy=1.0)(raw)
+    assert torch.equal(loc, raw[:, :4])
+    torch.testing.assert_close(scale.log(), gaussian_era(raw[:, 4:], target_entropy=1.0))
+
+
+@pytest.mark.parametrize("slack", [0.1, 0.5])
+def test_slack_starts_at_its_share_of_the_budget(slack) -> None:
+    head = TruncatedGaussianHead(4, target_entropy=-2.0, slack=slack)
+    assert head.raw_dim == 9
+    loc, log_std = head.loc_log_std(torch.zeros(9, dtype=torch.float64))
+    entropy = truncated_normal_entropy(loc, log_std).sum().item()
+    budget = 4 * (math.log(2.0) - 1e-3) + 2.0
+    assert entropy == pytest.approx(-2.0 + slack * budget, abs=1e-9)
+
+
+def test_categorical_head_is_softmax_era() -> None:
+    logits = torch.randn(6, 5)
+    head = CategoricalHead(5, target_entropy=0.5, tau=3.0, method="lambert")
+    assert torch.equal(head(logits), softmax_era(logits, target_entropy=0.5, tau=3.0))
+
+
+def test_heads_pass_other_tensors_through_like_normal_param_extractor() -> None:
+    raw, other = torch.randn(3, 8), torch.randn(3, 1)
+    head, host = TruncatedGaussianHead(4), NormalParamExtractor()
+    ours, theirs = head(raw, other), host(raw, other)
+    assert [t.shape for t in ours] == [t.shape for t in theirs]
+    assert ours[2] is other
+
+
+def test_heads_are_tensordict_modules_under_any_keys() -> None:
+    raw = torch.randn(3, 8)
+    data = TensorDict({"raw": raw, "logits": torch.randn(3, 5)}, [3])
+    loc, scale = TruncatedGaussianHead(4)(raw)
+    out = TruncatedGaussianHead(4).as_tensordict_module()(data.clone())
+    assert torch.equal(out["loc"], loc)
+    assert torch.equal(out["scale"], scale)
+    nested = TruncatedGaussianHead(4).as_tensordict_module(
+        in_keys=["raw"], out_keys=[("agent", "loc"), ("agent", "scale")]
+    )
+    assert torch.equal(nested(data.clone())["agent", "scale"], scale)
+    head = CategoricalHead(5)
+    assert torch.equal(head.as_tensordict_module()(data)["logits"], head(data["logits"]))
+
+
+def test_heads_have_no_parameters_and_survive_copy_and_state_dict() -> None:
+    raw = torch.randn(3, 8)
+    for head in (
+        TruncatedGaussianHead(4),
+        TruncatedGaussianHead(4, floor="gaussian", delta=0.2),
+        GaussianHead(4, delta=0.2),
+    ):
+        assert not list(head.parameters())
+        copied = copy.deepcopy(head)
+        copied.load_state_dict(head.state_dict())
+        torch.testing.assert_close(copied(raw), head(raw), rtol=0.0, atol=0.0)
