@@ -60,6 +60,8 @@ class _GaussianParams(Head):
     default_out_keys = ("loc", "scale")
     raw_dim: int
     """Number of raw outputs that the head consumes."""
+    slack_offset: float | None = None
+    """Added to the slack logit; None where there is none, so that the entropy is pinned."""
 
     def __init__(self, action_dim: int, target_entropy: float | Literal["auto"]) -> None:
         super().__init__()
@@ -169,7 +171,6 @@ class TruncatedGaussianHead(_GaussianParams):
     ) -> None:
         super().__init__(action_dim, target_entropy)
         self.gaussian = None
-        self.slack_offset = None
         if floor == "gaussian":
             if slack is not None:
                 raise ValueError(f"slack={slack} needs floor='exact'")

@@ -64,9 +64,8 @@ class ERAMixin(BaseAlgorithm):
             policy,
             env,
             *args,
-            ent_coef=0.0,
             policy_kwargs={**(policy_kwargs or {}), **era_kwargs, "layer_norm": layer_norm},
-            **kwargs,
+            **{**kwargs, "ent_coef": 0.0},
         )
 
 
@@ -112,7 +111,7 @@ class SACERA(ERAMixin, SAC):
         "CnnPolicy": SACERACnnPolicy,
         "MultiInputPolicy": SACERAMultiInputPolicy,
     }
-    actor: SACERAActor
+    actor: SACERAActor  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -138,8 +137,8 @@ class SACERA(ERAMixin, SAC):
                 self.delta_learner.parameters(), lr=self.lr_schedule(1)
             )
         self._sample_actions = _maybe_compile(self.actor.sample_actions, self.compile)
-        self._critic_params = list(self.critic.parameters())
-        self._target_params = list(self.critic_target.parameters())
+        self._critic_params: list[Tensor] = list(self.critic.parameters())
+        self._target_params: list[Tensor] = list(self.critic_target.parameters())
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Take gradient steps on batches of the replay buffer (SB3's hook)."""

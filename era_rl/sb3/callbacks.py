@@ -1,16 +1,33 @@
 """Callbacks that watch the policy's entropy."""
 
+import copy
 import csv
 import statistics
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 COLUMNS = ("timesteps", "entropy_mean", "entropy_min", "entropy_max", "floor", "gradient_norm")
+
+
+class ERAPolicy(Protocol):
+    """What the callbacks need of a policy; every policy of this package has it."""
+
+    actor: torch.nn.Module
+    entropy_floor: float
+    entropy_may_rise: bool
+
+    def entropy(self, obs: Any) -> torch.Tensor:
+        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
+        ...
+
+    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
+        """Return observations as tensors on the policy's device (SB3's)."""
+        ...
 
 
 class EntropyMonitor(BaseCallback):
@@ -49,10 +66,15 @@ class EntropyMonitor(BaseCallback):
         self.csv_path = None if csv_path is None else Path(csv_path)
         self.spike_factor = spike_factor
         self.minimum = float("inf")
-        self.at_floor_checks = 0
         self._visited: list[Any] = []
         self._norms: list[float] = []
+        self._checks = 0
+        self._checks_at_floor = 0
         self._warned: set[str] = set()
+
+    @property
+    def _policy(self) -> ERAPolicy:
+        return cast(ERAPolicy, self.model.policy)
 
     def _init_callback(self) -> None:
         if self.csv_path is not None and not self.csv_path.exists():
@@ -60,7 +82,8 @@ class EntropyMonitor(BaseCallback):
             self._write_row(COLUMNS)
 
     def _on_step(self) -> bool:
-        self._visited.append(self.locals["new_obs"])
+        # some vectorised environments reuse the array they return
+        self._visited.append(copy.deepcopy(self.locals["new_obs"]))
         if len(self._visited) >= self.check_freq:
             self._check()
         return True
@@ -71,8 +94,8 @@ class EntropyMonitor(BaseCallback):
 
     def _check(self) -> None:
         entropy = self._entropies()
-        floor = self.model.policy.actor.head.target_entropy
-        norm = _gradient_norm(self.model.policy.actor)
+        floor = self._policy.entropy_floor
+        norm = _gradient_norm(self._policy.actor)
         self.minimum = min(self.minimum, float(entropy.min()))
         values = (float(entropy.mean()), float(entropy.min()), float(entropy.max()), floor, norm)
         for name, value in zip(COLUMNS[1:], values, strict=True):
@@ -89,33 +112,35 @@ class EntropyMonitor(BaseCallback):
             visited = np.concatenate(self._visited)
         self._visited = []
         with torch.no_grad():
-            return (
-                self.model.policy.entropy(self.model.policy.obs_to_tensor(visited)[0]).cpu().numpy()
-            )
+            return self._policy.entropy(self._policy.obs_to_tensor(visited)[0]).cpu().numpy()
 
     def _judge(self, entropy: np.ndarray, floor: float, norm: float) -> None:
+        """Warn once of each thing that goes wrong."""
         if np.isnan(entropy).any():
             self._warn(
-                "entropy is NaN on a visited state: look for NaN or huge observations (VecNormalize "
-                "with clip_obs bounds them) and lower learning_rate"
+                "NaN",
+                "the entropy is NaN on a visited state: look for NaN or huge observations "
+                "(VecNormalize with clip_obs bounds them) and lower learning_rate",
             )
-        may_rise = getattr(self.model.policy.actor.head, "slack_offset", None) is not None
-        self.at_floor_checks += bool(np.max(entropy) < floor + 1e-3 * abs(floor) + 1e-3)
-        if may_rise and len(self._norms) == 4 and self.at_floor_checks == 5:
+        self._checks += 1
+        self._checks_at_floor += bool(np.max(entropy) < floor + 1e-3 * (1.0 + abs(floor)))
+        if self._policy.entropy_may_rise and self._checks == self._checks_at_floor == 5:
             self._warn(
-                "entropy has been at the floor on every visited state from the start: the slack is "
-                "spent; target_entropy may be above what the task wants, lower it"
+                "floor",
+                "the entropy has been at the floor on every visited state from the start, though the "
+                "head lets it rise: target_entropy may be above what the task wants, lower it",
             )
         if len(self._norms) >= 5 and norm > self.spike_factor * statistics.median(self._norms):
             self._warn(
-                f"the actor's gradient norm {norm:.3g} is over {self.spike_factor:g} times its "
-                "running median: lower learning_rate, use layer_norm=True, or raise log_std_min"
+                "spike",
+                f"the actor's gradient norm {norm:.3g} is over {self.spike_factor:g} times its running "
+                "median: lower learning_rate, use layer_norm=True, or raise log_std_min",
             )
         self._norms = [*self._norms[-99:], norm]
 
-    def _warn(self, message: str) -> None:
-        if message[:20] not in self._warned:
-            self._warned.add(message[:20])
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             warnings.warn(f"{message} (at step {self.num_timesteps})", stacklevel=2)
 
     def _write_row(self, row: tuple[Any, ...]) -> None:

@@ -25,7 +25,9 @@ class TruncatedNormalDistribution(Distribution):
         super().__init__()
         self.action_dim = action_dim
 
-    def proba_distribution_net(self, latent_dim: int) -> tuple[nn.Linear, nn.Linear]:
+    def proba_distribution_net(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, latent_dim: int
+    ) -> tuple[nn.Linear, nn.Linear]:
         """Return the layers of the raw mean and the raw log_std, the inputs of an ERA head."""
         return nn.Linear(latent_dim, self.action_dim), nn.Linear(latent_dim, self.action_dim)
 

@@ -1,6 +1,6 @@
 """SB3 policies whose actors end in an ERA head; everything else is the host policy's."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -136,7 +136,17 @@ class ERAPolicyMixin(SACPolicy):
 
     def entropy(self, obs: PyTorchObs) -> Tensor:
         """Return the policy's own entropy in nats at each observation, shape (batch,)."""
-        return self.actor.entropy(obs)
+        return cast(SACERAActor, self.actor).entropy(obs)
+
+    @property
+    def entropy_floor(self) -> float:
+        """H0 in nats over all action dimensions."""
+        return cast(SACERAActor, self.actor).head.target_entropy
+
+    @property
+    def entropy_may_rise(self) -> bool:
+        """Whether the head can lift the entropy above the floor by more than a clamp of log_std."""
+        return cast(SACERAActor, self.actor).head.slack_offset is not None
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

@@ -1,0 +1,126 @@
+"""``era-demo``: train SACERA on a DeepMind Control task and show that it learns above its floor."""
+
+import argparse
+import math
+from pathlib import Path
+
+import gymnasium
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3.common.callbacks import CallbackList, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+import era_rl.envs  # noqa: F401  (registers dm_control/*)
+from era_rl.sb3 import SACERA, EntropyMonitor
+
+EVALUATIONS = 10
+EPISODES = 3
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, evaluate before and after, and print what happened and which files were written."""
+    args = _parse(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    model = SACERA(
+        "MlpPolicy",
+        gymnasium.make(args.env),
+        learning_starts=min(1_000, args.steps // 10),
+        buffer_size=max(args.steps, 1_000),
+        tensorboard_log=str(args.out / "tensorboard"),
+        seed=args.seed,
+        device=args.device,
+    )
+    eval_env = Monitor(gymnasium.make(args.env))
+    eval_env.reset(seed=args.seed + 1)
+    before, _ = evaluate_policy(model, eval_env, n_eval_episodes=EPISODES)
+
+    check_freq = max(1, args.steps // (5 * EVALUATIONS))
+    monitor = EntropyMonitor(check_freq, csv_path=_fresh(args.out / "entropy.csv"))
+    evaluation = EvalCallback(
+        eval_env,
+        n_eval_episodes=EPISODES,
+        eval_freq=max(1, args.steps // EVALUATIONS),
+        log_path=str(args.out),
+        verbose=0,
+    )
+    model.learn(args.steps, callback=CallbackList([monitor, evaluation]), progress_bar=True)
+
+    model.save(args.out / "model")
+    _plot(args.out, args.env, before, model.actor.head.target_entropy)
+    after = float(np.mean(evaluation.evaluations_results[-1]))
+    _report(args.out, before, after, monitor.minimum, model.actor.head.target_entropy)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="era-demo", description=__doc__)
+    parser.add_argument("--env", default="dm_control/walker-walk-v0", help="gymnasium id")
+    parser.add_argument("--steps", type=int, default=15_000, help="environment steps (>= 100)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="torch device")
+    parser.add_argument("--threads", type=int, default=0, help="torch CPU threads, 0 for all")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to")
+    args = parser.parse_args(argv)
+    if args.steps < 100:
+        parser.error(f"argument --steps: {args.steps} must be at least 100")
+    try:
+        gymnasium.spec(args.env)
+    except gymnasium.error.Error as error:
+        parser.error(f"argument --env: {error}")
+    return args
+
+
+def _fresh(path: Path) -> Path:
+    """Remove an earlier run's file: a demo starts anew."""
+    path.unlink(missing_ok=True)
+    return path
+
+
+def _plot(out: Path, env_id: str, before: float, floor: float) -> None:
+    """Draw evaluation return and policy entropy on visited states over the steps."""
+    evaluations = np.load(out / "evaluations.npz")
+    entropy = np.genfromtxt(out / "entropy.csv", delimiter=",", names=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+
+    steps = np.concatenate([[0], evaluations["timesteps"]])
+    left.plot(steps, [before, *evaluations["results"].mean(1)], marker="o")
+    left.set(title=env_id, xlabel="environment steps", ylabel=f"return, mean of {EPISODES} episodes")
+    left.set_ylim(bottom=0)
+
+    right.fill_between(
+        entropy["timesteps"], entropy["entropy_min"], entropy["entropy_max"], alpha=0.3
+    )
+    right.plot(entropy["timesteps"], entropy["entropy_mean"], label="mean, shaded: min to max")
+    right.axhline(floor, color="black", linestyle="--", label=f"floor {floor:g} nats")
+    margin = max(0.25, 0.25 * abs(floor))
+    right.set_ylim(floor - margin, max(floor + margin, float(entropy["entropy_max"].max()) * 1.05))
+    right.set(title="policy entropy on visited states", xlabel="environment steps", ylabel="nats")
+    right.legend()
+    figure.savefig(out / "curves.png", dpi=120)
+    plt.close(figure)
+
+
+def _report(out: Path, before: float, after: float, minimum: float, floor: float) -> None:
+    console = Console()
+    table = Table(title="SACERA")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_row("return before training", f"{before:.1f}")
+    table.add_row("return after training", f"{after:.1f}")
+    table.add_row("smallest entropy met on visited states (nats)", f"{minimum:.6f}")
+    table.add_row("floor (nats)", f"{floor:.6f}")
+    console.print(table)
+    held = "held on" if minimum >= floor - 1e-5 * max(1.0, math.fabs(floor)) else "BROKEN on"
+    console.print(f"The floor was {held} every visited state. Written:")
+    for name in ("model.zip", "curves.png", "entropy.csv", "evaluations.npz", "tensorboard"):
+        console.print(f"  {out / name}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
