@@ -139,10 +139,12 @@ class Trainer:
         torch.manual_seed(self._epoch_seed())
         self.order.epoch = self.epoch
         self.network.train()
-        meters = {"train_loss": MeanMetric(), "train_entropy_mean": MeanMetric()}
-        meters |= {"train_entropy_min": MinMetric()}
-        for meter in meters.values():
-            meter.to(device)
+        # "disable": NaN shows in the result, and the device is not waited for in every step
+        meters = {
+            "train_loss": MeanMetric(nan_strategy="disable").to(device),
+            "train_entropy_mean": MeanMetric(nan_strategy="disable").to(device),
+            "train_entropy_min": MinMetric(nan_strategy="disable").to(device),
+        }
         hidden = not (self.config.progress and accelerator.is_main_process) or None
         bar = tqdm(self.batches, f"epoch {self.epoch + 1}", leave=False, disable=hidden)
         for images, labels in bar:

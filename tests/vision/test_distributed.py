@@ -1,0 +1,85 @@
+"""The same global batches on one process and on two give the same model."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from era_vision import Trainer, checkpoint
+from era_vision.config import Config
+
+SETTINGS = {"norm": "group", "shuffle": False, "batch_size": 128, "data": "fake", "cpu": True}
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return str(listener.getsockname()[1])
+
+
+def worker(rank: int, port: str, config: Config) -> None:
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in ranks.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    trainer = Trainer(config)
+    assert trainer.accelerator.num_processes == 2
+    trainer.fit()
+    trainer.accelerator.end_training()
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    one, two = checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt")
+    # sums in another order: float32 rounding over 8 steps
+    torch.testing.assert_close(one["weights"], two["weights"], atol=1e-5, rtol=1e-4)
+    for row, other in zip(one["history"], two["history"], strict=True):
+        speedless = {k: v for k, v in row.items() if k != "images_per_second"}
+        assert speedless == pytest.approx({k: other[k] for k in speedless}, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lambert", "temperature"])
+def test_two_processes_equal_one(config, tmp_path, method):
+    single = replace(config, **SETTINGS, method=method)
+    double = replace(single, out=str(tmp_path / "double"))
+    context = multiprocessing.start_processes(
+        worker, (free_port(), double), nprocs=2, join=False, start_method="fork"
+    )
+    while not context.join():
+        pass
+    Trainer(single).fit()
+    assert_same_run(tmp_path / "out", tmp_path / "double")
+
+
+@pytest.mark.slow
+def test_torchrun_equals_one_process(config, tmp_path):
+    single = replace(config, **SETTINGS)
+    Trainer(single).fit()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", free_port(), "-m", "era_vision.cli", "train", "--data", "fake"]
+    command += ["--image-size", "8", "--batch-size", "128", "--epochs", "2", "--lr", "0.01"]
+    command += ["--cpu", "--no-progress", "--no-shuffle", "--norm", "group"]
+    command += ["--out", str(tmp_path / "double")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert_same_run(tmp_path / "out", tmp_path / "double")
+
+
+@pytest.mark.gpu
+def test_sync_batch_norm_equals_one_process(config, tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    settings = {**SETTINGS, "cpu": False}
+    single = replace(config, **settings | {"norm": "batch"})
+    double = replace(config, **settings | {"norm": "sync"}, out=str(tmp_path / "double"))
+    context = multiprocessing.start_processes(
+        worker, (free_port(), double), nprocs=2, join=False, start_method="spawn"
+    )
+    while not context.join():
+        pass
+    Trainer(single).fit()
+    assert_same_run(tmp_path / "out", tmp_path / "double")

@@ -1,0 +1,232 @@
+import csv
+import json
+from dataclasses import replace
+
+import onnxruntime
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from era_vision import ERAHead, Trainer, checkpoint, evaluate
+from era_vision.cli import main
+from era_vision.export import restore, with_pixels
+
+
+def run_cli(capsys, *arguments):
+    assert main([str(a) for a in arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The checkpoint of `era-vision train --data digits` with default settings."""
+    out = tmp_path_factory.mktemp("digits")
+    assert main(["train", "--data", "digits", "--cpu", "--no-progress", "--out", str(out)]) == 0
+    return out
+
+
+def test_digits_above_95_percent_with_the_floor_on_every_batch(digits):
+    with (digits / "metrics.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert rows[-1]["top1"] > 0.95
+    assert rows[-1]["top5"] > 0.99
+    for row in rows:
+        # the least entropy over every row of every batch of the epoch
+        assert row["train_entropy_min"] >= ERAHead(10, 0.6).entropy_floor - 1e-5
+        assert row["entropy_min"] >= ERAHead(10, 0.6).entropy_floor - 1e-5
+        assert row["excess_nll"] >= 0.0
+        assert 0.0 <= row["raw_ece"] <= 1.0
+
+
+def test_outputs_of_a_run(digits):
+    state = torch.load(digits / "best.pt", weights_only=True)
+    last = checkpoint.load(digits / "last.pt")
+    best = max(row["top1"] for row in last["history"])
+    assert state["history"][-1]["top1"] == best
+    events = EventAccumulator(str(digits / "tensorboard")).Reload()
+    logged = [event.value for event in events.Scalars("top1")]
+    assert logged == pytest.approx([row["top1"] for row in last["history"]])
+    assert not list(digits.glob("*.part"))
+
+
+def test_eval_repeats_the_metrics_of_training(digits, capsys):
+    row = run_cli(capsys, "eval", digits / "last.pt", "--cpu")
+    history = checkpoint.load(digits / "last.pt")["history"]
+    assert row == pytest.approx({name: history[-1][name] for name in row}, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+def test_export_gives_the_same_logits(digits, tmp_path, suffix, raw):
+    path = tmp_path / f"model.{suffix}"
+    assert main(["export", str(digits / "best.pt"), str(path), *["--raw"] * raw]) == 0
+    images = torch.rand(5, 3, 8, 8)
+    state = checkpoint.load(digits / "best.pt")
+    classifier = restore(state)
+    expected = with_pixels(classifier.model if raw else classifier, state)(images)
+    if suffix == "onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (out,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        actual = torch.from_numpy(out)
+    else:
+        actual = torch.export.load(path).module()(images)
+    torch.testing.assert_close(actual, expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_floor_command(capsys):
+    row = run_cli(capsys, "floor", "--num-classes", 1000, "--target-entropy", 0.6)
+    head = ERAHead(1000, 0.6)
+    assert row["entropy_floor"] == head.entropy_floor
+    assert row["max_prob"] == head.max_prob
+
+
+BUSY = {
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "dropout": 0.3,
+    "crop": True,
+    "flip": True,
+    "erase": 0.5,
+    "ema": 0.9,
+    "policy": "trivialaugment",
+    "epochs": 3,
+}
+
+
+def test_resume_equals_an_uninterrupted_run(config, tmp_path, monkeypatch):
+    config = replace(config, **BUSY)
+    whole = Trainer(config).fit()
+    interrupted = replace(config, out=str(tmp_path / "second"))
+    trainer = Trainer(interrupted)
+    one_epoch = trainer.train_epoch
+
+    def stop_in_the_second():
+        row = one_epoch()
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+        return row
+
+    monkeypatch.setattr(trainer, "train_epoch", stop_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    resumed = Trainer(replace(interrupted, resume=True))
+    assert resumed.epoch == 1
+    rows = resumed.fit()
+    for row, expected in zip(rows, whole, strict=True):
+        assert {**row, "images_per_second": 0} == {**expected, "images_per_second": 0}
+    first, second = (
+        checkpoint.load(p / "last.pt") for p in (tmp_path / "out", tmp_path / "second")
+    )
+    for part in ("weights", "resume"):
+        torch.testing.assert_close(first[part], second[part], atol=0.0, rtol=0.0)
+
+
+def test_resume_refuses_other_settings(config):
+    Trainer(replace(config, epochs=1)).fit()
+    with pytest.raises(ValueError, match=r"epochs: 1, now 2, lr: 0\.01, now 0\.02"):
+        Trainer(replace(config, lr=0.02, resume=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"head": "none"},
+        {"method": "temperature", "target_entropy": 1.0, "mixup": 0.2, "cutmix": 1.0},
+        {"views": 3, "jsd": 12.0, "policy": "randaugment", "smoothing": 0.1, "erase": 0.6},
+        {"precision": "bf16", "channels_last": True, "clip": 0.5},
+        {"model": "resnet18", "stem": "cifar", "norm": "group", "epochs": 1},
+    ],
+    ids=["plain", "mixed", "reference", "autocast", "resnet18"],
+)
+def test_settings_train(config, settings):
+    rows = Trainer(replace(config, **settings)).fit()
+    assert len(rows) == replace(config, **settings).epochs
+    if settings.get("head") != "none":
+        assert min(r["entropy_min"] for r in rows) >= settings.get("target_entropy", 0.6) - 1e-5
+    else:
+        assert rows[-1]["nll"] == rows[-1]["raw_nll"] == rows[-1]["excess_nll"]
+
+
+@pytest.mark.slow
+def test_compiled_training_equals_eager(config):
+    eager = Trainer(config).fit()
+    compiled = Trainer(replace(config, compile=True)).fit()
+    for row, expected in zip(compiled, eager, strict=True):
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
+
+
+def test_clipping_bounds_the_update(config):
+    trainer = Trainer(replace(config, clip=1e-3, lr=1.0, momentum=0.0, weight_decay=0.0, epochs=1))
+    before = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    lr = trainer.schedule.get_last_lr()[0]
+    images, labels = next(iter(trainer.batches))
+    trainer.network.train()
+    trainer.step(images, labels)
+    after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    assert (after - before).norm() <= lr * 1e-3 * 1.01
+
+
+def test_averaged_weights_are_evaluated(config):
+    trainer = Trainer(replace(config, ema=0.5))
+    trainer.fit()
+    assert trainer.average is not None
+    saved = checkpoint.load(trainer.last)
+    averaged = trainer.average.module.state_dict()
+    torch.testing.assert_close(saved["weights"], averaged, atol=0.0, rtol=0.0)
+    assert not torch.equal(saved["weights"]["0.weight"], trainer.model.state_dict()["0.weight"])
+
+
+def test_infeasible_floor(config):
+    with pytest.raises(ValueError, match=r"target_entropy=2\.4 must be in .* for num_classes=10"):
+        Trainer(replace(config, target_entropy=2.4))
+
+
+def test_diverging_run_says_so_and_keeps_the_last_checkpoint(config):
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch 1; .*lower lr="):
+        Trainer(replace(config, lr=1e30, head="none", warmup_epochs=0)).fit()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
+def test_damaged_checkpoints(damage, digits, tmp_path, capsys):
+    path = tmp_path / "last.pt"
+    content = (digits / "last.pt").read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "foreign":
+        torch.save({"weights": {}}, path)
+    messages = {"truncated": "is truncated", "foreign": "not written by", "missing": "not exist"}
+    assert main(["eval", str(path)]) == 2
+    assert messages[damage] in capsys.readouterr().err
+
+
+def test_checkpoints_run_no_code(tmp_path):
+    torch.save({"config": {}, "classes": (), "weights": print}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="is truncated or no checkpoint"):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+def test_wrong_class_counts(config):
+    trainer = Trainer(config)
+    images = torch.rand(4, 3, 8, 8)
+    batch = [(images, torch.tensor([0, 1, 2, 10]))]
+    with pytest.raises(ValueError, match="labels from 0 to 10 are not within 10 classes"):
+        evaluate(trainer.model, trainer.head, batch, 10, trainer.normalise)
+    with pytest.raises(ValueError, match="the model gives 10 classes, the data has 9"):
+        evaluate(trainer.model, trainer.head, batch, 9, trainer.normalise)
+
+
+def test_nan_images_are_named(config):
+    trainer = Trainer(config)
+    images = torch.rand(4, 3, 8, 8)
+    images[2, 1, 0, 0] = torch.nan
+    batch = [(images, torch.arange(4))]
+    with pytest.raises(ValueError, match="not finite, because of NaN or infinite images"):
+        evaluate(trainer.model, trainer.head, batch, 10, trainer.normalise)
+
+
+def test_missing_data_is_one_line_on_the_command_line(tmp_path, capsys):
+    assert main(["train", "--data", "cifar10", "--root", str(tmp_path), "--cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("era-vision: cifar10: no cifar-10-batches-py")
+    assert error.count("\n") == 1
