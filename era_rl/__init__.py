@@ -19,11 +19,14 @@ if TYPE_CHECKING:
         truncated_normal_log_std,
         truncated_normal_sample,
     )
+    from era_rl.sb3 import SACERA, EntropyMonitor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SACERA",
     "CategoricalHead",
+    "EntropyMonitor",
     "TruncatedGaussianHead",
     "TruncatedNormal",
     "gaussian_era",
@@ -34,7 +37,7 @@ __all__ = [
     "truncated_normal_sample",
 ]
 
-_SB3_NAMES: frozenset[str] = frozenset()
+_SB3_NAMES = frozenset({"SACERA", "EntropyMonitor"})
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     eval_env = Monitor(gymnasium.make(args.env))
     eval_env.reset(seed=args.seed + 1)
-    before, _ = evaluate_policy(model, eval_env, n_eval_episodes=EPISODES)
+    returns, _ = evaluate_policy(
+        model, eval_env, n_eval_episodes=EPISODES, return_episode_rewards=True
+    )
+    before = float(np.mean(returns))
 
     check_freq = max(1, args.steps // (5 * EVALUATIONS))
     monitor = EntropyMonitor(check_freq, csv_path=_fresh(args.out / "entropy.csv"))
@@ -90,7 +93,9 @@ def _plot(out: Path, env_id: str, before: float, floor: float) -> None:
 
     steps = np.concatenate([[0], evaluations["timesteps"]])
     left.plot(steps, [before, *evaluations["results"].mean(1)], marker="o")
-    left.set(title=env_id, xlabel="environment steps", ylabel=f"return, mean of {EPISODES} episodes")
+    left.set(
+        title=env_id, xlabel="environment steps", ylabel=f"return, mean of {EPISODES} episodes"
+    )
     left.set_ylim(bottom=0)
 
     right.fill_between(

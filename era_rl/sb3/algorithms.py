@@ -136,7 +136,8 @@ class SACERA(ERAMixin, SAC):
             self.delta_optimizer = torch.optim.Adam(
                 self.delta_learner.parameters(), lr=self.lr_schedule(1)
             )
-        self._sample_actions = _maybe_compile(self.actor.sample_actions, self.compile)
+        if self.compile:
+            self.actor.sample_actions = _compile(self.actor.sample_actions)
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.critic_target.parameters())
 
@@ -159,7 +160,7 @@ class SACERA(ERAMixin, SAC):
         with torch.no_grad():
             next_raw = self.actor.raw_params(next_obs)
         # one pass through head and sampler for both batches: at this size dispatch costs the most
-        actions, loc, log_std = self._sample_actions(torch.cat([raw, next_raw]))
+        actions, loc, log_std = self.actor.sample_actions(torch.cat([raw, next_raw]))
         actions_pi, next_actions = actions.chunk(2)
 
         target_q = self._target_q(data, next_obs, next_actions.detach())
@@ -228,7 +229,7 @@ class SACERA(ERAMixin, SAC):
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
-            *("metrics", "_sample_actions", "_critic_params", "_target_params"),
+            *("metrics", "_critic_params", "_target_params"),
             *("delta_learner", "delta_optimizer"),
         ]
 
@@ -307,14 +308,13 @@ def _as_float32(obs: Any) -> Any:
     return obs.float() if isinstance(obs, Tensor) and obs.dtype == torch.float64 else obs
 
 
-def _maybe_compile(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
-    if not compile:
-        return function
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        warnings.warn(
-            "compile=True needs a C++ compiler (c++, g++ or clang++) and none was found: the head "
-            "runs eagerly",
-            stacklevel=2,
-        )
-        return function
-    return torch.compile(function, fullgraph=True)
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function under torch.compile, or as it is, with a warning, without a compiler."""
+    if any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        return torch.compile(function, fullgraph=True)
+    warnings.warn(
+        "compile=True needs a C++ compiler (c++, g++ or clang++) and none was found: the head runs "
+        "eagerly",
+        stacklevel=2,
+    )
+    return function

@@ -64,6 +64,12 @@ class ERAActorMixin(BasePolicy):
         loc, log_std = self.head.loc_log_std(raw)
         return self.action_dist.actions_from_params(loc, log_std), loc, log_std
 
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode."""
+        if not deterministic:
+            return self.sample_actions(self.raw_params(obs))[0]
+        return super().forward(obs, deterministic)
+
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return loc, log_std and no further arguments (SB3's hook)."""
         return *self.head.loc_log_std(self.raw_params(obs)), {}

@@ -1,0 +1,1 @@
+"""Measurements behind the published figures; raw data in ``benchmarks/results``."""
