@@ -16,6 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from era_llm.evaluate import sample, summarise
 from era_llm.functional import selected_logps
 
 DIGITS = 4
@@ -144,29 +145,26 @@ def toy_samples(model: Any, per_prompt: int = 100, seed: int = 0) -> dict[str, f
 
     Args:
         model: A toy model.
-        per_prompt: Samples of each of the 29 prompts.
+        per_prompt: Samples of each of the 29 prompts, at least 16.
         seed: Seed of the samples.
 
     Returns:
-        "reward", the share of right samples, and "distinct_correct", the number of different right
-        completions of a prompt, mean over prompts.
+        "avg@n" and "pass@16", and "distinct_correct", the number of different right completions of
+        a prompt, all means over prompts.
     """
-    tokenizer = toy_tokenizer()
-    numbers = [n for n in _NUMBERS for _ in range(per_prompt)]
-    batch = tokenizer([f"{n}=" for n in numbers], padding=True, return_tensors="pt")
+    tokenizer, torch_state = toy_tokenizer(), torch.random.get_rng_state()
     torch.manual_seed(seed)
-    generated = model.eval().generate(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        max_new_tokens=DIGITS,
-        do_sample=True,
-        top_k=0,
-    )
-    texts = tokenizer.batch_decode(
-        generated[:, batch["input_ids"].size(1) :], skip_special_tokens=True
-    )
-    right = [(n, text) for n, text in zip(numbers, texts, strict=True) if is_correct(text, n)]
-    return {
-        "reward": len(right) / len(numbers),
-        "distinct_correct": len(set(right)) / len(_NUMBERS),
-    }
+    right = []
+    for number in _NUMBERS:
+        texts = [
+            text
+            for tokens, length in sample(
+                model, tokenizer, f"{number}=", per_prompt, DIGITS, batch_size=per_prompt
+            )
+            for text in tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
+        ]
+        right.append([text for text in texts if is_correct(text, number)])
+    torch.random.set_rng_state(torch_state)
+    distinct = sum(len(set(texts)) for texts in right) / len(right)
+    scores = summarise([len(texts) for texts in right], per_prompt, [16])
+    return {**scores, "distinct_correct": distinct}

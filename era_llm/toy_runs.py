@@ -1,0 +1,215 @@
+"""Runs on the toy language, one JSON file each, and the comparison of GRPO with and without ERA."""
+
+import copy
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import PrinterCallback
+
+from era_llm.toy import (
+    DIGITS,
+    pretrained_toy,
+    toy_perplexity,
+    toy_prompts,
+    toy_reward,
+    toy_samples,
+    toy_tokenizer,
+)
+from era_llm.trl import GRPOERAConfig, GRPOERATrainer
+
+ERA = {"era_enabled": True, "era_entropy_low": 1.5}
+ARMS: dict[str, dict[str, Any]] = {
+    "grpo": {"era_enabled": False},
+    "adaptive-1.5": {
+        "era_enabled": False, "use_adaptive_entropy": True, "entropy_target": 1.5
+    },
+    "adaptive-1.1": {
+        "era_enabled": False, "use_adaptive_entropy": True, "entropy_target": 1.1
+    },
+    "era-1.5": ERA,
+}  # fmt: skip
+TITLES = {
+    "grpo": "GRPO",
+    "adaptive-1.5": "GRPO + TRL's adaptive bonus, target 1.5",
+    "adaptive-1.1": "GRPO + TRL's adaptive bonus, target 1.1",
+    "era-1.5": "GRPO-ERA, low threshold 1.5",
+}
+CURVES = (
+    "reward",
+    "entropy",
+    "era/h_resp",
+    "era/frac_sharpened",
+    "era/frac_flattened",
+    "era/positive_mass",
+)
+MEASURES = ("avg@100", "pass@16", "distinct_correct", "perplexity", "entropy")
+
+
+def compare(output: Path, seeds: list[int], steps: int) -> str:
+    """Run every arm on every seed that has no file yet; write and return the table.
+
+    Args:
+        output: Folder of the runs, of table.md and of curves.png.
+        seeds: Seeds of model, data and sampling; the arms of a seed share a pre-trained model.
+        steps: Optimizer steps.
+    """
+    for seed in seeds:
+        for arm, changes in ARMS.items():
+            path = output / f"{arm}-seed{seed}.json"
+            if not path.exists():
+                write_json(path, run(pretrained_toy(seed), seed, steps, changes)[0])
+    records = {arm: [read(output / f"{arm}-seed{seed}.json") for seed in seeds] for arm in ARMS}
+    text = table({TITLES[arm]: found for arm, found in records.items()})
+    (output / "table.md").write_text(text + "\n")
+    figure({TITLES[arm]: found for arm, found in records.items()}, output / "curves.png")
+    return text
+
+
+def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Train a copy of a toy model and measure it before and after.
+
+    Args:
+        model: The initial model; left as it is.
+        seed: Seed of the training run.
+        steps: Optimizer steps.
+        changes: Options of `GRPOERAConfig` that set this run apart.
+
+    Returns:
+        The record of the run and the trained model.
+    """
+    trained = copy.deepcopy(model)
+    started = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        settings = {**_settings(seed, steps), **changes}
+        trainer = GRPOERATrainer(
+            trained,
+            toy_reward,
+            GRPOERAConfig(output_dir=folder, **settings),
+            train_dataset=toy_prompts(),
+            processing_class=toy_tokenizer(),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    logs = [log for log in trainer.state.log_history if "reward" in log]
+    curves = {name: [log[name] for log in logs] for name in ("step", *CURVES)}
+    record = {
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "seed": seed,
+        "config": settings,
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "initial": measure(model),
+        "final": {**measure(trained), "entropy": mean(curves["entropy"][-3:])},
+        "curves": curves,
+    }
+    return record, trained
+
+
+def measure(model: Any) -> dict[str, float]:
+    """Return right samples, their diversity and the perplexity of held-out text.
+
+    Args:
+        model: A toy model.
+    """
+    return {**toy_samples(model), "perplexity": toy_perplexity(model)}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result depends on."""
+    packages = ("torch", "transformers", "trl", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file whole or not at all, so that a stopped suite resumes where it was.
+
+    Args:
+        path: The file; its folder is made.
+        value: What to write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the record in a file."""
+    return json.loads(path.read_text())
+
+
+def table(records: dict[str, list[dict[str, Any]]]) -> str:
+    """Return a Markdown table of the final measures, mean and standard deviation over seeds.
+
+    Args:
+        records: The runs of each arm by title.
+    """
+    columns = ("run", "seeds", *MEASURES)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    initial = [found[0]["initial"] for found in records.values()][:1]
+    if initial:
+        cells = [f"{initial[0][name]:.3g}" if name in initial[0] else "" for name in MEASURES]
+        lines.append("| " + " | ".join(("before training, first seed", "", *cells)) + " |")
+    for title, found in records.items():
+        cells = [_spread([record["final"][name] for record in found]) for name in MEASURES]
+        lines.append("| " + " | ".join((title, str(len(found)), *cells)) + " |")
+    return "\n".join(lines)
+
+
+def figure(records: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw token entropy and reward over steps: mean over seeds, and their range shaded.
+
+    Args:
+        records: The runs of each arm by title.
+        path: The PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(10, 4), layout="constrained")
+    axes = drawing.subplots(1, 2)
+    for axis, name, label in zip(
+        axes, ("entropy", "reward"), ("token entropy (nats)", "reward"), strict=True
+    ):
+        for title, found in records.items():
+            curves = torch.tensor([record["curves"][name] for record in found])
+            steps = found[0]["curves"]["step"]
+            (line,) = axis.plot(steps, curves.mean(0), label=title)
+            low, high = curves.amin(0).tolist(), curves.amax(0).tolist()
+            axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.15)
+        axis.set(xlabel="update", ylabel=label)
+    axes[0].legend(fontsize=8)
+    drawing.savefig(path, dpi=130)
+
+
+def _settings(seed: int, steps: int) -> dict[str, Any]:
+    return {
+        "report_to": "none",
+        "bf16": False,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 10,
+        "loss_type": "dapo",
+        "beta": 0.0,
+        "epsilon": 1.0,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "per_device_train_batch_size": 128,
+        "num_generations": 16,
+        "max_completion_length": DIGITS,
+        "max_steps": steps,
+        "seed": seed,
+    }
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.3g} ± {stdev(values):.2g}" if len(values) > 1 else f"{values[0]:.3g}"

@@ -1,0 +1,125 @@
+"""Training from the command line, over TRL's own argument parser."""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from trl.scripts.utils import TrlParser
+from trl.trainer.model_config import ModelConfig
+from trl.trainer.utils import get_peft_config, get_quantization_config
+
+from era_llm.trl import GRPOERAConfig, GRPOERATrainer
+
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+@dataclass
+class TrainArguments:
+    """Data set and reward of a training run."""
+
+    dataset_name: str = field(
+        metadata={"help": "Hub id or local .jsonl, .json, .csv or .parquet file."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration on the Hub."})
+    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+    prompt_column: str = field(
+        default="prompt", metadata={"help": "Column of prompts, texts or conversations."}
+    )
+    answer_column: str = field(default="answer", metadata={"help": "Column of right answers."})
+    chat: bool = field(
+        default=False, metadata={"help": "Send text prompts through the chat template."}
+    )
+    reward: str = field(
+        default="era_llm.rewards.math_reward",
+        metadata={"help": "Dotted name of a reward function; it is given `answer`."},
+    )
+
+
+def train(arguments: list[str]) -> None:
+    """Train a model with GRPO and ERA.
+
+    Args:
+        arguments: Options of `TrainArguments`, `GRPOERAConfig` and TRL's `ModelConfig`, or
+            `--config FILE`; `--recipe NAME` stands for the file of a recipe of this package.
+    """
+    kinds: Any = (TrainArguments, GRPOERAConfig, ModelConfig)
+    parser = TrlParser(kinds, prog="era-llm train")
+    options, config, model = parser.parse_args_and_config(with_recipe(arguments))
+    config.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(config.model_init_kwargs or {}),
+    }
+    trainer = GRPOERATrainer(
+        model.model_name_or_path,
+        resolve(options.reward),
+        config,
+        train_dataset=load_rows(options),
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+    )
+    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.save_model(config.output_dir)
+
+
+def with_recipe(arguments: list[str]) -> list[str]:
+    """Replace `--recipe NAME` by `--config` and the path of the recipe.
+
+    Args:
+        arguments: Command-line arguments.
+
+    Raises:
+        ValueError: If no recipe has the name.
+    """
+    if "--recipe" not in arguments:
+        return arguments
+    at = arguments.index("--recipe")
+    name = arguments[at + 1] if at + 1 < len(arguments) else ""
+    recipes = {
+        Path(str(item)).stem: item for item in files("era_llm").joinpath("recipes").iterdir()
+    }
+    if name not in recipes:
+        raise ValueError(f"recipe must be one of {sorted(recipes)}, got {name!r}")
+    return [*arguments[:at], "--config", str(recipes[name]), *arguments[at + 2 :]]
+
+
+def load_rows(options: TrainArguments) -> Dataset:
+    """Load a data set and give it the columns "prompt" and "answer".
+
+    Args:
+        options: Where the data are and which columns to take.
+    """
+    path = Path(options.dataset_name)
+    if path.suffix in _FORMATS and path.is_file():
+        rows = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+    else:
+        rows = load_dataset(
+            options.dataset_name, options.dataset_config, split=options.dataset_split
+        )
+
+    def row(given: dict[str, Any]) -> dict[str, Any]:
+        prompt = given[options.prompt_column]
+        if options.chat and isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        return {"prompt": prompt, "answer": given[options.answer_column]}
+
+    return rows.map(row, remove_columns=rows.column_names)
+
+
+def resolve(dotted: str) -> Any:
+    """Return the object of a dotted name.
+
+    Args:
+        dotted: For example "era_llm.rewards.math_reward".
+
+    Raises:
+        ValueError: If the name has no module part.
+    """
+    module, _, name = dotted.rpartition(".")
+    if not module:
+        raise ValueError(f"reward must be a dotted name such as package.function, got {dotted!r}")
+    return getattr(import_module(module), name)

@@ -1,0 +1,179 @@
+"""Rewards, pass@k, calibration and the command line."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from era_llm.calibrate import response_entropies, suggest
+from era_llm.cli import main
+from era_llm.evaluate import pass_at_k, sample, summarise
+from era_llm.functional import token_entropies, top_entropy_mean
+from era_llm.rewards import final_answer, is_right, math_reward
+from era_llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "expected"),
+    [
+        (r"so the sum is \boxed{34}.", "34", True),
+        (r"first \boxed{1}, then \boxed{2}", "2", True),
+        (r"first \boxed{1}, then \boxed{2}", "1", False),
+        (r"\boxed{\frac{1}{2}}", "0.5", True),
+        (r"\boxed{\dfrac{3}{4}}", "3/4", True),
+        (r"\boxed{1,234}", "1234", True),
+        (r"\boxed{x^{2}+1}", "x^{2} + 1", True),
+        (r"\boxed{12\text{ cm}}", "12cm", True),
+        ("Answer: 7.", "7", True),
+        ("I think.\nAnswer: $-3$", "-3", True),
+        ("**Answer**: 7\nAnswer: 8", "8", True),
+        ("the answer is 7", "7", False),
+        (r"\boxed{34", "34", False),
+        (r"\boxed{(1,2)}", "(2,1)", False),
+        (r"\boxed{34}", r"The sum is \boxed{34}", True),
+        (r"\boxed{1/0}", "0", False),
+    ],
+)
+def test_the_final_answer_decides(completion: str, answer: str, expected: bool) -> None:
+    assert is_right(completion, answer) is expected
+    conversation = [{"role": "assistant", "content": completion}]
+    reward = 1.0 if expected else -1.0
+    assert math_reward([completion, conversation], [answer, answer]) == [reward, reward]
+
+
+def test_nested_braces_are_kept_whole() -> None:
+    assert final_answer(r"\boxed{\sqrt{\frac{a}{b}}} \boxed") == r"\sqrt{\frac{a}{b}}"
+
+
+@pytest.mark.parametrize("right", range(7))
+@pytest.mark.parametrize("k", range(1, 7))
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(right: int, k: int) -> None:
+    outcomes = [index < right for index in range(6)]
+    subsets = list(combinations(outcomes, k))
+    assert pass_at_k(6, right, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_pass_at_k_refuses_impossible_counts() -> None:
+    with pytest.raises(ValueError, match=r"k must lie in \[1, 4\], got 5"):
+        pass_at_k(4, 1, 5)
+    with pytest.raises(ValueError, match=r"right must lie in \[0, 4\], got 5"):
+        pass_at_k(4, 5, 1)
+
+
+def test_summary_averages_over_prompts() -> None:
+    assert summarise([0, 4, 1], 4, [1, 4]) == pytest.approx(
+        {"avg@4": 5 / 12, "pass@1": 5 / 12, "pass@4": 2 / 3}
+    )
+
+
+def test_the_toy_language_is_sums_and_its_reward_checks_them() -> None:
+    texts = toy_texts(200, seed=1)
+    numbers, digits = zip(*(text.split("=") for text in texts), strict=True)
+    assert toy_reward(list(digits), list(numbers)) == [1.0] * 200
+    assert toy_reward(["1111", "111", "111x", "9999"], ["5", "3", "3", "36"]) == [0, 0, 0, 1]
+    assert toy_tokenizer().batch_decode(toy_tokenizer()(texts[:3])["input_ids"]) == texts[:3]
+
+
+def test_the_toy_model_learns_digits_then_sums(toy: Any) -> None:
+    assert toy_perplexity(toy) < 9.5
+
+
+def test_response_entropies_end_at_the_end_token(toy: Any) -> None:
+    tokenizer = toy_tokenizer()
+    (tokens, length), *_ = sample(toy, tokenizer, "20=", 8, max_new_tokens=6)
+    tokens[0, length + 2 :] = tokenizer.eos_token_id
+    found = response_entropies(toy, tokens, length, tokenizer, 0.5, 0.8)
+    logits = toy(input_ids=tokens[:1]).logits[:, length - 1 : -1] / 0.8
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
+    expected = top_entropy_mean(token_entropies(logits), mask, 0.5)
+    torch.testing.assert_close(found[:1], expected)
+
+
+def test_suggested_thresholds_are_quantiles() -> None:
+    found = suggest(torch.linspace(0, 1, 101))
+    assert found["era_entropy_low"] == pytest.approx(0.1)
+    assert found["era_entropy_high"] == pytest.approx(1.98)
+    assert found["quantiles"]["0.5"] == pytest.approx(0.5)
+
+
+@pytest.fixture
+def saved(toy: Any, tmp_path: Path) -> tuple[str, str]:
+    """Save a toy model and a data file whose columns have names of their own."""
+    toy.save_pretrained(tmp_path / "model")
+    toy_tokenizer().save_pretrained(tmp_path / "model")
+    rows = [{"question": f"{n}=", "sum": str(n)} for n in range(10, 26)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    return str(tmp_path / "model"), str(data)
+
+
+COLUMNS = ["--prompt-column", "question", "--answer-column", "sum", "--max-new-tokens", "4"]
+
+
+def test_eval_command(saved: tuple[str, str], tmp_path: Path) -> None:
+    model, data = saved
+    output = tmp_path / "scores.json"
+    command = ["eval", "--model", model, "--data", data, *COLUMNS, "--output", str(output)]
+    rest = "--limit 3 --samples 32 --k 1 32 --reward era_llm.toy.toy_reward"
+    main([*command, *rest.split()])
+    scores = json.loads(output.read_text())
+    assert scores["prompts"] == 3
+    assert 0 < scores["avg@32"] == pytest.approx(scores["pass@1"])
+    assert scores["pass@1"] < scores["pass@32"] <= 1
+
+
+def test_calibrate_command(saved: tuple[str, str], tmp_path: Path) -> None:
+    model, data = saved
+    output = tmp_path / "thresholds.json"
+    command = ["calibrate", "--model", model, "--data", data, *COLUMNS, "--limit", "2"]
+    main([*command, "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert found["responses"] == 16
+    assert 0 < found["era_entropy_low"] < found["era_entropy_high"]
+    assert found["quantiles"]["0.1"] == found["era_entropy_low"]
+
+
+def test_train_command(saved: tuple[str, str], tmp_path: Path) -> None:
+    model, data = saved
+    config = tmp_path / "run.yaml"
+    config.write_text("bf16: false\nuse_cpu: true\nreport_to: none\nmax_completion_length: 4\n")
+    command = ["train", "--config", str(config), "--model_name_or_path", model]
+    command += ["--dataset_name", data, "--output_dir", str(tmp_path / "out")]
+    rest = (
+        "--prompt_column question --answer_column sum --reward era_llm.toy.toy_reward --max_steps 2 "
+        "--per_device_train_batch_size 4 --num_generations 4 --logging_steps 1 --save_steps 2 "
+        "--era_entropy_low 2.6 --era_tokens top --dtype float32 --disable_tqdm true"
+    )
+    main([*command, *rest.split()])
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    state = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["log_history"][0]["era/frac_low"] == 1.0
+
+
+def test_the_recipe_parses_into_the_papers_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    import era_llm.train as train
+
+    built: dict[str, Any] = {}
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def record(model: str, reward: Any, config: Any, **_: Any) -> None:
+        built.update(model=model, reward=reward, config=config)
+        raise Stop
+
+    monkeypatch.setattr(train, "GRPOERATrainer", record)
+    monkeypatch.setattr(train, "load_rows", lambda options: None)
+    with pytest.raises(Stop):
+        main(["train", "--recipe", "qwen2.5-math-7b", "--use_cpu", "true", "--bf16", "false"])
+    config = built["config"]
+    assert built["model"] == "Qwen/Qwen2.5-Math-7B"
+    assert built["reward"] is math_reward
+    assert config.per_device_train_batch_size * config.gradient_accumulation_steps * 8 == 256 * 8
+    assert (config.num_generations, config.learning_rate, config.beta) == (8, 1e-6, 0.0)
+    assert (config.era_entropy_low, config.era_entropy_high, config.era_k) == (0.45, 3.0, 2.0)
+    with pytest.raises(ValueError, match="recipe must be one of"):
+        main(["train", "--recipe", "none"])

@@ -1,0 +1,58 @@
+"""The comparison: complete records, files written once, table and figure."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import era_llm.toy_runs as toy_runs
+from era_llm.toy_runs import ERA, compare, read, run, table, write_json
+
+
+def test_a_run_records_what_it_takes_to_repeat_it(toy: Any) -> None:
+    before = {name: value.clone() for name, value in toy.state_dict().items()}
+    record, trained = run(toy, seed=3, steps=10, changes=ERA)
+    assert all(value.equal(before[name]) for name, value in toy.state_dict().items())
+    assert not trained.lm_head.weight.equal(toy.lm_head.weight)
+    assert set(record) == {
+        "command", "seed", "config", "versions", "seconds", "initial", "final", "curves"
+    }  # fmt: skip
+    assert record["config"]["era_entropy_low"] == 1.5
+    assert record["curves"]["step"] == [10]
+    assert set(record["final"]) == set(toy_runs.MEASURES)
+    assert run(toy, seed=3, steps=10, changes=ERA)[0]["curves"] == record["curves"]
+
+
+def test_compare_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def fake(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[Any, None]:
+        ran.append(seed)
+        measures = {name: float(seed) for name in toy_runs.MEASURES}
+        curves = {name: [0.1, 0.2] for name in ("step", *toy_runs.CURVES)}
+        return {"initial": measures, "final": measures, "curves": curves}, None
+
+    monkeypatch.setattr(toy_runs, "run", fake)
+    monkeypatch.setattr(toy_runs, "pretrained_toy", lambda seed: None)
+    compare(tmp_path, [0], 10)
+    text = compare(tmp_path, [0, 1], 10)
+    assert ran == [0] * len(toy_runs.ARMS) + [1] * len(toy_runs.ARMS)
+    assert (tmp_path / "table.md").read_text() == text + "\n"
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_table_gives_mean_and_deviation() -> None:
+    runs = [
+        {"initial": {}, "final": dict.fromkeys(toy_runs.MEASURES, value)} for value in (1.0, 3.0)
+    ]
+    assert table({"arm": runs}).splitlines()[-1].startswith("| arm | 2 | 2 ± 1.4 |")
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "record.json"
+    write_json(path, {"a": 1})
+    assert read(path) == {"a": 1}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read(path) == {"a": 1}
