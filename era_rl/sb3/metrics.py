@@ -9,23 +9,26 @@ class TrainingMetrics:
     """Means of the losses since the last flush, and the entropy on the last batch."""
 
     def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-        self.params: tuple[Tensor, Tensor] | None = None
+        self._losses: Tensor | None = None
+        self._updates = 0
+        self._params: tuple[Tensor, Tensor] | None = None
 
     def add(self, actor_loss: Tensor, critic_loss: Tensor, loc: Tensor, log_std: Tensor) -> None:
         """Note the losses (scalars) and the policy parameters (batch, action_dim) of an update."""
-        self.losses.append(torch.stack([actor_loss, critic_loss]))
-        self.params = (loc, log_std)
+        losses = torch.stack([actor_loss, critic_loss])
+        self._losses = losses if self._losses is None else self._losses + losses
+        self._updates += 1
+        self._params = (loc, log_std)
 
     def flush(self, distribution: Distribution) -> dict[str, float]:
         """Return the metrics by name and start again; empty if nothing was noted."""
-        if self.params is None:
+        if self._losses is None or self._params is None:
             return {}
-        loc, log_std = self.params
+        actor_loss, critic_loss = (self._losses / self._updates).tolist()
+        loc, log_std = self._params
         entropy = distribution.proba_distribution(loc, log_std).entropy()
         assert entropy is not None
-        actor_loss, critic_loss = torch.stack(self.losses).mean(0).tolist()
-        self.losses, self.params = [], None
+        self.__init__()
         return {
             "actor_loss": actor_loss,
             "critic_loss": critic_loss,
