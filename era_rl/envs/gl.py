@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 
@@ -15,10 +16,10 @@ def load_triton_before_gl() -> None:
     own. Where Mesa is there already, ``RTLD_DEEPBIND`` makes triton prefer its own symbols.
 
     Only the shared library is loaded, not the Python package (0.04 s instead of 0.5 s). Does
-    nothing where triton is not installed.
+    nothing where triton is not installed or the system is not Linux.
     """
     spec = importlib.util.find_spec("triton")
-    if spec is None or spec.origin is None:
+    if sys.platform != "linux" or spec is None or spec.origin is None:
         return
     library = Path(spec.origin).parent / "_C" / "libtriton.so"
     if library.exists():
