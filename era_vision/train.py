@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
@@ -186,6 +186,8 @@ class Trainer:
     def evaluate(self) -> Row:
         """Return the metrics of :func:`evaluate` on the test set, of the averaged weights if any."""
         model = self.model if self.average is None else self.average.module
+        # batch norm's statistics are each process's own until the next step
+        broadcast(list(model.buffers()))
         with self.accelerator.autocast():
             return evaluate(
                 model, self.head, self.test_batches, len(self.data.classes), self.normalise

@@ -1,0 +1,31 @@
+"""A third head with the same guarantee, for comparison alone: mixed with the uniform distribution."""
+
+import math
+
+from torch import Tensor
+
+from era_rl.core import categorical_entropy
+from era_vision import ERAHead, Trainer
+
+
+class MixtureHead(ERAHead):
+    """Logits ln((1 - eps) p + eps / n) with eps = max(H0 - H, 0) / (ln n - H), H = H(p).
+
+    Entropy is concave, so that H((1 - eps) p + eps u) >= (1 - eps) H + eps ln n = H0. Not tight.
+    """
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return log-probabilities (..., num_classes) with the floor, float32."""
+        logits = logits if logits.dtype.itemsize > 2 else logits.float()
+        entropy = categorical_entropy(logits)
+        room = (math.log(self.num_classes) - entropy).clamp_min(1e-6)
+        share = ((self.target_entropy - entropy).clamp_min(0.0) / room).unsqueeze(-1)
+        return ((1.0 - share) * logits.softmax(-1) + share / self.num_classes).log()
+
+
+class MixtureTrainer(Trainer):
+    """The trainer with a :class:`MixtureHead`."""
+
+    def build_head(self) -> ERAHead:
+        """Return the head of the comparison."""
+        return MixtureHead(len(self.data.classes), self.config.target_entropy)
