@@ -19,12 +19,13 @@ from era_llm.toy_runs import ERA, read, run, table, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
 TOKENS = ("top", "bottom", "random")
+STARTS = ("scratch", "continued")
 APPLY_TO = ("response", "forking")
 STEPS, MORE_STEPS = 260, 130
 
 
 def main() -> None:
-    """Run what is missing, then write and print the table."""
+    """Run what is missing, then write and print a table for each way to apply the scale."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

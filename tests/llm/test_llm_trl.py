@@ -1,5 +1,6 @@
 """The TRL trainers: ERA's gradient under every loss, and nothing else changed."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 import trl
 from llm_helpers import (
     FunctionalGRPO,
+    PaperForm,
     PaperGRPO,
     PaperRLOO,
     batch,
@@ -21,8 +23,10 @@ from llm_helpers import (
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 import era_llm.fused_head as fused_head
+from era_llm.options import ERAOptions
 from era_llm.toy import toy_model
 from era_llm.trl import (
     ERAMixin,
@@ -112,6 +116,28 @@ def test_rloo_gradient_equals_the_papers_loss(tmp_path: Path) -> None:
         paper, {**batch(), "advantages": advantages, "old_logps": old_logps(paper)}
     )
     assert largest_difference(found, expected) < 1e-5
+
+
+def test_the_mixin_fits_trls_gmpo(tmp_path: Path) -> None:
+    @dataclass
+    class GMPOERAConfig(ERAOptions, GMPOConfig):
+        pass
+
+    class GMPOERATrainer(ERAMixin, GMPOTrainer):
+        config_class = GMPOERAConfig
+
+    class PaperGMPO(PaperForm, GMPOTrainer):
+        pass
+
+    inputs = batch()
+    common = options(tmp_path)
+    thresholds = three_way_thresholds(sharp_model(), inputs)
+    found = gradients(trainer(GMPOERATrainer, GMPOERAConfig(**common, **thresholds)), inputs)
+    paper = trainer(PaperGMPO, GMPOConfig(**common))
+    paper.scale = inputs["era_scale"]
+    assert _scaled_both_ways(paper.scale)
+    advantages = inputs["advantages"] / paper.scale[:, 0]
+    assert largest_difference(found, gradients(paper, {**batch(), "advantages": advantages})) < 1e-6
 
 
 def test_off_policy_the_first_scales_stay_and_ratios_are_those_of_the_policy(
