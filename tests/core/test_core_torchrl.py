@@ -10,8 +10,8 @@ from era_rl.core import CategoricalHead, TruncatedGaussianHead, TruncatedNormal
 
 pytest.importorskip("torchrl")
 
-from torchrl.envs.utils import ExplorationType, set_exploration_type  # noqa: E402
-from torchrl.modules import ProbabilisticActor  # noqa: E402
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import ProbabilisticActor
 
 
 def _actor() -> ProbabilisticActor:
