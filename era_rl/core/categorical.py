@@ -38,8 +38,8 @@ def lambert_lower(kappa: Tensor) -> Tensor:
 def lambert_lower_approximation(kappa: Tensor) -> Tensor:
     """Return the paper's closed form for W_-1(-kappa), -1/4 - sqrt(2 (-1 - ln kappa)) + 3/4 ln kappa.
 
-    z is 0.25 high at kappa = 1e-3 (e^z 28%), the more the smaller kappa is, and up to 1.9% low above kappa =
-    0.059: small probabilities rise and large ones fall, so it errs on the side of more entropy.
+    At kappa = 1e-3 z is 0.25 high (e^z 28%), more so at smaller kappa; above kappa = 0.059 e^z is up
+    to 1.9% low. Small probabilities rise and large ones fall: it errs on the side of more entropy.
     """
     log_kappa = kappa.log()
     # the clamp keeps the slope of the square root finite at kappa = 1/e
