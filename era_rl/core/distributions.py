@@ -21,7 +21,8 @@ def truncated_normal_sample(loc: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
     every |loc| <= 1 and every sigma. With xi = (x - loc) / sigma, r_low = (1 - u) phi(alpha) / phi(xi)
     and r_high = u phi(beta) / phi(xi) the gradients are dx/dloc = 1 - r_low - r_high and
     dx/dlog_std = sigma (xi - alpha r_low - beta r_high). Second derivatives are wrong: these
-    coefficients are constants to autograd.
+    coefficients are constants to autograd. Under ``torch.no_grad`` there is none, in forward mode
+    neither.
 
     Args:
         loc: Location in [-1, 1], shape (..., action_dim).

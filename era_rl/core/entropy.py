@@ -102,7 +102,8 @@ def truncated_normal_log_std(loc: Tensor, entropy: Tensor) -> Tensor:
     The gradient is that of the implicit function, d log_std / d entropy = 2 / V and
     d log_std / d loc = -C / (sigma V), with V = Var(xi^2), C = Cov(xi^2, xi), xi the standardised
     sample. It works under torch.func, torch.compile and strict export. Second derivatives are wrong:
-    the coefficients of the first are constants to autograd.
+    the coefficients of the first are constants to autograd. Under ``torch.no_grad`` there is none,
+    in forward mode neither.
 
     Args:
         loc: Location in [-1, 1], shape (..., action_dim).
