@@ -48,7 +48,7 @@ def _agrees(value: float, printed: str) -> bool:
     return abs(value - float(printed)) <= 0.5 * 10.0 ** -len(printed.partition(".")[2])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("floor", "delta"), [(-0.5, 0.0), (0.25, 0.0), (0.25, 0.36), (1.4, 0.0)])
 def test_gaussian_era_holds_its_floor_and_spends_exactly_the_budget(floor, delta, dtype) -> None:
     action_dim = 6
@@ -132,7 +132,7 @@ def test_slack_logit_of_minus_infinity_spends_everything() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("slack", [False, True])
 def test_continuous_activations_are_finite_forward_and_backward(slack, dtype) -> None:
     raw = raw_states(6000, 6, dtype).requires_grad_()
@@ -179,7 +179,7 @@ def test_paper_method_is_the_papers_closed_form() -> None:
 
 
 @pytest.mark.parametrize("method", ["lambert", "paper", "temperature"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("num_classes", [2, 10, 1000])
 def test_softmax_era_is_finite_forward_and_backward(num_classes, dtype, method) -> None:
     logits = logit_rows(400, num_classes, dtype).requires_grad_()

@@ -17,7 +17,7 @@ def _kappas(dtype: torch.dtype) -> torch.Tensor:
     return torch.cat([torch.logspace(-30, -1, 100, dtype=torch.float64), below]).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_lambert_lower_is_exact_to_rounding(dtype) -> None:
     kappa = _kappas(dtype)
     z = lambert_lower(kappa).double()
@@ -83,7 +83,7 @@ def test_temperature_gradient_equals_differences_of_the_bisected_root() -> None:
         assert leaf.grad[i].item() == pytest.approx(slope, rel=1e-6, abs=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_temperature_is_the_identity_to_the_bit_where_inactive(dtype) -> None:
     logits = (0.5 * torch.randn(1000, 12)).to(dtype).requires_grad_()
     bounded = softmax_era(logits, target_entropy=0.3, method="temperature")

@@ -26,7 +26,7 @@ def _scipy(loc: torch.Tensor, log_std: torch.Tensor, low=-1.0, high=1.0):
     return stats.truncnorm((low - loc) / scale, (high - loc) / scale, loc, scale)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_samples_match_the_density(dtype) -> None:
     loc, log_std = _grid(dtype)
     samples = TruncatedNormal(loc, log_std.exp()).sample((4000,))
@@ -65,7 +65,7 @@ def test_float32_samples_equal_float64_ones() -> None:
     assert ((narrow - wide).abs() <= 2.0**-23 * (4.0 + 8.0 * slope)).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_extreme_samples_are_finite_inside_the_support_and_differentiable(dtype) -> None:
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     eps = torch.finfo(wide).eps
@@ -104,7 +104,7 @@ def test_density_integrates_to_one_and_gives_the_entropy() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_entropy_is_the_mean_of_minus_log_prob_of_samples(dtype) -> None:
     loc, log_std = _grid(dtype)
     policy = TruncatedNormal(loc, log_std.exp(), event_dims=0)

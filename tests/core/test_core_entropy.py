@@ -142,7 +142,7 @@ def test_entropy_is_even_in_loc_and_rises_with_log_std_below_ln_2() -> None:
     assert (entropy < LOG_TWO).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("loc", [-1.0, 0.0, 1.0])
 def test_nothing_is_non_finite_at_the_edges(loc, dtype) -> None:
     log_std = torch.tensor([-20.0, -8.0, 0.0, 10.0], dtype=dtype, requires_grad=True)

@@ -60,7 +60,7 @@ def _check_continuous(action_dim: int, dtype: torch.dtype, states: int, record: 
     assert 0.0 <= loosest <= 1e-5
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("action_dim", ACTION_DIMS)
 def test_continuous_floor_is_exact_and_tight(action_dim, dtype, record) -> None:
     states = 100_000 if dtype == torch.float32 else min(100_000, 1_200_000 // action_dim)
@@ -68,13 +68,13 @@ def test_continuous_floor_is_exact_and_tight(action_dim, dtype, record) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("action_dim", ACTION_DIMS)
 def test_continuous_floor_over_a_million_states(action_dim, dtype, record) -> None:
     _check_continuous(action_dim, dtype, 1_000_000, record)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("floor", [-3.0, -0.5, 0.25, MAX_ENTROPY - 1e-5])
 @pytest.mark.parametrize("slack", [None, 0.3])
 def test_gradient_descent_on_the_entropy_stops_at_the_continuous_floor(floor, dtype, slack) -> None:
@@ -86,7 +86,7 @@ def test_gradient_descent_on_the_entropy_stops_at_the_continuous_floor(floor, dt
         assert (entropy.sum(-1) >= floor * action_dim).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("slack", [0.01, 0.5, 0.99])
 def test_floor_holds_with_slack(slack, dtype) -> None:
     action_dim, floor = 21, -0.5
@@ -144,7 +144,7 @@ def _check_discrete(
 
 
 @pytest.mark.parametrize("method", ["lambert", "paper", "temperature"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("num_classes", CLASSES)
 def test_discrete_floor(num_classes, dtype, method, record) -> None:
     rows = max(24, 300_000 // num_classes)
@@ -154,14 +154,14 @@ def test_discrete_floor(num_classes, dtype, method, record) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("method", ["lambert", "paper", "temperature"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("num_classes", CLASSES)
 def test_discrete_floor_over_many_rows(num_classes, dtype, method, record) -> None:
     rows = max(1000, 20_000_000 // num_classes)
     _check_discrete(num_classes, dtype, method, rows, record)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("method", ["lambert", "paper", "temperature"])
 def test_gradient_descent_on_the_entropy_stops_at_the_discrete_floor(method, dtype) -> None:
     for floor in _softmax_floors(10, method)[1::2]:
