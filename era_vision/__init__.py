@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from era_vision.config import Config
-    from era_vision.data import Images, load_data
+    from era_vision.data import Data, Images
     from era_vision.export import export_model
     from era_vision.head import ERAClassifier, ERAHead, attach_head
     from era_vision.metrics import evaluate
     from era_vision.models import build_model
+    from era_vision.sources import load_data
     from era_vision.train import Trainer
 
 _MODULES = {
     "Config": "config",
+    "Data": "data",
     "Images": "data",
-    "load_data": "data",
+    "load_data": "sources",
     "ERAClassifier": "head",
     "ERAHead": "head",
     "attach_head": "head",
@@ -30,6 +32,7 @@ _MODULES = {
 
 __all__ = [
     "Config",
+    "Data",
     "ERAClassifier",
     "ERAHead",
     "Images",

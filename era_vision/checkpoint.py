@@ -1,7 +1,8 @@
 """Checkpoints: one file each, written in one piece, read without running code from it."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,19 @@ _FREE = {"root", "out", "resume", "progress", "workers", "cpu", "compile"}
 """Settings that may change on resuming, for they do not change what is learned."""
 
 
-def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint, never half of one: first beside the path, then in its place."""
+@contextmanager
+def in_one_piece(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and put what was written in the place of ``path`` at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(dict(state), part)
+    part = path.with_name(f"{path.name}.part")
+    yield part
     part.replace(path)
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint; an interruption leaves the one before."""
+    with in_one_piece(path) as part:
+        torch.save(dict(state), part)
 
 
 def load(path: Path) -> dict[str, Any]:

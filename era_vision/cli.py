@@ -68,10 +68,11 @@ def evaluate_checkpoint(checkpoint: Path, **changes: Any) -> None:
 
     from era_vision.augment import Normalise
     from era_vision.checkpoint import config_of, load
-    from era_vision.data import Batches, load_data, loader
+    from era_vision.data import Batches, loader
     from era_vision.export import restore
     from era_vision.head import ERAClassifier
     from era_vision.metrics import evaluate
+    from era_vision.sources import load_data
 
     state = load(checkpoint)
     config = config_of(

@@ -20,11 +20,12 @@ from era_rl.core import categorical_entropy
 from era_vision import checkpoint
 from era_vision.augment import BatchAugment, Normalise
 from era_vision.config import Config
-from era_vision.data import Batches, Data, load_data, loader
+from era_vision.data import Batches, Data, loader
 from era_vision.head import ERAClassifier, ERAHead
 from era_vision.metrics import Row, evaluate
 from era_vision.models import build_model
 from era_vision.objective import build_optimizer, mixing, view_loss, warmup_cosine
+from era_vision.sources import load_data
 
 FLOOR_TOLERANCE = 1e-5
 """Nats by which float32 may miss the floor."""
@@ -48,31 +49,13 @@ class Trainer:
     def __init__(self, config: Config, data: Data | None = None) -> None:
         self.config = config
         self.accelerator = Accelerator(mixed_precision=config.precision, cpu=config.cpu)
-        device, world = self.accelerator.device, self.accelerator.num_processes
         set_seed(config.seed)
-        self.data = (data or load_data(config)).to(device)
-        self.model = model_of(config, len(self.data.classes)).to(device)
+        self.data = (data or load_data(config)).to(self.accelerator.device)
+        self.num_classes = len(self.data.classes)
+        self.model = model_of(config, self.num_classes).to(self.accelerator.device)
         self.head = self.build_head()
-        self.normalise = Normalise(self.data.mean, self.data.std).to(device)
-        self.augment = BatchAugment(
-            self.normalise,
-            crop=config.crop,
-            flip=config.flip,
-            policy=config.policy,
-            erase=config.erase,
-            views=config.views,
-        )
-        self.mix = mixing(config, len(self.data.classes))
-        rank = self.accelerator.process_index
-        share = {"rank": rank, "world": world, "seed": config.seed}
-        size = config.batch_size
-        self.order = Batches(
-            len(self.data.train), size, shuffle=config.shuffle, drop_last=True, **share
-        )
-        self.batches = loader(self.data.train, self.order, config.workers)
-        test_order = Batches(len(self.data.test), max(size, 256), **share)
-        self.test_batches = loader(self.data.test, test_order, config.workers)
-        self._prepare()
+        self._prepare_batches()
+        self._prepare_model()
         self.epoch = 0
         self.history: list[Row] = []
         if config.resume and self.last.is_file():
@@ -85,9 +68,34 @@ class Trainer:
 
     def build_head(self) -> ERAHead | None:
         """Return the head; override it to train another one."""
-        return head_of(self.config, len(self.data.classes))
+        return head_of(self.config, self.num_classes)
 
-    def _prepare(self) -> None:
+    def _prepare_batches(self) -> None:
+        config, accelerator, data = self.config, self.accelerator, self.data
+        self.normalise = Normalise(data.mean, data.std).to(accelerator.device)
+        self.augment = BatchAugment(
+            self.normalise,
+            crop=config.crop,
+            flip=config.flip,
+            policy=config.policy,
+            erase=config.erase,
+            views=config.views,
+        )
+        self.mix = mixing(config, self.num_classes)
+        share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+        self.order = Batches(
+            len(data.train),
+            config.batch_size,
+            shuffle=config.shuffle,
+            drop_last=True,
+            seed=config.seed,
+            **share,
+        )
+        self.batches = loader(data.train, self.order, config.workers)
+        test_order = Batches(len(data.test), max(config.batch_size, 256), **share)
+        self.test_batches = loader(data.test, test_order, config.workers)
+
+    def _prepare_model(self) -> None:
         config = self.config
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -101,12 +109,9 @@ class Trainer:
         if config.compile:
             network.compile()
         optimizer = build_optimizer(self.model, config)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            warmup_cosine(
-                round(config.warmup_epochs * len(self.order)), config.epochs * len(self.order)
-            ),
-        )
+        steps = len(self.order)
+        factor = warmup_cosine(round(config.warmup_epochs * steps), config.epochs * steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
 
     def fit(self) -> list[Row]:
@@ -134,30 +139,31 @@ class Trainer:
             FloatingPointError: If the loss stopped being finite or an entropy fell below the floor.
         """
         start = time.perf_counter()
-        accelerator, device = self.accelerator, self.accelerator.device
+        device = self.accelerator.device
         # a seed an epoch makes resuming exact without saving generators
         torch.manual_seed(self._epoch_seed())
         self.order.epoch = self.epoch
         self.network.train()
         # "disable": NaN shows in the result, and the device is not waited for in every step
-        meters = {
-            "train_loss": MeanMetric(nan_strategy="disable").to(device),
-            "train_entropy_mean": MeanMetric(nan_strategy="disable").to(device),
-            "train_entropy_min": MinMetric(nan_strategy="disable").to(device),
-        }
-        hidden = not (self.config.progress and accelerator.is_main_process) or None
+        loss_mean, entropy_mean = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
+        entropy_min = MinMetric(nan_strategy="disable").to(device)
+        hidden = not (self.config.progress and self.accelerator.is_main_process) or None
         bar = tqdm(self.batches, f"epoch {self.epoch + 1}", leave=False, disable=hidden)
         for images, labels in bar:
             loss, logits = self.step(images.to(device), labels.to(device))
             entropy = categorical_entropy(logits)
-            meters["train_loss"].update(loss)
-            meters["train_entropy_mean"].update(entropy)
-            meters["train_entropy_min"].update(entropy)
-        row = {name: meter.compute().item() for name, meter in meters.items()}
+            loss_mean.update(loss)
+            entropy_mean.update(entropy)
+            entropy_min.update(entropy)
+        row = {
+            "train_loss": loss_mean.compute().item(),
+            "train_entropy_mean": entropy_mean.compute().item(),
+            "train_entropy_min": entropy_min.compute().item(),
+            "lr": float(self.schedule.get_last_lr()[0]),
+        }
         self._check(row)
-        seconds = time.perf_counter() - start
-        speed = len(self.order) * self.config.batch_size / seconds
-        return {**row, "lr": float(self.schedule.get_last_lr()[0]), "images_per_second": speed}
+        images_seen = len(self.order) * self.config.batch_size
+        return {**row, "images_per_second": images_seen / (time.perf_counter() - start)}
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one optimizer step and return the loss and the logits it was computed from."""
@@ -189,9 +195,7 @@ class Trainer:
         # batch norm's statistics are each process's own until the next step
         broadcast(list(model.buffers()))
         with self.accelerator.autocast():
-            return evaluate(
-                model, self.head, self.test_batches, len(self.data.classes), self.normalise
-            )
+            return evaluate(model, self.head, self.test_batches, self.num_classes, self.normalise)
 
     def _epoch_seed(self) -> int:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -209,9 +213,7 @@ class Trainer:
             raise FloatingPointError(f"entropy {row['train_entropy_min']} is below {floor} {where}")
 
     def _save(self) -> None:
-        average = self.average
-        evaluated = self.model if average is None else average.module
-        scaler = self.accelerator.scaler
+        evaluated = self.model if self.average is None else self.average.module
         state = {
             "config": asdict(self.config),
             "classes": self.data.classes,
@@ -221,17 +223,20 @@ class Trainer:
             "history": self.history,
             "weights": evaluated.state_dict(),
         }
-        resume = {
+        checkpoint.save({**state, "resume": self._progress()}, self.last)
+        if self.history[-1]["top1"] >= max(row["top1"] for row in self.history):
+            checkpoint.save(state, self.last.with_name("best.pt"))
+        write_csv(self.history, self.last.with_name("metrics.csv"))
+
+    def _progress(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
             "model": self.model.state_dict(),
-            "average": None if average is None else average.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-        checkpoint.save({**state, "resume": resume}, self.last)
-        if self.history[-1]["top1"] >= max(row["top1"] for row in self.history):
-            checkpoint.save(state, self.last.with_name("best.pt"))
-        write_csv(self.history, self.last.with_name("metrics.csv"))
 
     def _restore(self, state: dict[str, Any]) -> None:
         checkpoint.check_same(state["config"], asdict(self.config), self.last)
@@ -268,9 +273,7 @@ def head_of(config: Config, num_classes: int) -> ERAHead | None:
 
 def write_csv(rows: list[Row], path: Path) -> None:
     """Write the rows in one piece: a reader never sees half a file."""
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as file:
+    with checkpoint.in_one_piece(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(path)

@@ -18,8 +18,7 @@ from torch import nn
 
 from benchmarks.vision.mixture import MixtureTrainer
 from benchmarks.vision.results import Results
-from era_vision import Config, Images, Trainer, load_data
-from era_vision.data import Data
+from era_vision import Config, Data, Images, Trainer, load_data
 
 FLOORS = (None, 0.4, 0.6, 0.8)
 REGULARISERS: dict[str, dict[str, float]] = {

@@ -16,8 +16,7 @@ from torch import nn
 
 from benchmarks.vision.mixture import MixtureHead, MixtureTrainer
 from benchmarks.vision.results import Results
-from era_vision import Config, ERAHead, Images, Trainer, load_data
-from era_vision.data import Data
+from era_vision import Config, Data, ERAHead, Images, Trainer, load_data
 
 GAPS = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 SEEDS = (0, 1, 2)

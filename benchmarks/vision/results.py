@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from era_vision.checkpoint import in_one_piece
+
 RESULTS = Path(__file__).parents[1] / "results" / "vision"
 
 
@@ -37,7 +39,5 @@ class Results:
     def add(self, key: str, run: dict[str, Any]) -> None:
         """Keep a run, and write the file in one piece."""
         self.runs[key] = run
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps({**self.header, "runs": self.runs}, indent=1) + "\n")
-        part.replace(self.path)
+        with in_one_piece(self.path) as part:
+            part.write_text(json.dumps({**self.header, "runs": self.runs}, indent=1) + "\n")

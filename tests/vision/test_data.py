@@ -10,7 +10,8 @@ from torchvision.datasets import CIFAR10
 
 from era_vision.augment import BatchAugment, Normalise
 from era_vision.config import Config
-from era_vision.data import Batches, Data, Images, _on_white, load_data, loader
+from era_vision.data import Batches, Data, Images, loader
+from era_vision.sources import _on_white, load_data
 
 
 def test_digits_are_split_once_and_for_all():
@@ -148,7 +149,7 @@ def test_imagefolder_with_other_test_classes(tmp_path):
     ],
 )
 def test_missing_data_says_how_to_get_it(tmp_path, monkeypatch, data, message):
-    monkeypatch.setattr("era_vision.data._DEBIAN_FASHION_MNIST", tmp_path)
+    monkeypatch.setattr("era_vision.sources._DEBIAN_FASHION_MNIST", tmp_path)
     with pytest.raises(FileNotFoundError, match=message):
         load_data(Config(data=data, root=str(tmp_path)))
 

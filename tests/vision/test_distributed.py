@@ -1,5 +1,6 @@
 """The same global batches on one process and on two give the same model."""
 
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import torch
 from torch import multiprocessing
 
 from era_vision import Trainer, checkpoint
+from era_vision.cli import main
 from era_vision.config import Config
 
 SETTINGS = {"norm": "group", "shuffle": False, "batch_size": 128, "data": "fake", "cpu": True}
@@ -33,6 +35,14 @@ def worker(rank: int, port: str, config: Config) -> None:
     trainer.accelerator.end_training()
 
 
+def run_on_two(config: Config, start_method: str = "fork") -> None:
+    context = multiprocessing.start_processes(
+        worker, (free_port(), config), nprocs=2, join=False, start_method=start_method
+    )
+    while not context.join():
+        pass
+
+
 def assert_same_run(first: Path, second: Path) -> None:
     one, two = checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt")
     # sums in another order: float32 rounding over 8 steps
@@ -46,13 +56,19 @@ def assert_same_run(first: Path, second: Path) -> None:
 def test_two_processes_equal_one(config, tmp_path, method):
     single = replace(config, **SETTINGS, method=method)
     double = replace(single, out=str(tmp_path / "double"))
-    context = multiprocessing.start_processes(
-        worker, (free_port(), double), nprocs=2, join=False, start_method="fork"
-    )
-    while not context.join():
-        pass
+    run_on_two(double)
     Trainer(single).fit()
     assert_same_run(tmp_path / "out", tmp_path / "double")
+
+
+def test_two_processes_evaluate_the_weights_they_save(config, tmp_path, capsys):
+    """Batch norm's statistics differ between processes; those of the first are saved."""
+    double = replace(config, **SETTINGS | {"norm": "batch"}, epochs=1)
+    run_on_two(double)
+    assert main(["eval", str(tmp_path / "out" / "last.pt"), "--cpu"]) == 0
+    (row,) = checkpoint.load(tmp_path / "out" / "last.pt")["history"]
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated == pytest.approx({name: row[name] for name in evaluated}, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -76,10 +92,6 @@ def test_sync_batch_norm_equals_one_process(config, tmp_path):
     settings = {**SETTINGS, "cpu": False}
     single = replace(config, **settings | {"norm": "batch"})
     double = replace(config, **settings | {"norm": "sync"}, out=str(tmp_path / "double"))
-    context = multiprocessing.start_processes(
-        worker, (free_port(), double), nprocs=2, join=False, start_method="spawn"
-    )
-    while not context.join():
-        pass
+    run_on_two(double, "spawn")
     Trainer(single).fit()
     assert_same_run(tmp_path / "out", tmp_path / "double")

@@ -56,8 +56,7 @@ def test_eval_repeats_the_metrics_of_training(digits, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("raw", [False, True])
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+@pytest.mark.parametrize(("suffix", "raw"), [("pt2", False), ("pt2", True), ("onnx", False)])
 def test_export_gives_the_same_logits(digits, tmp_path, suffix, raw):
     path = tmp_path / f"model.{suffix}"
     assert main(["export", str(digits / "best.pt"), str(path), *["--raw"] * raw]) == 0
@@ -135,13 +134,12 @@ def test_resume_refuses_other_settings(config):
         {"method": "temperature", "target_entropy": 1.0, "mixup": 0.2, "cutmix": 1.0},
         {"views": 3, "jsd": 12.0, "policy": "randaugment", "smoothing": 0.1, "erase": 0.6},
         {"precision": "bf16", "channels_last": True, "clip": 0.5},
-        {"model": "resnet18", "stem": "cifar", "norm": "group", "epochs": 1},
     ],
-    ids=["plain", "mixed", "reference", "autocast", "resnet18"],
+    ids=["plain", "mixed", "reference", "autocast"],
 )
 def test_settings_train(config, settings):
     rows = Trainer(replace(config, **settings)).fit()
-    assert len(rows) == replace(config, **settings).epochs
+    assert len(rows) == config.epochs
     if settings.get("head") != "none":
         assert min(r["entropy_min"] for r in rows) >= settings.get("target_entropy", 0.6) - 1e-5
     else:
