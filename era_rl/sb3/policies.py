@@ -62,7 +62,9 @@ class ERAActorMixin(BasePolicy):
     def sample_actions(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return reparameterised actions, loc and log_std, each (batch, action_dim)."""
         loc, log_std = self.head.loc_log_std(raw)
-        return self.action_dist.actions_from_params(loc, log_std), loc, log_std
+        # one of its own, for a distribution that holds a graph cannot be copied, nor can its policy
+        distribution = type(self.action_dist)(self.head.action_dim)
+        return distribution.actions_from_params(loc, log_std), loc, log_std
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode."""
