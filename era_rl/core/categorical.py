@@ -59,19 +59,20 @@ def temperature_logits(logits: Tensor, target: Tensor) -> Tensor:
         target: Entropy in nats, shape (...), below the log of the number of possible classes.
 
     Returns:
-        Logits of the same shape, -inf where they were.
+        Logits of the same shape, -inf where they were: beta (logits - max logits) where beta < 1,
+        the logits themselves elsewhere.
     """
     possible = logits.detach() > -torch.inf
-    top = logits.detach().amax(-1, keepdim=True)
+    shifted = logits - logits.amax(-1, keepdim=True)
     # impossible classes get a finite stand-in; every sum below weights it by zero
-    fixed = torch.where(possible, logits.detach() - top, 0.0)
+    fixed = torch.where(possible, shifted.detach(), 0.0)
     target = target.unsqueeze(-1)
     beta = _temperature(fixed, possible, target)
     _, _, probs, centred = _entropy_at(beta, fixed, possible)
     variance = (probs * centred * centred).sum(-1, keepdim=True)
     active = beta < 1.0
     weights = torch.where(active, probs * centred / variance.clamp_min(1e-30), 0.0)
-    change = torch.where(possible, logits - logits.detach(), 0.0)
+    change = torch.where(possible, shifted - shifted.detach(), 0.0)
     log_beta_change = -(weights * beta * change).sum(-1, keepdim=True)
     scaled = beta * (fixed + change) + beta * fixed * log_beta_change
     # where the floor is met the logits pass unchanged, to the bit
