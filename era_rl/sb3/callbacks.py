@@ -29,6 +29,10 @@ class ERAPolicy(Protocol):
         """Return observations as tensors on the policy's device (SB3's)."""
         ...
 
+    def set_training_mode(self, mode: bool) -> None:
+        """Set train or eval mode (SB3's)."""
+        ...
+
 
 class EntropyMonitor(BaseCallback):
     """Measures the policy's true entropy on the states it visits, and warns of what goes wrong.
@@ -111,6 +115,8 @@ class EntropyMonitor(BaseCallback):
         else:
             visited = np.concatenate(self._visited)
         self._visited = []
+        # training ends in training mode, in which batch statistics are learned
+        self._policy.set_training_mode(False)
         with torch.no_grad():
             return self._policy.entropy(self._policy.obs_to_tensor(visited)[0]).cpu().numpy()
 
