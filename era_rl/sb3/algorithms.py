@@ -49,7 +49,7 @@ class ERAMixin(BaseAlgorithm):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        _refuse(ent_coef, use_sde, distribution, floor, delta)
+        _refuse(ent_coef, use_sde, distribution, floor, delta, slack)
         self.learn_delta = delta == "auto"
         head_kwargs = {
             "target_entropy": target_entropy,
@@ -269,7 +269,12 @@ def paper_preset(action_space: spaces.Box) -> dict[str, Any]:
 
 
 def _refuse(
-    ent_coef: Any, use_sde: bool, distribution: str, floor: str, delta: float | str
+    ent_coef: Any,
+    use_sde: bool,
+    distribution: str,
+    floor: str,
+    delta: float | str,
+    slack: float | None,
 ) -> None:
     """Raise ValueError for arguments that contradict the entropy floor or each other."""
     if ent_coef != 0:
@@ -289,6 +294,8 @@ def _refuse(
             f"floor={floor!r} must be 'gaussian' with distribution='tanh': the entropy of a squashed "
             "normal has a maximum below most floors, so none can be held in every state"
         )
+    if distribution == "tanh" and slack is not None:
+        raise ValueError(f"slack={slack} must be None with distribution='tanh'")
     if isinstance(delta, str) and delta != "auto":
         raise ValueError(f"delta={delta!r} must be a number of nats, at least 0, or 'auto'")
     if delta == "auto" and floor != "gaussian":
