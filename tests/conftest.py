@@ -4,6 +4,8 @@ import os
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+# without a display, mujoco's default backend warns when it is imported
+os.environ.setdefault("MUJOCO_GL", "disabled")
 
 import pytest
 import torch
