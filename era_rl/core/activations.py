@@ -129,8 +129,8 @@ def softmax_era(
     "lambert": z' = W_-1(-kappa), kappa_i = (C - a) / (n - 1) + p_i (n a - C) / (n - 1), with
     p = softmax(z), a = ln(tau) / tau and C = exp(H0 - 1); exact, but not tight: see
     :attr:`CategoricalHead.entropy_floor`. "paper": the same with the paper's approximation of W_-1.
-    "temperature": z' = beta z with the largest beta <= 1 that meets the floor; tight, the identity
-    where the floor is met already, and the one to use with -inf (masked) logits.
+    "temperature": z' = beta (z - max z) with the largest beta <= 1 that meets the floor; tight, the
+    identity where the floor is met already, and the one to use with -inf (masked) logits.
 
     Args:
         logits: z, any shape with num_classes >= 2 along ``dim``.
