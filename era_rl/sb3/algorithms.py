@@ -145,7 +145,8 @@ class SACERA(ERAMixin, SAC):
         """Take gradient steps on batches of the replay buffer (SB3's hook)."""
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
-        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        delta_optimizer = [self.delta_optimizer] if self.learn_delta else []
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, *delta_optimizer])
         for step in range(gradient_steps):
             self._update(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
             if step % self.target_update_interval == 0:
