@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from era_rl.core import categorical_entropy
@@ -20,7 +21,9 @@ class MixtureHead(ERAHead):
         entropy = categorical_entropy(logits)
         room = (math.log(self.num_classes) - entropy).clamp_min(1e-6)
         share = ((self.target_entropy - entropy).clamp_min(0.0) / room).unsqueeze(-1)
-        return ((1.0 - share) * logits.softmax(-1) + share / self.num_classes).log()
+        # in logs, for probabilities that underflow; a share of zero becomes one that does
+        uniform = share.clamp_min(1e-30).log() - math.log(self.num_classes)
+        return torch.logaddexp(torch.log1p(-share) + logits.log_softmax(-1), uniform)
 
 
 class MixtureTrainer(Trainer):

@@ -8,6 +8,7 @@ from era_vision import attach_head, build_model
 from era_vision.models import _new_last_layer, resnet8
 
 
+@pytest.mark.slow
 def test_every_torchvision_classifier_builds_and_takes_a_head():
     names = list_models(torchvision.models)
     assert len(names) > 70
