@@ -13,7 +13,7 @@ from era_rl.core import TruncatedNormal, truncated_normal_entropy, truncated_nor
 LOCS = (-1.0, -0.97, -0.4, 0.0, 0.6, 0.999, 1.0)
 LOG_STDS = (-8.0, -5.0, -2.0, -0.5, 0.0, 2.0)
 POINTS = [(loc, log_std) for loc in LOCS for log_std in LOG_STDS]
-QUANTILES = (1e-9, 1e-3, 0.2, 0.5, 0.9, 1.0 - 1e-6)
+QUANTILES = (1e-9, 0.2, 0.9, 1.0 - 1e-6)
 
 
 def _grid(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
