@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# test processes, one thread each
+JOBS ?= 2
 
 .PHONY: demo test test-all format lint type check clean
 .DEFAULT_GOAL := demo
@@ -17,10 +19,10 @@ demo: $(STAMP)
 	$(BIN)/era-demo
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS)
 
 test-all: $(STAMP)
-	$(BIN)/pytest -m "slow or not slow" --timeout=1800
+	$(BIN)/pytest -n $(JOBS) -m "slow or not slow" --timeout=1800
 
 format: $(STAMP)
 	$(BIN)/ruff format
