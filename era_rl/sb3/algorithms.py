@@ -1,5 +1,6 @@
 """SACERA: Soft Actor-Critic with a guaranteed policy entropy and no entropy term in its losses."""
 
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -210,7 +211,8 @@ class SACERA(ERAMixin, SAC):
         if self.learn_delta:
             delta = self.delta_learner().item()
             self.logger.record("train/delta", delta)
-            self.logger.record("train/delta_saturated", delta >= self.delta_learner.delta_max)
+            saturated = math.isclose(delta, self.delta_learner.delta_max, rel_tol=1e-6)  # float32
+            self.logger.record("train/delta_saturated", saturated)
         super().dump_logs()
 
     def learn(
