@@ -142,7 +142,8 @@ class EntropyMonitor(BaseCallback):
                 f"the actor's gradient norm {norm:.3g} is over {self.spike_factor:g} times its running "
                 "median: lower learning_rate, use layer_norm=True, or raise log_std_min",
             )
-        self._norms = [*self._norms[-99:], norm]
+        if norm > 0.0:  # 0 before the first update, which would make a spike of it
+            self._norms = [*self._norms[-99:], norm]
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
