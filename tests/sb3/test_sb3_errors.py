@@ -1,0 +1,86 @@
+"""Errors of SACERA's constructor name the argument, its value and what is allowed."""
+
+import re
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from sb3_toys import TargetEnv, small_sacera
+
+from era_rl.sb3 import EntropyMonitor
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ent_coef": 0.1}, "ent_coef=0.1 must be 0"),
+        ({"ent_coef": "auto"}, "ent_coef='auto' must be 0"),
+        ({"use_sde": True}, "use_sde=True must be False"),
+        ({"distribution": "tanh"}, "floor='exact' must be 'gaussian' with distribution='tanh'"),
+        ({"distribution": "beta"}, "distribution='beta' must be 'truncated' or 'tanh'"),
+        ({"floor": "none"}, "floor='none' must be 'exact' or 'gaussian'"),
+        ({"delta": 0.1}, "delta=0.1 needs floor='gaussian'"),
+        ({"delta": "auto"}, "delta='auto' needs floor='gaussian', not 'exact'"),
+        ({"delta": "x"}, "delta='x' must be a number of nats, at least 0, or 'auto'"),
+        ({"delta": -0.1, "floor": "gaussian"}, "delta=-0.1 must be"),
+        ({"slack": 0.0}, "slack=0.0 must be in (0, 1), or None"),
+        ({"slack": 1.0}, "slack=1.0 must be in (0, 1), or None"),
+        ({"slack": 0.3, "floor": "gaussian"}, "slack=0.3 needs floor='exact'"),
+        (
+            {"slack": 0.3, "floor": "gaussian", "distribution": "tanh"},
+            "slack=0.3 must be None with distribution='tanh'",
+        ),
+        ({"target_entropy": "low"}, "target_entropy='low' must be a number of nats or 'auto'"),
+        ({"target_entropy": 1.5}, "target_entropy=1.5"),
+        ({"target_entropy": float("nan")}, "target_entropy=nan"),
+        ({"target_entropy": 3.0, "floor": "gaussian"}, "target_entropy"),
+        ({"log_std_min": 1.0, "floor": "gaussian"}, "log_std_min=1.0"),
+    ],
+    ids=str,
+)
+def test_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        small_sacera(**arguments)
+
+
+def test_an_infeasible_floor_is_refused_with_its_range() -> None:
+    # two dimensions on [-1, 1] have at most 2 ln 2 = 1.386 nats
+    with pytest.raises(ValueError, match=r"target_entropy=1\.39.*1\.38"):
+        small_sacera(target_entropy=1.39)
+    # Eq. 11 holds at most 2 (log_std_max + ln(2 pi e) / 2) = 2.838 nats
+    with pytest.raises(ValueError, match=r"2\.8378"):
+        small_sacera(target_entropy=2.84, floor="gaussian")
+
+
+def _env(action_space: spaces.Space) -> gym.Env:
+    env = TargetEnv()
+    env.action_space = action_space
+    return env
+
+
+def test_refuses_other_action_spaces() -> None:
+    with pytest.raises(AssertionError, match=r"only supports .*Box"):
+        small_sacera(_env(spaces.Discrete(3)))
+    with pytest.raises(AssertionError, match="finite lower and upper bound"):
+        small_sacera(_env(spaces.Box(-np.inf, np.inf, (2,), np.float32)))
+
+
+def test_refuses_a_policy_of_another_name() -> None:
+    with pytest.raises(ValueError, match="Policy NoPolicy unknown"):
+        small_sacera(policy="NoPolicy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"check_freq": 0}, "check_freq=0 must be at least 1"),
+        ({"spike_factor": 1.0}, "spike_factor=1.0 must be above 1"),
+        ({"spike_factor": float("nan")}, "spike_factor=nan must be above 1"),
+    ],
+    ids=str,
+)
+def test_the_monitor_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        EntropyMonitor(**arguments)
