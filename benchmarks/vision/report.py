@@ -65,12 +65,15 @@ def confidence(runs: dict[str, Any]) -> str:
 
 def overhead(runs: dict[str, Any]) -> str:
     """Return the ratio of a step with a head to one without, and the head's own share of a step."""
-    rows = [
-        [case, method, f"{run['ratio'][method]:.3f}", f"{run['head_share'][method]:.2%}"]
-        for case, run in runs.items()
-        for method in run["ratio"]
-    ]
-    return table(["case", "method", "step ratio", "head alone / step"], rows)
+    rows = []
+    for case, run in runs.items():
+        bare = run["step_seconds"]["none"]
+        for method in run["ratio"]:
+            ratios = [a / b for a, b in zip(run["step_seconds"][method], bare, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            share = f"{run['head_share'][method]:.2%}"
+            rows.append([case, method, f"{middle:.3f} [{low:.3f}, {high:.3f}]", share])
+    return table(["case", "method", "step ratio, median [quartiles]", "head alone / step"], rows)
 
 
 SECTIONS = {
