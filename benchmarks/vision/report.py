@@ -41,7 +41,8 @@ def ablation(runs: dict[str, Any]) -> str:
     for arm, repeated in by_arm(runs).items():
         metrics = [run["metrics"] for run in repeated]
         cells = [spread([m[column] for m in metrics]) for column in COLUMNS]
-        rows.append([*arm.split(" "), str(len(metrics)), *cells])
+        names = arm.replace("lambert None", "none -").split(" ")
+        rows.append([*names, str(len(metrics)), *cells])
     return table(["head", "H0", "with", "seeds", *COLUMNS], rows)
 
 
