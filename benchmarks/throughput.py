@@ -94,8 +94,8 @@ def ratios(blocks: dict[str, dict[str, list[float]]], reference: str) -> list[di
     return rows
 
 
-def main() -> None:
-    """Measure, write one JSON file, and log its table."""
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     names = ["sac", "exact", "gaussian", "exact-compiled", "gaussian-compiled"]
     parser.add_argument("--algorithms", nargs="+", choices=names, default=names[:3])
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.reference not in args.algorithms:
         parser.error(f"argument --reference: {args.reference} must be among --algorithms")
 

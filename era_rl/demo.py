@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import os
+import warnings
 from pathlib import Path
 
 import gymnasium
@@ -18,11 +20,13 @@ import era_rl.envs  # noqa: F401  (registers dm_control/*)
 from era_rl.sb3 import SACERA, EntropyMonitor
 
 EVALUATIONS = 10
-EPISODES = 3
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, evaluate before and after, and print what happened and which files were written."""
+    # nothing is rendered; without a display mujoco would warn of it
+    os.environ.setdefault("MUJOCO_GL", "disabled")
+    warnings.filterwarnings("ignore", message="rich is experimental")
     args = _parse(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads:
@@ -40,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     eval_env = Monitor(gymnasium.make(args.env))
     eval_env.reset(seed=args.seed + 1)
     returns, _ = evaluate_policy(
-        model, eval_env, n_eval_episodes=EPISODES, return_episode_rewards=True
+        model, eval_env, n_eval_episodes=args.episodes, return_episode_rewards=True
     )
     before = float(np.mean(returns))
 
@@ -48,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     monitor = EntropyMonitor(check_freq, csv_path=_fresh(args.out / "entropy.csv"))
     evaluation = EvalCallback(
         eval_env,
-        n_eval_episodes=EPISODES,
+        n_eval_episodes=args.episodes,
         eval_freq=max(1, args.steps // EVALUATIONS),
         log_path=str(args.out),
         verbose=0,
@@ -65,6 +69,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="era-demo", description=__doc__)
     parser.add_argument("--env", default="dm_control/walker-walk-v0", help="gymnasium id")
     parser.add_argument("--steps", type=int, default=15_000, help="environment steps (>= 100)")
+    parser.add_argument(
+        "--episodes", type=int, default=3, help="episodes of each evaluation (>= 1)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="torch device")
     parser.add_argument("--threads", type=int, default=0, help="torch CPU threads, 0 for all")
@@ -72,6 +79,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.steps < 100:
         parser.error(f"argument --steps: {args.steps} must be at least 100")
+    if args.episodes < 1:
+        parser.error(f"argument --episodes: {args.episodes} must be at least 1")
     try:
         gymnasium.spec(args.env)
     except gymnasium.error.Error as error:
@@ -94,7 +103,7 @@ def _plot(out: Path, env_id: str, before: float, floor: float) -> None:
     steps = np.concatenate([[0], evaluations["timesteps"]])
     left.plot(steps, [before, *evaluations["results"].mean(1)], marker="o")
     left.set(
-        title=env_id, xlabel="environment steps", ylabel=f"return, mean of {EPISODES} episodes"
+        title=env_id, xlabel="environment steps", ylabel="evaluation return, mean over episodes"
     )
     left.set_ylim(bottom=0)
 

@@ -1,0 +1,37 @@
+"""The demo runs end to end, writes what it says, and refuses wrong arguments."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from era_rl.demo import main
+
+
+def test_demo_writes_what_it_lists_and_holds_the_floor(tmp_path: Path, capsys) -> None:
+    arguments = ["--env", "Pendulum-v1", "--steps", "200", "--episodes", "1"]
+    main([*arguments, "--device", "cpu", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out.replace("\n", "")
+    for name in ("model.zip", "curves.png", "entropy.csv", "evaluations.npz", "tensorboard"):
+        assert (tmp_path / name).exists()
+        assert name in printed
+    assert "held on every visited state" in printed
+    entropy = np.genfromtxt(tmp_path / "entropy.csv", delimiter=",", names=True)
+    assert entropy["timesteps"][-1] == 200
+    assert (entropy["entropy_min"] >= entropy["floor"] - 1e-5).all()
+    assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == list(range(20, 201, 20))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "10"], "--steps: 10 must be at least 100"),
+        (["--episodes", "0"], "--episodes: 0 must be at least 1"),
+        (["--env", "dm_control/walker-wlak-v0"], "walker-walk"),
+    ],
+)
+def test_demo_refuses_wrong_arguments(arguments: list[str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err

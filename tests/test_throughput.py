@@ -1,0 +1,26 @@
+"""The throughput benchmark measures each algorithm and writes complete results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import throughput
+
+
+def test_throughput_writes_ratios_and_raw_times(tmp_path: Path) -> None:
+    out = tmp_path / "throughput.json"
+    arguments = ["--env", "Pendulum-v1", "--width", "8", "--batch-size", "8", "--blocks", "3"]
+    throughput.main([*arguments, "--steps", "5", "--warmup", "10", "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert {row["algorithm"] for row in result["ratios"]} == {"sac", "exact", "gaussian"}
+    for row in result["ratios"]:
+        assert row["speed_over_sac"]["median"] > 0.0
+    assert all(len(times) == 3 for kinds in result["seconds"].values() for times in kinds.values())
+    assert {"torch", "stable-baselines3"} <= result["versions"].keys()
+
+
+def test_throughput_needs_its_reference_among_the_algorithms(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        throughput.main(["--algorithms", "exact", "--out", str(tmp_path / "x.json")])
+    assert "--reference: sac must be among --algorithms" in capsys.readouterr().err
