@@ -66,7 +66,7 @@ def run(trainer: Trainer) -> dict[str, Any]:
     metrics = {**row, **trainer.evaluate(), "train_entropy_min": min(lowest)}
     del metrics["images_per_second"]
     return {
-        "config": asdict(trainer.config),
+        "config": {k: v for k, v in asdict(trainer.config).items() if k != "out"},
         "metrics": metrics,
         "cpu_seconds": time.process_time() - start,
     }
