@@ -62,9 +62,7 @@ class ERAActorMixin(BasePolicy):
     def sample_actions(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return reparameterised actions, loc and log_std, each (batch, action_dim)."""
         loc, log_std = self.head.loc_log_std(raw)
-        # one of its own, for a distribution that holds a graph cannot be copied, nor can its policy
-        distribution = type(self.action_dist)(self.head.action_dim)
-        return distribution.actions_from_params(loc, log_std), loc, log_std
+        return self._distribution().actions_from_params(loc, log_std), loc, log_std
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode."""
@@ -79,7 +77,11 @@ class ERAActorMixin(BasePolicy):
     def entropy(self, obs: PyTorchObs) -> Tensor:
         """Return the policy's own entropy in nats at each observation, shape (batch,)."""
         loc, log_std, _ = self.get_action_dist_params(obs)
-        return self.action_dist.proba_distribution(loc, log_std).entropy()
+        return self._distribution().proba_distribution(loc, log_std).entropy()
+
+    def _distribution(self) -> TruncatedNormalDistribution | TanhNormalDistribution:
+        """Return a distribution to throw away: a policy that kept a graph could not be copied."""
+        return type(self.action_dist)(self.head.action_dim)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
