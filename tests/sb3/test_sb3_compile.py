@@ -41,6 +41,8 @@ def test_warns_and_trains_without_a_compiler(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
+# Dynamo looks at .grad of every input, with the warning hidden but not from an "error" filter
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_trains_compiled_and_saves(tmp_path: Any) -> None:
     if not any(shutil.which(name) for name in COMPILERS):
         pytest.skip(f"no C++ compiler on PATH: none of {', '.join(COMPILERS)}")

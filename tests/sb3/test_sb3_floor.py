@@ -23,7 +23,7 @@ def _environment(name: str) -> gym.Env:
 def test_holds_on_every_visited_state(name: str, slack: float | None) -> None:
     monitor = EntropyMonitor(check_freq=20)
     model = small_sacera(_environment(name), slack=slack, learning_rate=1e-2)
-    trained(model, 300, callback=monitor)
+    trained(model, 150, callback=monitor)
     floor = model.actor.head.target_entropy
     assert floor <= monitor.minimum
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_slack_lets_the_entropy_rise_and_fall() -> None:
     start = mean_entropy(model)
     # the head starts with about the share 0.3 of the budget unspent
     assert start == pytest.approx(floor + 0.3 * (ceiling - floor), abs=0.5)
-    trained(model, 300)
+    trained(model, 200)
     assert floor < mean_entropy(model) < start  # the task wants precise actions
     with torch.no_grad():
         model.actor.log_std.bias[-1] += 20.0
@@ -54,7 +54,7 @@ def test_slack_lets_the_entropy_rise_and_fall() -> None:
 
 
 def test_eq_11_holds_the_entropy_before_truncation() -> None:
-    model = trained(small_sacera(TargetEnv(6, horizon=20), floor="gaussian"), 100)
+    model = trained(small_sacera(TargetEnv(6, horizon=20), floor="gaussian"), 60)
     with torch.no_grad():
         loc, log_std, _ = model.actor.get_action_dist_params(states(model, 500))
     gaussian = (log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)

@@ -40,9 +40,13 @@ def assert_same_actions(first: Any, second: Any, obs: np.ndarray) -> None:
     assert np.array_equal(*samples)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_loaded_model_is_equal(options: dict[str, Any], tmp_path: Path) -> None:
-    model = trained(small_sacera(**options))
+@pytest.fixture(scope="module", params=OPTIONS, ids=str)
+def model(request: pytest.FixtureRequest) -> SACERA:
+    """A trained model, not to be trained further."""
+    return trained(small_sacera(**request.param))
+
+
+def test_a_loaded_model_is_equal(model: SACERA, tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     loaded = SACERA.load(tmp_path / "model", device="cpu")
     obs = states(model, 20)
@@ -54,9 +58,7 @@ def test_a_loaded_model_is_equal(options: dict[str, Any], tmp_path: Path) -> Non
         assert torch.equal(value, loaded.policy.state_dict()[name])
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_loaded_policy_is_equal(options: dict[str, Any], tmp_path: Path) -> None:
-    model = trained(small_sacera(**options))
+def test_a_loaded_policy_is_equal(model: SACERA, tmp_path: Path) -> None:
     model.policy.save(str(tmp_path / "policy"))
     obs = states(model, 20)
     for policy in (
@@ -130,13 +132,10 @@ def test_sets_parameters_of_another_model() -> None:
     assert torch.equal(model.delta_learner(), other.delta_learner())
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_file_holds_what_sacs_does_and_the_arguments(
-    options: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_file_holds_what_sacs_does_and_the_arguments(model: SACERA, tmp_path: Path) -> None:
     sac = SAC("MlpPolicy", TargetEnv(), ent_coef=0.1, device="cpu").learn(10)
     sac.save(tmp_path / "sac")
-    trained(small_sacera(**options)).save(tmp_path / "sacera")
+    model.save(tmp_path / "sacera")
     expected, _, _ = load_from_zip_file(tmp_path / "sac", device="cpu")
     data, parameters, _ = load_from_zip_file(tmp_path / "sacera", device="cpu")
     assert expected is not None
@@ -144,7 +143,7 @@ def test_a_file_holds_what_sacs_does_and_the_arguments(
     assert set(data) - set(expected) == {"compile", "learn_delta"}
     for name, value in data.items():
         assert not isinstance(value, torch.Tensor | torch.nn.Module | types.FunctionType), name
-    learned = {"delta_learner", "delta_optimizer"} if options.get("delta") == "auto" else set()
+    learned = {"delta_learner", "delta_optimizer"} if model.learn_delta else set()
     assert set(parameters) == {"policy", "actor.optimizer", "critic.optimizer", *learned}
 
 
