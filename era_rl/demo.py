@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     model = SACERA(
         "MlpPolicy",
         gymnasium.make(args.env),
+        learning_rate=1e-3,  # a run this short learns more with it than with the default 3e-4
         learning_starts=min(1_000, args.steps // 10),
         buffer_size=max(args.steps, 1_000),
         tensorboard_log=str(args.out / "tensorboard"),
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="era-demo", description=__doc__)
     parser.add_argument("--env", default="dm_control/walker-walk-v0", help="gymnasium id")
-    parser.add_argument("--steps", type=int, default=15_000, help="environment steps (>= 100)")
+    parser.add_argument("--steps", type=int, default=20_000, help="environment steps (>= 100)")
     parser.add_argument(
         "--episodes", type=int, default=3, help="episodes of each evaluation (>= 1)"
     )
