@@ -28,7 +28,7 @@ class TrainingMetrics:
         loc, log_std = self._params
         entropy = distribution.proba_distribution(loc, log_std).entropy()
         assert entropy is not None
-        self.__init__()
+        self._losses, self._updates, self._params = None, 0, None
         return {
             "actor_loss": actor_loss,
             "critic_loss": critic_loss,
