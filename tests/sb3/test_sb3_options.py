@@ -1,6 +1,7 @@
 """SACERA under the options of SB3's SAC: policies, environments, buffers, schedules, networks."""
 
 import copy
+import re
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -27,6 +28,10 @@ from era_rl.sb3 import (
 )
 
 
+def _falling_rate(progress_remaining: float) -> float:
+    return 1e-3 * progress_remaining
+
+
 def test_the_toy_environment_is_a_proper_environment() -> None:
     check_env(TargetEnv(action_dim=3, horizon=4))
 
@@ -42,7 +47,7 @@ def test_the_toy_environment_is_a_proper_environment() -> None:
         {"train_freq": (1, "episode"), "gradient_steps": -1},
         {"action_noise": NormalActionNoise(np.zeros(2), 0.1 * np.ones(2))},
         {"target_update_interval": 2, "gradient_steps": 2},
-        {"learning_rate": lambda progress: 1e-3 * progress},
+        {"learning_rate": _falling_rate},
         {"layer_norm": True},
         {"slack": 0.3},
         {"floor": "gaussian"},
@@ -57,7 +62,7 @@ def test_the_toy_environment_is_a_proper_environment() -> None:
         {"policy_kwargs": {"optimizer_class": torch.optim.RMSprop}},
         {"policy_kwargs": {"optimizer_kwargs": {"eps": 1e-5}}},
     ],
-    ids=str,
+    ids=lambda options: re.sub(r" at 0x\w+", "", str(options)),  # the same in every process
 )
 def test_trains_with(options: dict[str, Any]) -> None:
     model = trained(small_sacera(**options))

@@ -141,7 +141,16 @@ def assert_equal_networks(model: SACERA, reference: Reference) -> None:
         ({"policy_kwargs": {"share_features_extractor": True}}, _exact),
         ({"env": VecNormalize(DummyVecEnv([lambda: TargetEnv(horizon=7)]))}, _exact),
     ],
-    ids=str,
+    ids=[
+        "exact",
+        "slack",
+        "eq_11",
+        "layer_norm",
+        "one_critic",
+        "three_critics",
+        "shared_extractor",
+        "normalised",
+    ],
 )
 def test_three_updates_equal_the_reference(options: dict[str, Any], log_std: Any) -> None:
     model = double_model(**options)
