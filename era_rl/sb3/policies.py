@@ -83,6 +83,10 @@ class ERAActorMixin(BasePolicy):
         """Return a distribution to throw away: a policy that kept a graph could not be copied."""
         return type(self.action_dist)(self.head.action_dim)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a compiled sampler cannot be pickled, and a copy's would be bound to this actor
+        return {name: value for name, value in self.__dict__.items() if name != "sample_actions"}
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.update(distribution=self.distribution, head_kwargs=self.head_kwargs)
