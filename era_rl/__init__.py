@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from era_rl.core import (
         CategoricalHead,
+        MultiCategoricalHead,
         TruncatedGaussianHead,
         TruncatedNormal,
         gaussian_era,
@@ -19,14 +20,28 @@ if TYPE_CHECKING:
         truncated_normal_log_std,
         truncated_normal_sample,
     )
-    from era_rl.sb3 import SACERA, EntropyMonitor
+    from era_rl.sb3 import (
+        A2CERA,
+        PPOERA,
+        SACERA,
+        TQCERA,
+        CrossQERA,
+        EntropyMonitor,
+        MaskablePPOERA,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "A2CERA",
+    "PPOERA",
     "SACERA",
+    "TQCERA",
     "CategoricalHead",
+    "CrossQERA",
     "EntropyMonitor",
+    "MaskablePPOERA",
+    "MultiCategoricalHead",
     "TruncatedGaussianHead",
     "TruncatedNormal",
     "gaussian_era",
@@ -37,7 +52,9 @@ __all__ = [
     "truncated_normal_sample",
 ]
 
-_SB3_NAMES = frozenset({"SACERA", "EntropyMonitor"})
+_SB3_NAMES = frozenset(
+    {"A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "EntropyMonitor", "MaskablePPOERA"}
+)
 
 
 def __getattr__(name: str) -> Any:

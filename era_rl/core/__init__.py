@@ -1,6 +1,7 @@
 """The mathematics of ERA in torch: entropies, activations, distributions and heads."""
 
 from era_rl.core.activations import gaussian_era, softmax_era, truncated_normal_era
+from era_rl.core.categorical_heads import CategoricalHead, MultiCategoricalHead
 from era_rl.core.compensation import LearnedDelta, delta_loss
 from era_rl.core.distributions import TruncatedNormal, truncated_normal_sample
 from era_rl.core.entropy import (
@@ -11,7 +12,6 @@ from era_rl.core.entropy import (
     truncated_normal_log_std,
 )
 from era_rl.core.heads import (
-    CategoricalHead,
     GaussianHead,
     TruncatedGaussianHead,
     auto_target_entropy,
@@ -21,6 +21,7 @@ __all__ = [
     "CategoricalHead",
     "GaussianHead",
     "LearnedDelta",
+    "MultiCategoricalHead",
     "TruncatedGaussianHead",
     "TruncatedNormal",
     "auto_target_entropy",

@@ -13,18 +13,9 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
-from era_rl.core.activations import (
-    SoftmaxMethod,
-    gaussian_era,
-    softmax_era,
-    truncated_normal_era,
-)
-from era_rl.core.entropy import at_least_float32, categorical_entropy
-from era_rl.core.feasibility import (
-    check_gaussian_floor,
-    check_softmax_floor,
-    check_truncated_floor,
-)
+from era_rl.core.activations import gaussian_era, truncated_normal_era
+from era_rl.core.entropy import at_least_float32
+from era_rl.core.feasibility import check_gaussian_floor, check_truncated_floor
 
 Floor = Literal["exact", "gaussian"]
 
@@ -69,7 +60,9 @@ class _GaussianParams(Head):
             raise ValueError(f"action_dim={action_dim} must be at least 1")
         self.action_dim = action_dim
         self.raw_dim = 2 * action_dim
-        self.target_entropy = _resolve(target_entropy, auto_target_entropy(action_dim))
+        self.target_entropy = resolve_target_entropy(
+            target_entropy, auto_target_entropy(action_dim)
+        )
 
     def loc_log_std(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return (loc, log_std), each (..., action_dim), of raw outputs (..., raw_dim)."""
@@ -212,65 +205,8 @@ class TruncatedGaussianHead(_GaussianParams):
         )
 
 
-class CategoricalHead(Head):
-    """Logits whose softmax has an entropy floor: see :func:`softmax_era`.
-
-    Args:
-        num_classes: Number of classes or actions.
-        target_entropy: H0 in nats, or "auto" = 0.3 ln num_classes.
-        tau: The paper's temperature constant, at least e (not SB3's Polyak ``tau``).
-        method: "temperature" (the choice for policies), "lambert" (for classifiers) or "paper".
-
-    Raises:
-        ValueError: If an argument is outside its range, or the floor infeasible.
-    """
-
-    default_in_keys = ("logits",)
-    default_out_keys = ("logits",)
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        target_entropy: float | Literal["auto"] = "auto",
-        tau: float = 4.0,
-        method: SoftmaxMethod = "temperature",
-    ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.target_entropy = _resolve(target_entropy, 0.3 * math.log(max(num_classes, 1)))
-        check_softmax_floor(self.target_entropy, num_classes, tau, method)
-        self.tau = tau
-        self.method: SoftmaxMethod = method
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """Return logits (..., num_classes) with the floor, float32 for half-precision inputs."""
-        if logits.dim() == 0 or logits.shape[-1] != self.num_classes:
-            raise ValueError(
-                f"logits has shape {tuple(logits.shape)}, not (..., num_classes={self.num_classes})"
-            )
-        return softmax_era(
-            logits, target_entropy=self.target_entropy, tau=self.tau, method=self.method
-        )
-
-    @property
-    def entropy_floor(self) -> float:
-        """The least entropy any logits can give, in nats: reached at one-hot probabilities."""
-        return categorical_entropy(self._most_confident()).item()
-
-    @property
-    def max_prob(self) -> float:
-        """The largest probability that any logits can give a class."""
-        return self._most_confident().softmax(-1).amax().item()
-
-    @torch.no_grad()
-    def _most_confident(self) -> Tensor:
-        one_hot = torch.zeros(self.num_classes, dtype=torch.float64)
-        one_hot[0] = 1e4
-        return self(one_hot)
-
-
-def _resolve(target_entropy: float | Literal["auto"], auto: float) -> float:
+def resolve_target_entropy(target_entropy: float | Literal["auto"], auto: float) -> float:
+    """Return ``auto`` for "auto", or the number given; ValueError for any other string."""
     if target_entropy == "auto":
         return auto
     if isinstance(target_entropy, str):

@@ -1,16 +1,48 @@
 """ERA for Stable-Baselines3."""
 
-from era_rl.sb3.algorithms import SACERA, paper_preset
+from era_rl.sb3.actor_critic import (
+    ERAActorCriticCnnPolicy,
+    ERAActorCriticPolicy,
+    ERAMaskableCnnPolicy,
+    ERAMaskableMultiInputPolicy,
+    ERAMaskablePolicy,
+    ERAMultiInputActorCriticPolicy,
+)
+from era_rl.sb3.algorithms import A2CERA, PPOERA, TQCERA, CrossQERA, MaskablePPOERA
 from era_rl.sb3.callbacks import EntropyMonitor
 from era_rl.sb3.distributions import TanhNormalDistribution, TruncatedNormalDistribution
-from era_rl.sb3.policies import SACERACnnPolicy, SACERAMultiInputPolicy, SACERAPolicy
+from era_rl.sb3.policies import (
+    CrossQERAPolicy,
+    SACERACnnPolicy,
+    SACERAMultiInputPolicy,
+    SACERAPolicy,
+    TQCERACnnPolicy,
+    TQCERAMultiInputPolicy,
+    TQCERAPolicy,
+)
+from era_rl.sb3.sac import SACERA, paper_preset
 
 __all__ = [
+    "A2CERA",
+    "PPOERA",
     "SACERA",
+    "TQCERA",
+    "CrossQERA",
+    "CrossQERAPolicy",
+    "ERAActorCriticCnnPolicy",
+    "ERAActorCriticPolicy",
+    "ERAMaskableCnnPolicy",
+    "ERAMaskableMultiInputPolicy",
+    "ERAMaskablePolicy",
+    "ERAMultiInputActorCriticPolicy",
     "EntropyMonitor",
+    "MaskablePPOERA",
     "SACERACnnPolicy",
     "SACERAMultiInputPolicy",
     "SACERAPolicy",
+    "TQCERACnnPolicy",
+    "TQCERAMultiInputPolicy",
+    "TQCERAPolicy",
     "TanhNormalDistribution",
     "TruncatedNormalDistribution",
     "paper_preset",

@@ -1,226 +1,76 @@
-"""SACERA: Soft Actor-Critic with a guaranteed policy entropy and no entropy term in its losses."""
+"""The ERA algorithms whose training loops are the host's: only policy and arguments differ."""
 
-import math
-import shutil
-import warnings
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
-import torch
-from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
+from sb3_contrib import TQC, CrossQ, MaskablePPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples
-from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.sac.sac import SAC
-from torch import Tensor
-from torch.nn import functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
-from era_rl.core import LearnedDelta
 from era_rl.core.heads import Floor
-from era_rl.sb3.metrics import TrainingMetrics
+from era_rl.sb3.actor_critic import (
+    ERAActorCriticCnnPolicy,
+    ERAActorCriticPolicy,
+    ERAMaskableCnnPolicy,
+    ERAMaskableMultiInputPolicy,
+    ERAMaskablePolicy,
+    ERAMultiInputActorCriticPolicy,
+)
+from era_rl.sb3.base import LearnedDeltaMixin, OffPolicyERAMixin, refuse_delta, refuse_sde
 from era_rl.sb3.policies import (
-    BoundedDistribution,
-    SACERAActor,
-    SACERACnnPolicy,
-    SACERAMultiInputPolicy,
-    SACERAPolicy,
+    CrossQERAPolicy,
+    TQCERACnnPolicy,
+    TQCERAMultiInputPolicy,
+    TQCERAPolicy,
 )
 
 
-class ERAMixin(BaseAlgorithm):
-    """The ERA arguments of an SB3 algorithm, handed to the head through ``policy_kwargs``."""
+class _ReplayedDeltaMixin(OffPolicyERAMixin, OffPolicyAlgorithm):
+    """Trains delta after each round of the host's updates, on fresh batches of the replay buffer."""
 
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        *args: Any,
-        target_entropy: float | Literal["auto"] = "auto",
-        floor: Floor = "exact",
-        delta: float | Literal["auto"] = 0.0,
-        log_std_min: float = -8.0,
-        log_std_max: float = 0.0,
-        slack: float | None = None,
-        distribution: BoundedDistribution = "truncated",
-        layer_norm: bool = False,
-        ent_coef: float = 0.0,
-        use_sde: bool = False,
-        policy_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        _refuse(ent_coef, use_sde, distribution, floor, delta, slack)
-        self.learn_delta = delta == "auto"
-        head_kwargs = {
-            "target_entropy": target_entropy,
-            "floor": floor,
-            "delta": 0.0 if delta == "auto" else delta,
-            "log_std_min": log_std_min,
-            "log_std_max": log_std_max,
-            "slack": slack,
-        }
-        era_kwargs = {"head_kwargs": head_kwargs, "distribution": distribution}
-        super().__init__(
-            policy,
-            env,
-            *args,
-            policy_kwargs={**(policy_kwargs or {}), **era_kwargs, "layer_norm": layer_norm},
-            **{**kwargs, "ent_coef": 0.0},
-        )
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Train as the host does, then delta."""
+        super().train(gradient_steps, batch_size)
+        if self.learn_delta:
+            assert self.replay_buffer is not None
+            for _ in range(gradient_steps):
+                data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+                self._update_delta(self._entropy(data.observations))
 
 
-class SACERA(ERAMixin, SAC):
-    """SAC in which the policy's entropy is held by the actor's head, not by the losses.
+class TQCERA(_ReplayedDeltaMixin, TQC):
+    """TQC in which the policy's entropy is held by the actor's head, not by the losses.
 
-    pi(.|s) has H[pi(.|s)] >= H0 for every state, so the critic target is
-    r + gamma min_j Q_j(s', a') and the actor maximises min_j Q_j(s, a), with no entropy term in
-    either. Drop-in for ``stable_baselines3.SAC``: every other argument, and ``save``, ``load``,
-    ``predict`` and callbacks, are SB3's.
+    H[pi(.|s)] >= H0 for every state, so TQC's losses keep no entropy term: the targets are truncated
+    quantiles of r + gamma Z(s', a'), and the actor maximises their mean. Drop-in for
+    ``sb3_contrib.TQC``, whose training loop it runs; the arguments before ``**kwargs`` are those of
+    :class:`SACERA`.
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
         env: Environment or its id; the action space must be a bounded Box.
-        *args: SB3's SAC arguments by position.
-        target_entropy: H0 in nats over all action dimensions, for actions normalised to [-1, 1];
-            "auto" = -0.5 action_dim (not SB3's -action_dim).
-        floor: "exact" holds the policy's own entropy in every state; "gaussian" is the paper's
-            Eq. 11, which holds that of the normal before truncation.
-        delta: Compensation in nats for "gaussian", or "auto" to learn it: then the floor holds in
-            expectation only.
-        log_std_min: Lower bound of log_std.
-        log_std_max: Upper bound of log_std, for "gaussian".
-        slack: For "exact", the share of the entropy budget left unspent at the start, in (0, 1);
-            None pins the entropy at the floor wherever log_std_min does not lift it.
-        distribution: "truncated" (normal truncated to [-1, 1]) or "tanh" (squashed normal, with
-            floor="gaussian" only: its floor is not per state).
-        layer_norm: Whether the critics have a LayerNorm after each hidden layer.
-        compile: Whether the head and the sampler run under torch.compile (tens of seconds at the
-            first step); without a C++ compiler it warns and runs eagerly.
-        ent_coef: Must be 0: there is no entropy term.
-        use_sde: Must be False.
-        policy_kwargs: As in SB3.
-        **kwargs: SB3's SAC arguments (``tau`` is its Polyak coefficient, not softmax_era's).
+        *args: TQC's arguments by position.
+        **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
+            ``slack``, ``distribution`` and ``layer_norm`` as for :class:`SACERA`, and TQC's own.
 
     Raises:
-        ValueError: For an infeasible floor, a non-zero ``ent_coef``, ``use_sde``, or arguments that
-            exclude each other; the message names the argument, its value and the allowed range.
+        ValueError: As :class:`SACERA`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": SACERAPolicy,
-        "CnnPolicy": SACERACnnPolicy,
-        "MultiInputPolicy": SACERAMultiInputPolicy,
+        "MlpPolicy": TQCERAPolicy,
+        "CnnPolicy": TQCERACnnPolicy,
+        "MultiInputPolicy": TQCERAMultiInputPolicy,
     }
-    actor: SACERAActor  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        *args: Any,
-        compile: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.compile = compile
-        self.metrics = TrainingMetrics()
-        super().__init__(policy, env, *args, **kwargs)
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        head = self.actor.head
-        self.target_entropy = head.target_entropy
-        if self.learn_delta:
-            self.delta_learner = LearnedDelta(
-                head.target_entropy, head.action_dim, log_std_max=self._gaussian_head().log_std_max
-            ).to(self.device)
-            self.delta_optimizer = torch.optim.Adam(
-                self.delta_learner.parameters(), lr=self.lr_schedule(1)
-            )
-        if self.compile:
-            self.actor.sample_actions = _compile(self.actor.sample_actions)
-        self._critic_params: list[Tensor] = list(self.critic.parameters())
-        self._target_params: list[Tensor] = list(self.critic_target.parameters())
-
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Take gradient steps on batches of the replay buffer (SB3's hook)."""
-        assert self.replay_buffer is not None
-        self.policy.set_training_mode(True)
-        delta_optimizer = [self.delta_optimizer] if self.learn_delta else []
-        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, *delta_optimizer])
-        for step in range(gradient_steps):
-            self._update(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
-            if step % self.target_update_interval == 0:
-                self._update_targets()
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-    def _update(self, data: ReplayBufferSamples) -> None:
-        """Take one gradient step on the critics and one on the actor."""
-        obs, next_obs = _as_float32(data.observations), _as_float32(data.next_observations)
-        raw = self.actor.raw_params(obs)
-        with torch.no_grad():
-            next_raw = self.actor.raw_params(next_obs)
-        # one pass through head and sampler for both batches: at this size dispatch costs the most
-        actions, loc, log_std = self.actor.sample_actions(torch.cat([raw, next_raw]))
-        actions_pi, next_actions = actions.chunk(2)
-
-        target_q = self._target_q(data, next_obs, next_actions.detach())
-        critic_loss = (
-            0.5
-            * torch.stack([F.mse_loss(q, target_q) for q in self.critic(obs, data.actions)]).sum()
-        )
-        _step(self.critic.optimizer, critic_loss)
-
-        actor_loss = -torch.cat(self.critic(obs, actions_pi), dim=1).amin(dim=1).mean()
-        _step(self.actor.optimizer, actor_loss)
-
-        loc, log_std = loc.detach(), log_std.detach()
-        if self.learn_delta:
-            self._update_delta(loc, log_std)
-        self.metrics.add(actor_loss.detach(), critic_loss.detach(), loc, log_std)
-
-    @torch.no_grad()
-    def _target_q(self, data: ReplayBufferSamples, next_obs: Any, next_actions: Tensor) -> Tensor:
-        discounts = data.discounts if data.discounts is not None else self.gamma
-        next_q = torch.cat(self.critic_target(next_obs, next_actions), dim=1).amin(1, keepdim=True)
-        return data.rewards + (1.0 - data.dones) * discounts * next_q
-
-    def _update_targets(self) -> None:
-        get_ema_multi_avg_fn(1.0 - self.tau)(self._target_params, self._critic_params, 0)
-        if self.batch_norm_stats:
-            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-
-    def _update_delta(self, loc: Tensor, log_std: Tensor) -> None:
-        """Take one step of the dual loss of delta and hand its value to the head."""
-        entropy = self.actor.action_dist.proba_distribution(loc, log_std).entropy()
-        _step(self.delta_optimizer, self.delta_learner.loss(entropy))
-        self.delta_learner.project()
-        self._gaussian_head().delta.copy_(self.delta_learner())
-
-    def _gaussian_head(self) -> Any:
-        """Return the module that holds Eq. 11's delta."""
-        return getattr(self.actor.head, "gaussian", self.actor.head)
-
-    def dump_logs(self) -> None:
-        """Log what training gathered since the last time (SB3's hook), reading the device once."""
-        for name, value in self.metrics.flush(self.actor.action_dist).items():
-            self.logger.record(f"train/{name}", value)
-        if self._n_updates > 0:
-            self.logger.record("train/entropy_floor", self.actor.head.target_entropy)
-        if self.learn_delta:
-            delta = self.delta_learner().item()
-            self.logger.record("train/delta", delta)
-            saturated = math.isclose(delta, self.delta_learner.delta_max, rel_tol=1e-6)  # float32
-            self.logger.record("train/delta_saturated", saturated)
-        super().dump_logs()
 
     def learn(
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
-        tb_log_name: str = "SACERA",
+        tb_log_name: str = "TQCERA",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
@@ -229,102 +79,247 @@ class SACERA(ERAMixin, SAC):
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
 
-    def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            *("metrics", "_critic_params", "_target_params"),
-            *("delta_learner", "delta_optimizer"),
-        ]
 
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        if self.learn_delta:
-            state_dicts = [*state_dicts, "delta_learner", "delta_optimizer"]
-        return state_dicts, tensors
+class CrossQERA(_ReplayedDeltaMixin, CrossQ):
+    """CrossQ in which the policy's entropy is held by the actor's head, not by the losses.
 
-
-def paper_preset(action_space: spaces.Box) -> dict[str, Any]:
-    """Return the arguments with which SACERA has the settings of the paper's reference code.
-
-    ``SACERA("MlpPolicy", env, **paper_preset(env.action_space))``: Eq. 11 at 0.25 nats per dimension
-    without delta, log_std in [-8, 0], networks of 2 x 512 ELU, LayerNorm critics under AdamW (weight
-    decay 1e-4, the default of the optax optimizer used there), two updates a step, 5,000 random
-    steps. Departs from it in nothing known but the framework.
+    H[pi(.|s)] >= H0 for every state, without an entropy term in CrossQ's losses. Drop-in for
+    ``sb3_contrib.CrossQ``, whose training loop it runs.
 
     Args:
-        action_space: The environment's action space, for its number of dimensions.
+        policy: "MlpPolicy", the only one that CrossQ has, or a policy class derived from it.
+        env: Environment or its id; the action space must be a bounded Box.
+        *args: CrossQ's arguments by position.
+        **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
+            ``slack`` and ``distribution`` as for :class:`SACERA`, and CrossQ's own.
+
+    Raises:
+        ValueError: As :class:`SACERA`, and for ``layer_norm``: the critics have batch
+            renormalisation.
     """
-    action_dim = int(torch.Size(action_space.shape).numel())
-    return {
-        "floor": "gaussian",
-        "target_entropy": 0.25 * action_dim,
-        "log_std_min": -8.0,
-        "log_std_max": 0.0,
-        "layer_norm": True,
-        "learning_starts": 5_000,
-        "gradient_steps": 2,
-        "policy_kwargs": {
-            "net_arch": [512, 512],
-            "activation_fn": torch.nn.ELU,
-            "critic_weight_decay": 1e-4,
-        },
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": CrossQERAPolicy}
+
+    def __init__(
+        self, policy: str | type[BasePolicy], env: GymEnv | str | None, *args: Any, **kwargs: Any
+    ) -> None:
+        if kwargs.get("layer_norm"):
+            raise ValueError(
+                "layer_norm=True must be False: CrossQ's critics are batch-renormalised"
+            )
+        super().__init__(policy, env, *args, **kwargs)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "CrossQERA",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+
+class _OnPolicyERAMixin(LearnedDeltaMixin, OnPolicyAlgorithm):
+    """The ERA arguments of an on-policy algorithm, handed to the head through ``policy_kwargs``."""
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        target_entropy: float | Literal["auto"] = "auto",
+        target_entropy_fraction: float | None = None,
+        floor: Floor | None = None,
+        delta: float | Literal["auto"] | None = None,
+        log_std_min: float | None = None,
+        log_std_max: float | None = None,
+        slack: float | None = None,
+        squash: bool | None = None,
+        use_sde: bool = False,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        refuse_sde(use_sde)
+        if delta is not None:
+            refuse_delta(delta, "exact" if floor is None or squash is False else floor)
+        self.learn_delta = delta == "auto"
+        head_kwargs = {
+            "target_entropy": target_entropy,
+            "target_entropy_fraction": target_entropy_fraction,
+            "floor": floor,
+            "delta": 0.0 if delta == "auto" else delta,
+            "log_std_min": log_std_min,
+            "log_std_max": log_std_max,
+            "slack": slack,
+            "squash": squash,
+        }
+        given = {name: value for name, value in head_kwargs.items() if value is not None}
+        super().__init__(
+            policy,
+            env,
+            *args,
+            policy_kwargs={**(policy_kwargs or {}), "head_kwargs": given},
+            **kwargs,
+        )
+
+    def train(self) -> None:
+        """Train as the host does, then delta, on minibatches of the same rollout."""
+        super().train()
+        if self.learn_delta:
+            batch_size = getattr(self, "batch_size", None)
+            for data in self.rollout_buffer.get(batch_size):
+                self._update_delta(self._entropy(data.observations))
+
+
+class PPOERA(_OnPolicyERAMixin, PPO):
+    """PPO whose policy has an entropy floor in every state.
+
+    H[pi(.|s)] >= H0 by the policy's head. A Box action space takes a truncated normal on actions
+    normalised to [-1, 1], with a log_std that depends on the state; Discrete and MultiDiscrete take
+    categoricals. Drop-in for ``stable_baselines3.PPO``, whose training loop it runs.
+
+    The floor bounds the density of the policy, p(a|s) <= exp(D / 2 - H0), and with it the importance
+    ratio of the clipped objective.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
+        env: Environment or its id.
+        *args: PPO's arguments by position.
+        target_entropy: H0 in nats, summed over action dimensions (of actions normalised to [-1, 1])
+            or components; "auto" = -0.3 action_dim, or 0.3 sum_i ln n_i for discrete actions.
+        target_entropy_fraction: For discrete actions, H0 as a fraction of the largest entropy, in
+            [0, 1), in the place of ``target_entropy``.
+        floor: For a Box: "exact" (the default) holds the policy's own entropy; "gaussian" is Eq. 11,
+            which holds that of the normal before truncation, and the default with squash=False.
+        delta: Compensation in nats for "gaussian", or "auto" to learn it: then the floor holds in
+            expectation only.
+        log_std_min: Lower bound of log_std, by default -5: smaller ones make log-probabilities of
+            actions away from the mean, and so approx_kl, enormous.
+        log_std_max: Upper bound of log_std, for "gaussian", by default 0.
+        slack: For "exact", the share of the entropy budget left unspent at the start, in (0, 1);
+            None pins the entropy at the floor wherever log_std_min does not lift it.
+        squash: False takes an unbounded normal under Eq. 11, whose actions SB3 clips to the bounds;
+            the floor is that of the normal before clipping, its std in units of half the range.
+        use_sde: Must be False.
+        policy_kwargs: As in SB3.
+        **kwargs: PPO's arguments. ``ent_coef`` is 0 by default and may be set: the paper's PPO runs
+            kept a bonus of 0.01 besides the floor.
+
+    Raises:
+        ValueError: For an infeasible floor, an action space without a head, ``use_sde``, or arguments
+            that exclude each other; the message names the argument, its value and the allowed range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ERAActorCriticPolicy,
+        "CnnPolicy": ERAActorCriticCnnPolicy,
+        "MultiInputPolicy": ERAMultiInputActorCriticPolicy,
     }
 
-
-def _refuse(
-    ent_coef: Any,
-    use_sde: bool,
-    distribution: str,
-    floor: str,
-    delta: float | str,
-    slack: float | None,
-) -> None:
-    """Raise ValueError for arguments that contradict the entropy floor or each other."""
-    if ent_coef != 0:
-        raise ValueError(
-            f"ent_coef={ent_coef!r} must be 0: the losses have no entropy term, "
-            "target_entropy sets the floor"
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "PPOERA",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
-    if use_sde:
-        raise ValueError(
-            "use_sde=True must be False: gSDE's noise is shared between states and steps, so no "
-            "entropy floor can be set per state"
+
+
+class A2CERA(_OnPolicyERAMixin, A2C):
+    """A2C whose policy has an entropy floor in every state: see :class:`PPOERA` for its arguments.
+
+    Drop-in for ``stable_baselines3.A2C``, whose training loop it runs.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPOERA.policy_aliases
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str = "A2CERA",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
-    if distribution not in ("truncated", "tanh"):
-        raise ValueError(f"distribution={distribution!r} must be 'truncated' or 'tanh'")
-    if distribution == "tanh" and floor != "gaussian":
-        raise ValueError(
-            f"floor={floor!r} must be 'gaussian' with distribution='tanh': the entropy of a squashed "
-            "normal has a maximum below most floors, so none can be held in every state"
+
+
+class MaskablePPOERA(MaskablePPO):
+    """PPO with invalid action masking and an entropy floor on the actions that the mask leaves.
+
+    H[pi(.|s)] >= f sum_i ln m_i(s), with m_i(s) >= 1 the number of valid actions of component i: the
+    floor is met after masking, masked actions keep probability zero, and where one action is valid
+    it is taken. Drop-in for ``sb3_contrib.MaskablePPO``, whose training loop it runs.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
+        env: Environment with ``action_masks``; its action space is Discrete or MultiDiscrete.
+        *args: MaskablePPO's arguments by position.
+        target_entropy_fraction: f in [0, 1), the floor as a fraction of the largest entropy.
+        policy_kwargs: As in SB3.
+        **kwargs: MaskablePPO's arguments; ``ent_coef`` is 0 by default and may be set.
+
+    Raises:
+        ValueError: For a fraction outside [0, 1), an action space without a head, or ``use_sde``.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ERAMaskablePolicy,
+        "CnnPolicy": ERAMaskableCnnPolicy,
+        "MultiInputPolicy": ERAMaskableMultiInputPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        target_entropy_fraction: float = 0.3,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        refuse_sde(kwargs.pop("use_sde", False))
+        head_kwargs = {"target_entropy_fraction": target_entropy_fraction}
+        super().__init__(
+            policy,  # type: ignore[arg-type]
+            env,  # type: ignore[arg-type]
+            *args,
+            policy_kwargs={**(policy_kwargs or {}), "head_kwargs": head_kwargs},
+            **kwargs,
         )
-    if distribution == "tanh" and slack is not None:
-        raise ValueError(f"slack={slack} must be None with distribution='tanh'")
-    if isinstance(delta, str) and delta != "auto":
-        raise ValueError(f"delta={delta!r} must be a number of nats, at least 0, or 'auto'")
-    if delta == "auto" and floor != "gaussian":
-        raise ValueError(f"delta='auto' needs floor='gaussian', not {floor!r}: there is no bias")
 
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take an optimizer step on ``loss``, with gradients for the optimizer's parameters only."""
-    parameters = optimizer.param_groups[0]["params"]
-    optimizer.zero_grad()
-    loss.backward(inputs=parameters)
-    optimizer.step()
-
-
-def _as_float32(obs: Any) -> Any:
-    """Cast float64 observations once, instead of in every network that reads them."""
-    return obs.float() if isinstance(obs, Tensor) and obs.dtype == torch.float64 else obs
-
-
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function under torch.compile, or as it is, with a warning, without a compiler."""
-    if any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        return torch.compile(function, fullgraph=True)
-    warnings.warn(
-        "compile=True needs a C++ compiler (c++, g++ or clang++) and none was found: the head runs "
-        "eagerly",
-        stacklevel=2,
-    )
-    return function
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "MaskablePPOERA",
+        reset_num_timesteps: bool = True,
+        use_masking: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for ``total_timesteps`` environment steps; arguments as in sb3-contrib."""
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,
+            tb_log_name,
+            reset_num_timesteps,
+            use_masking,
+            progress_bar,
+        )

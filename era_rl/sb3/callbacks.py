@@ -5,33 +5,18 @@ import csv
 import statistics
 import warnings
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-COLUMNS = ("timesteps", "entropy_mean", "entropy_min", "entropy_max", "floor", "gradient_norm")
+from era_rl.sb3.base import ERAPolicy
 
-
-class ERAPolicy(Protocol):
-    """What the callbacks need of a policy; every policy of this package has it."""
-
-    actor: torch.nn.Module
-    entropy_floor: float
-    entropy_may_rise: bool
-
-    def entropy(self, obs: Any) -> torch.Tensor:
-        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
-        ...
-
-    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
-        """Return observations as tensors on the policy's device (SB3's)."""
-        ...
-
-    def set_training_mode(self, mode: bool) -> None:
-        """Set train or eval mode (SB3's)."""
-        ...
+COLUMNS = (
+    *("timesteps", "entropy_mean", "entropy_min", "entropy_max"),
+    *("floor", "margin_min", "gradient_norm"),
+)
 
 
 class EntropyMonitor(BaseCallback):
@@ -39,9 +24,10 @@ class EntropyMonitor(BaseCallback):
 
     Every ``check_freq`` callback steps the entropies H[pi(.|s)] of all states visited since the last
     check go to the logger (``entropy/*``, so to TensorBoard) and, given ``csv_path``, to a CSV file
-    with the columns ``COLUMNS``; ``minimum`` keeps the smallest entropy met so far. Warns once each
-    of an entropy that stays at the floor from the start though the head lets it rise, of NaN, and of
-    a gradient spike.
+    with the columns ``COLUMNS``; ``minimum`` keeps the smallest entropy met so far, ``margin`` the
+    smallest H[pi(.|s)] - H0(s), where the floor depends on the state under an action mask only.
+    Warns once each of an entropy that stays at the floor from the start though the head lets it rise,
+    of NaN, and of a gradient spike.
 
     Args:
         check_freq: Steps of the (vectorised) environment between checks, at least 1.
@@ -69,8 +55,9 @@ class EntropyMonitor(BaseCallback):
         self.check_freq = check_freq
         self.csv_path = None if csv_path is None else Path(csv_path)
         self.spike_factor = spike_factor
-        self.minimum = float("inf")
+        self.minimum = self.margin = float("inf")
         self._visited: list[Any] = []
+        self._masks: list[Any] = []
         self._norms: list[float] = []
         self._checks = 0
         self._checks_at_floor = 0
@@ -86,8 +73,11 @@ class EntropyMonitor(BaseCallback):
             self._write_row(COLUMNS)
 
     def _on_step(self) -> bool:
-        # some vectorised environments reuse the array they return
-        self._visited.append(copy.deepcopy(self.locals["new_obs"]))
+        # the states acted in, and their masks; some vectorised environments reuse their arrays
+        self._visited.append(copy.deepcopy(self.model._last_obs))
+        masks = self.locals.get("action_masks")
+        if masks is not None:
+            self._masks.append(np.asarray(masks))
         if len(self._visited) >= self.check_freq:
             self._check()
         return True
@@ -97,30 +87,35 @@ class EntropyMonitor(BaseCallback):
             self._check()
 
     def _check(self) -> None:
-        entropy = self._entropies()
-        floor = self._policy.entropy_floor
-        norm = _gradient_norm(self._policy.actor)
+        entropy, floor = self._entropies_and_floors()
+        norm = _gradient_norm(self._policy.actor_parameters())
+        margin = float((entropy - floor).min())
         self.minimum = min(self.minimum, float(entropy.min()))
-        values = (float(entropy.mean()), float(entropy.min()), float(entropy.max()), floor, norm)
+        self.margin = min(self.margin, margin)
+        entropies = (float(entropy.mean()), float(entropy.min()), float(entropy.max()))
+        values = (*entropies, float(np.mean(floor)), margin, norm)
         for name, value in zip(COLUMNS[1:], values, strict=True):
             self.logger.record(f"entropy/{name}", value)
         if self.csv_path is not None:
             self._write_row((self.num_timesteps, *values))
         self._judge(entropy, floor, norm)
 
-    def _entropies(self) -> np.ndarray:
-        first = self._visited[0]
-        if isinstance(first, dict):
-            visited = {key: np.concatenate([obs[key] for obs in self._visited]) for key in first}
-        else:
-            visited = np.concatenate(self._visited)
-        self._visited = []
+    def _entropies_and_floors(self) -> tuple[np.ndarray, Any]:
+        """Return the entropies of the states visited, (n,), and their floor or floors."""
+        visited, masks = _concatenate(self._visited), self._masks
+        self._visited, self._masks = [], []
         # training ends in training mode, in which batch statistics are learned
         self._policy.set_training_mode(False)
         with torch.no_grad():
-            return self._policy.entropy(self._policy.obs_to_tensor(visited)[0]).cpu().numpy()
+            obs = self._policy.obs_to_tensor(visited)[0]
+            if not masks:
+                return self._policy.entropy(obs).cpu().numpy(), self._policy.entropy_floor
+            entropy = self._policy.entropy(obs, action_masks=np.concatenate(masks))
+            mask = torch.as_tensor(np.concatenate(masks), dtype=torch.bool, device=entropy.device)
+            floor = self._policy.head.floor(mask.reshape(len(entropy), -1))
+            return entropy.cpu().numpy(), floor.cpu().numpy()
 
-    def _judge(self, entropy: np.ndarray, floor: float, norm: float) -> None:
+    def _judge(self, entropy: np.ndarray, floor: Any, norm: float) -> None:
         """Warn once of each thing that goes wrong."""
         if np.isnan(entropy).any():
             self._warn(
@@ -129,7 +124,9 @@ class EntropyMonitor(BaseCallback):
                 "(VecNormalize with clip_obs bounds them) and lower learning_rate",
             )
         self._checks += 1
-        self._checks_at_floor += bool(np.max(entropy) < floor + 1e-3 * (1.0 + abs(floor)))
+        self._checks_at_floor += bool(
+            np.max(entropy - floor) < 1e-3 * (1.0 + np.max(np.abs(floor)))
+        )
         if self._policy.entropy_may_rise and self._checks == self._checks_at_floor == 5:
             self._warn(
                 "floor",
@@ -156,7 +153,14 @@ class EntropyMonitor(BaseCallback):
             csv.writer(file).writerow(row)
 
 
-def _gradient_norm(module: torch.nn.Module) -> float:
+def _concatenate(observations: list[Any]) -> Any:
+    """Return observations of several steps as one batch; arrays or dicts of them."""
+    if isinstance(observations[0], dict):
+        return {key: np.concatenate([obs[key] for obs in observations]) for key in observations[0]}
+    return np.concatenate(observations)
+
+
+def _gradient_norm(parameters: list[torch.nn.Parameter]) -> float:
     """Return the norm of the gradients left by the last update, 0 before the first."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0

@@ -1,8 +1,15 @@
-"""SB3 policies whose actors end in an ERA head; everything else is the host policy's."""
+"""SB3's off-policy policies with actors that end in an ERA head; everything else is the host's."""
 
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
+from sb3_contrib.crossq.policies import Actor as CrossQActor
+from sb3_contrib.crossq.policies import CrossQPolicy
+from sb3_contrib.tqc.policies import Actor as TQCActor
+from sb3_contrib.tqc.policies import CnnPolicy as TQCCnnPolicy
+from sb3_contrib.tqc.policies import Critic as TQCCritic
+from sb3_contrib.tqc.policies import MultiInputPolicy as TQCMultiInputPolicy
+from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -97,12 +104,83 @@ class SACERAActor(ERAActorMixin, Actor):
     """SB3's SAC actor with an ERA head."""
 
 
-class ERAPolicyMixin(SACPolicy):
-    """Gives SB3's SAC policies an ERA actor and, on request, layer-normalised critics.
+class TQCERAActor(ERAActorMixin, TQCActor):
+    """sb3-contrib's TQC actor with an ERA head."""
+
+
+class CrossQERAActor(ERAActorMixin, CrossQActor):
+    """sb3-contrib's CrossQ actor with an ERA head."""
+
+
+class ERAPolicyMixin(BasePolicy):
+    """Gives an off-policy SB3 policy an actor with an ERA head.
 
     Args:
         distribution: "truncated" or "tanh".
         head_kwargs: Arguments of the head.
+        *args: Arguments of the host policy.
+        **kwargs: Arguments of the host policy.
+    """
+
+    actor_class: ClassVar[type[ERAActorMixin]]
+    actor: Any
+    actor_kwargs: dict[str, Any]
+
+    def __init__(
+        self,
+        *args: Any,
+        distribution: BoundedDistribution = "truncated",
+        head_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.era_kwargs: dict[str, Any] = {
+            "distribution": distribution,
+            "head_kwargs": head_kwargs or {},
+        }
+        super().__init__(*args, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Return the actor (SB3's hook)."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return self.actor_class(**kwargs, **self.era_kwargs).to(self.device)
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the policy's distribution depends on."""
+        return list(self.actor.parameters())
+
+    def raw_params(self, obs: PyTorchObs) -> Tensor:
+        """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
+        return self.actor.raw_params(obs)
+
+    def entropy(self, obs: PyTorchObs) -> Tensor:
+        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
+        return self.actor.entropy(obs)
+
+    @property
+    def head(self) -> GaussianHead | TruncatedGaussianHead:
+        """The actor's head."""
+        return self.actor.head
+
+    @property
+    def entropy_floor(self) -> float:
+        """H0 in nats over all action dimensions."""
+        return self.head.target_entropy
+
+    @property
+    def entropy_may_rise(self) -> bool:
+        """Whether the head can lift the entropy above the floor by more than a clamp of log_std."""
+        return self.head.slack_offset is not None
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(self.era_kwargs)
+        return data
+
+
+class LayerNormCriticMixin(BasePolicy):
+    """Gives SB3's SAC and TQC policies layer-normalised critics on request, and fused optimizers.
+
+    Args:
         layer_norm: Whether each hidden layer of the critics is followed by a LayerNorm.
         critic_weight_decay: Where above 0, the critics train with AdamW and this weight decay.
         optimizer_kwargs: As in SB3; Adam and AdamW run fused unless told otherwise.
@@ -110,20 +188,17 @@ class ERAPolicyMixin(SACPolicy):
         **kwargs: Arguments of the host policy.
     """
 
+    actor: Any
+    critic: Any
+
     def __init__(
         self,
         *args: Any,
-        distribution: BoundedDistribution = "truncated",
-        head_kwargs: dict[str, Any] | None = None,
         layer_norm: bool = False,
         critic_weight_decay: float = 0.0,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.era_kwargs: dict[str, Any] = {
-            "distribution": distribution,
-            "head_kwargs": head_kwargs or {},
-        }
         self.layer_norm = layer_norm
         self.critic_weight_decay = critic_weight_decay
         optimizer_class = kwargs.get("optimizer_class", torch.optim.Adam)
@@ -131,39 +206,18 @@ class ERAPolicyMixin(SACPolicy):
             optimizer_kwargs = {"fused": True}
         super().__init__(*args, optimizer_kwargs=optimizer_kwargs, **kwargs)
 
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACERAActor:
-        """Return the actor (SB3's hook)."""
-        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        return SACERAActor(**kwargs, **self.era_kwargs).to(self.device)
-
-    def make_critic(
-        self, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> ContinuousCritic:
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return the critics (SB3's hook)."""
-        critic = super().make_critic(features_extractor)
-        return _add_layer_norm(critic).to(self.device) if self.layer_norm else critic
+        critic = super().make_critic(features_extractor)  # type: ignore[misc]
+        return add_layer_norm(critic).to(self.device) if self.layer_norm else critic
 
     def set_training_mode(self, mode: bool) -> None:
         """Set train or eval mode (SB3's hook), walking the modules only where it changes."""
         if not (self.training == self.actor.training == self.critic.training == mode):
             super().set_training_mode(mode)
 
-    def entropy(self, obs: PyTorchObs) -> Tensor:
-        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
-        return cast(SACERAActor, self.actor).entropy(obs)
-
-    @property
-    def entropy_floor(self) -> float:
-        """H0 in nats over all action dimensions."""
-        return cast(SACERAActor, self.actor).head.target_entropy
-
-    @property
-    def entropy_may_rise(self) -> bool:
-        """Whether the head can lift the entropy above the floor by more than a clamp of log_std."""
-        return cast(SACERAActor, self.actor).head.slack_offset is not None
-
     def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
+        super()._build(lr_schedule)  # type: ignore[misc]
         if self.critic_weight_decay > 0.0:
             self.critic.optimizer = torch.optim.AdamW(
                 self.critic.optimizer.param_groups[0]["params"],
@@ -174,27 +228,55 @@ class ERAPolicyMixin(SACPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data.update(
-            **self.era_kwargs,
-            layer_norm=self.layer_norm,
-            critic_weight_decay=self.critic_weight_decay,
-        )
+        data.update(layer_norm=self.layer_norm, critic_weight_decay=self.critic_weight_decay)
         return data
 
 
-class SACERAPolicy(ERAPolicyMixin, SACPolicy):
+class SACERAPolicy(ERAPolicyMixin, LayerNormCriticMixin, SACPolicy):
     """``MlpPolicy`` of SACERA."""
 
+    actor_class = SACERAActor
 
-class SACERACnnPolicy(ERAPolicyMixin, CnnPolicy):
+
+class SACERACnnPolicy(ERAPolicyMixin, LayerNormCriticMixin, CnnPolicy):
     """``CnnPolicy`` of SACERA."""
 
+    actor_class = SACERAActor
 
-class SACERAMultiInputPolicy(ERAPolicyMixin, MultiInputPolicy):
+
+class SACERAMultiInputPolicy(ERAPolicyMixin, LayerNormCriticMixin, MultiInputPolicy):
     """``MultiInputPolicy`` of SACERA, for Dict observations."""
 
+    actor_class = SACERAActor
 
-def _add_layer_norm(critic: ContinuousCritic) -> ContinuousCritic:
+
+class TQCERAPolicy(ERAPolicyMixin, LayerNormCriticMixin, TQCPolicy):
+    """``MlpPolicy`` of TQCERA."""
+
+    actor_class = TQCERAActor
+
+
+class TQCERACnnPolicy(ERAPolicyMixin, LayerNormCriticMixin, TQCCnnPolicy):
+    """``CnnPolicy`` of TQCERA."""
+
+    actor_class = TQCERAActor
+
+
+class TQCERAMultiInputPolicy(ERAPolicyMixin, LayerNormCriticMixin, TQCMultiInputPolicy):
+    """``MultiInputPolicy`` of TQCERA, for Dict observations."""
+
+    actor_class = TQCERAActor
+
+
+class CrossQERAPolicy(ERAPolicyMixin, CrossQPolicy):
+    """``MlpPolicy`` of CrossQERA, the only one that CrossQ has."""
+
+    actor_class = CrossQERAActor
+
+
+def add_layer_norm(
+    critic: ContinuousCritic | TQCCritic,
+) -> ContinuousCritic | TQCCritic:
     """Put a LayerNorm after every hidden linear layer of every Q-network, in place."""
     for index, q_net in enumerate(critic.q_networks):
         *hidden, output = q_net.children()

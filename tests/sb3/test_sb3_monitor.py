@@ -69,12 +69,12 @@ def test_logs_under_entropy(tmp_path: Path) -> None:
 
 
 def test_measures_the_states_in_which_the_policy_acts() -> None:
-    """The mean is that of the policy's own entropies at each state it came to, one a step."""
+    """The mean is that of the policy's own entropies at each state it acted in, one a step."""
     seen: list[np.ndarray] = []
 
     class Note(BaseCallback):
         def _on_step(self) -> bool:
-            seen.append(self.locals["new_obs"].copy())
+            seen.append(np.array(self.model._last_obs))
             return True
 
     means: list[float] = []

@@ -147,10 +147,10 @@ def test_actions_are_rescaled_to_the_bounds_of_the_environment() -> None:
 
 
 def test_follows_the_schedule_of_the_learning_rate() -> None:
-    model = small_sacera(learning_rate=lambda left: 1e-3 * left, floor="gaussian", delta="auto")
+    model = small_sacera(learning_rate=lambda left: 1e-3 * left)
     trained(model)
     # the last update comes after the last step
-    for optimizer in (model.actor.optimizer, model.critic.optimizer, model.delta_optimizer):
+    for optimizer in (model.actor.optimizer, model.critic.optimizer):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
 
 

@@ -1,0 +1,298 @@
+"""SB3's actor-critic policies with an ERA head; everything else is the host policy's."""
+
+import copy
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.maskable.distributions import (
+    MaskableCategoricalDistribution,
+    MaskableDistribution,
+    MaskableMultiCategoricalDistribution,
+    MaybeMasks,
+)
+from sb3_contrib.common.maskable.policies import (
+    MaskableActorCriticCnnPolicy,
+    MaskableActorCriticPolicy,
+    MaskableMultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from era_rl.core import (
+    GaussianHead,
+    MultiCategoricalHead,
+    TruncatedGaussianHead,
+    auto_target_entropy,
+)
+from era_rl.sb3.distributions import TruncatedNormalDistribution
+
+ActorCriticHead = TruncatedGaussianHead | GaussianHead | MultiCategoricalHead
+
+AUTO_NATS_PER_DIM = -0.3
+"""The default floor of PPOERA and A2CERA per action dimension, as in the paper's PPO runs."""
+
+AUTO_LOG_STD_MIN = -5.0
+"""Their default lower bound of log_std: at e^-8 the log-probability of an action on the other side of
+the range is -1.8e7 a dimension, at e^-5 -4.4e4."""
+
+
+class ActorCriticMixin(BasePolicy):
+    """What the ERA actor-critic policies share: a head between the action layer and the distribution.
+
+    Args:
+        head_kwargs: Arguments of the head, and ``squash``.
+        *args: Arguments of the host policy.
+        **kwargs: Arguments of the host policy.
+    """
+
+    action_net: nn.Module
+    mlp_extractor: Any
+    pi_features_extractor: Any
+
+    def __init__(
+        self, *args: Any, head_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        self.head_kwargs = head_kwargs or {}
+        super().__init__(*args, **kwargs)
+
+    def _make_head(self) -> tuple[ActorCriticHead, Distribution]:
+        """Return the head, and the distribution that takes its outputs."""
+        raise NotImplementedError
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.head, distribution = self._make_head()
+        # the host's own network for so many logits: one linear layer, and no log_std beside it
+        host = (
+            MaskableCategoricalDistribution
+            if isinstance(distribution, MaskableDistribution)
+            else CategoricalDistribution
+        )
+        self.action_dist: Any = host(self.head.raw_dim)
+        super()._build(lr_schedule)  # type: ignore[misc]
+        self.action_dist = distribution
+
+    def _head_outputs(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """Return the distribution's parameters for raw outputs (batch, head.raw_dim)."""
+        return (self.head(raw),)
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
+        # a shallow copy to throw away: a policy that kept a graph could not be copied
+        distribution = copy.copy(self.action_dist)
+        return distribution.proba_distribution(*self._head_outputs(self.action_net(latent_pi)))
+
+    def raw_params(self, obs: PyTorchObs) -> Tensor:
+        """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
+        features = BasePolicy.extract_features(self, obs, self.pi_features_extractor)  # type: ignore[arg-type]
+        return self.action_net(self.mlp_extractor.forward_actor(features))
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the policy's distribution depends on."""
+        modules = (self.pi_features_extractor, self.mlp_extractor.policy_net, self.action_net)
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    def entropy(self, obs: PyTorchObs) -> Tensor:
+        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
+        return self.get_distribution(obs).entropy()  # type: ignore[attr-defined]
+
+    @property
+    def entropy_floor(self) -> float:
+        """H0 in nats over all action dimensions or components."""
+        return self.head.target_entropy
+
+    @property
+    def entropy_may_rise(self) -> bool:
+        """Whether the head can lift the entropy above the floor by more than a clamp of log_std."""
+        return getattr(self.head, "slack_offset", 0.0) is not None
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(head_kwargs=self.head_kwargs)
+        return data
+
+
+class ERAActorCriticMixin(ActorCriticMixin):
+    """Gives SB3's actor-critic policies an entropy floor, on Box and discrete action spaces.
+
+    A Box takes a truncated normal, its actions normalised to [-1, 1]; with ``squash=False`` an
+    unbounded normal under Eq. 11, whose actions the host clips. Discrete and MultiDiscrete take
+    categoricals (:class:`MultiCategoricalHead`).
+    """
+
+    log_half_range: Tensor
+
+    def _make_head(self) -> tuple[ActorCriticHead, Distribution]:
+        if isinstance(self.action_space, spaces.Box):
+            return self._make_gaussian_head(self.action_space, **self.head_kwargs)
+        actions = num_actions(self.action_space)
+        head = MultiCategoricalHead(actions, **_discrete_kwargs(self.head_kwargs))
+        if isinstance(self.action_space, spaces.Discrete):
+            return head, CategoricalDistribution(actions[0])
+        return head, MultiCategoricalDistribution(actions)
+
+    def _make_gaussian_head(
+        self,
+        space: spaces.Box,
+        *,
+        target_entropy: Any = "auto",
+        target_entropy_fraction: float | None = None,
+        squash: bool = True,
+        floor: str | None = None,
+        slack: float | None = None,
+        log_std_min: float = AUTO_LOG_STD_MIN,
+        **kwargs: Any,
+    ) -> tuple[ActorCriticHead, Distribution]:
+        if target_entropy_fraction is not None:
+            raise ValueError(
+                f"target_entropy_fraction={target_entropy_fraction} is for discrete actions; the "
+                f"action space is {space}, use target_entropy"
+            )
+        action_dim = get_action_dim(space)
+        if target_entropy == "auto":
+            target_entropy = auto_target_entropy(action_dim, AUTO_NATS_PER_DIM)
+        kwargs = {**kwargs, "target_entropy": target_entropy, "log_std_min": log_std_min}
+        if squash:
+            self._squash_output = True
+            self.register_buffer("log_half_range", torch.zeros(action_dim), persistent=False)
+            head = TruncatedGaussianHead(
+                action_dim,
+                floor="exact" if floor is None else floor,  # type: ignore[arg-type]
+                slack=slack,
+                **kwargs,
+            )
+            return head, TruncatedNormalDistribution(action_dim)
+        if floor == "exact" or slack is not None:
+            raise ValueError(
+                f"floor={floor!r}, slack={slack} need squash=True: an unbounded normal has Eq. 11, "
+                "floor='gaussian', without slack"
+            )
+        half_range = torch.as_tensor(space.high - space.low).flatten() / 2.0
+        self.register_buffer("log_half_range", half_range.log(), persistent=False)
+        head = GaussianHead(action_dim, **kwargs)
+        return head, DiagGaussianDistribution(action_dim)
+
+    def _head_outputs(self, raw: Tensor) -> tuple[Tensor, ...]:
+        if isinstance(self.head, MultiCategoricalHead):
+            return super()._head_outputs(raw)
+        loc, log_std = self.head.loc_log_std(raw)
+        return loc, log_std + self.log_half_range
+
+    def entropy(self, obs: PyTorchObs) -> Tensor:
+        """Return the policy's own entropy in nats, of actions normalised to [-1, 1], (batch,)."""
+        entropy = super().entropy(obs)
+        if isinstance(self.head, GaussianHead):
+            return entropy - self.log_half_range.sum()
+        return entropy
+
+
+class ERAActorCriticPolicy(ERAActorCriticMixin, ActorCriticPolicy):
+    """``MlpPolicy`` of PPOERA and A2CERA."""
+
+
+class ERAActorCriticCnnPolicy(ERAActorCriticMixin, ActorCriticCnnPolicy):
+    """``CnnPolicy`` of PPOERA and A2CERA."""
+
+
+class ERAMultiInputActorCriticPolicy(ERAActorCriticMixin, MultiInputActorCriticPolicy):
+    """``MultiInputPolicy`` of PPOERA and A2CERA, for Dict observations."""
+
+
+class _MaskedFloorMixin(MaskableDistribution):
+    """Meets the floor after masking, where the host only masks."""
+
+    def __init__(self, head: MultiCategoricalHead, *args: Any) -> None:
+        super().__init__(*args)
+        self.head = head
+
+    def proba_distribution(self, action_logits: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Set the raw logits, shape (batch, sum n_i), unmasked."""
+        self.raw_logits = action_logits
+        return super().proba_distribution(self.head(action_logits))
+
+    def apply_masking(self, masks: MaybeMasks) -> None:
+        """Mask actions, shape (batch, sum n_i), then meet the floor of those left."""
+        if masks is None:
+            self.proba_distribution(self.raw_logits)
+            return
+        mask = torch.as_tensor(masks, dtype=torch.bool, device=self.raw_logits.device)
+        logits = self.head(self.raw_logits, mask.reshape(self.raw_logits.shape))
+        super().proba_distribution(logits)
+        super().apply_masking(masks)
+
+
+class ERAMaskableCategorical(_MaskedFloorMixin, MaskableCategoricalDistribution):
+    """sb3-contrib's masked categorical with a floor on what the mask leaves."""
+
+
+class ERAMaskableMultiCategorical(_MaskedFloorMixin, MaskableMultiCategoricalDistribution):
+    """sb3-contrib's masked categoricals with floors on what the masks leave."""
+
+
+class ERAMaskableMixin(ActorCriticMixin):
+    """Gives sb3-contrib's maskable policies an entropy floor, on discrete action spaces."""
+
+    head: MultiCategoricalHead
+
+    def _make_head(self) -> tuple[ActorCriticHead, Distribution]:
+        actions = num_actions(self.action_space)
+        head = MultiCategoricalHead(actions, **self.head_kwargs)
+        if isinstance(self.action_space, spaces.Discrete):
+            return head, ERAMaskableCategorical(head, actions[0])
+        return head, ERAMaskableMultiCategorical(head, actions)
+
+    def _head_outputs(self, raw: Tensor) -> tuple[Tensor, ...]:
+        return (raw,)  # the distribution meets the floor, after the mask
+
+    def entropy(self, obs: PyTorchObs, action_masks: MaybeMasks = None) -> Tensor:
+        """Return the policy's entropy in nats under the masks, shape (batch,)."""
+        return self.get_distribution(obs, action_masks).entropy()  # type: ignore[attr-defined]
+
+
+class ERAMaskablePolicy(ERAMaskableMixin, MaskableActorCriticPolicy):
+    """``MlpPolicy`` of MaskablePPOERA."""
+
+
+class ERAMaskableCnnPolicy(ERAMaskableMixin, MaskableActorCriticCnnPolicy):
+    """``CnnPolicy`` of MaskablePPOERA."""
+
+
+class ERAMaskableMultiInputPolicy(ERAMaskableMixin, MaskableMultiInputActorCriticPolicy):
+    """``MultiInputPolicy`` of MaskablePPOERA, for Dict observations."""
+
+
+def num_actions(space: spaces.Space) -> list[int]:
+    """Return the number of actions of each component of a discrete action space.
+
+    Raises:
+        ValueError: If the space has no categorical policy here.
+    """
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return [int(n) for n in space.nvec]
+    raise ValueError(
+        f"action_space={space} must be a bounded Box, Discrete or one-dimensional MultiDiscrete; for "
+        "binary actions use MultiDiscrete([2, 2, ...])"
+    )
+
+
+def _discrete_kwargs(head_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a categorical head; ValueError for those of a Gaussian."""
+    allowed = {"target_entropy", "target_entropy_fraction"}
+    for name, value in head_kwargs.items():
+        if name not in allowed and value is not None:
+            raise ValueError(f"{name}={value!r} is for Box action spaces, not for discrete ones")
+    return {name: value for name, value in head_kwargs.items() if name in allowed}

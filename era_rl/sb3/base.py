@@ -1,0 +1,183 @@
+"""What the ERA algorithms share: their arguments, the learned compensation, its state and its logs."""
+
+import math
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+from torch import Tensor
+
+from era_rl.core import GaussianHead, LearnedDelta
+from era_rl.core.heads import Floor
+from era_rl.sb3.policies import BoundedDistribution
+
+DELTA_LEARNING_RATE = 0.05
+"""Step of the dual ascent delta += rate (H0 - E[H]). Both sides are in nats, whatever the task, and
+dE[H]/ddelta is at most 1, so that one rate fits all; Adam's steps of a fixed size would oscillate."""
+
+
+class ERAPolicy(Protocol):
+    """What algorithms and callbacks need of a policy; every policy of this package has it."""
+
+    entropy_floor: float
+    entropy_may_rise: bool
+    head: Any
+
+    def actor_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the parameters that the policy's distribution depends on."""
+        ...
+
+    def entropy(self, obs: Any) -> Tensor:
+        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
+        ...
+
+    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
+        """Return observations as tensors on the policy's device (SB3's)."""
+        ...
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Set train or eval mode (SB3's)."""
+        ...
+
+
+class LearnedDeltaMixin(BaseAlgorithm):
+    """Learns Eq. 11's compensation delta beside any algorithm, and logs and saves it."""
+
+    learn_delta: bool
+
+    @property
+    def era_policy(self) -> ERAPolicy:
+        """The policy, by what this package adds to it."""
+        return cast(ERAPolicy, self.policy)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.target_entropy = self.era_policy.entropy_floor
+        if self.learn_delta:
+            head = self._gaussian_head()
+            self.delta_learner = LearnedDelta(
+                head.target_entropy, head.action_dim, log_std_max=head.log_std_max
+            ).to(self.device)
+            self.delta_optimizer = torch.optim.SGD(
+                self.delta_learner.parameters(), lr=DELTA_LEARNING_RATE
+            )
+
+    def _gaussian_head(self) -> GaussianHead:
+        """Return the module that holds Eq. 11's delta."""
+        return getattr(self.era_policy.head, "gaussian", self.era_policy.head)
+
+    def _update_delta(self, entropy: Tensor) -> None:
+        """Take one step of the dual loss at the given entropies, and hand delta to the head."""
+        self.delta_optimizer.zero_grad()
+        self.delta_learner.loss(entropy).backward()
+        self.delta_optimizer.step()
+        self.delta_learner.project()
+        self._gaussian_head().delta.copy_(self.delta_learner())
+
+    @torch.no_grad()
+    def _entropy(self, obs: Any) -> Tensor:
+        """Return the entropies at observations, without a trace in batch statistics."""
+        self.era_policy.set_training_mode(False)
+        return self.era_policy.entropy(obs)
+
+    def dump_logs(self, *args: Any) -> None:
+        """Log the floor and the learned delta (SB3's hook)."""
+        if self._n_updates > 0:
+            self.logger.record("train/entropy_floor", self.era_policy.entropy_floor)
+        if self.learn_delta:
+            delta = self.delta_learner().item()
+            self.logger.record("train/delta", delta)
+            saturated = math.isclose(delta, self.delta_learner.delta_max, rel_tol=1e-6)  # float32
+            self.logger.record("train/delta_saturated", saturated)
+        super().dump_logs(*args)  # type: ignore[misc]
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "delta_learner", "delta_optimizer"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        if self.learn_delta:
+            state_dicts = [*state_dicts, "delta_learner", "delta_optimizer"]
+        return state_dicts, tensors
+
+
+class OffPolicyERAMixin(LearnedDeltaMixin):
+    """The ERA arguments of an off-policy algorithm, handed to the head through ``policy_kwargs``."""
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        target_entropy: float | Literal["auto"] = "auto",
+        floor: Floor = "exact",
+        delta: float | Literal["auto"] = 0.0,
+        log_std_min: float = -8.0,
+        log_std_max: float = 0.0,
+        slack: float | None = None,
+        distribution: BoundedDistribution = "truncated",
+        layer_norm: bool = False,
+        ent_coef: float = 0.0,
+        use_sde: bool = False,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if ent_coef != 0:
+            raise ValueError(
+                f"ent_coef={ent_coef!r} must be 0: the losses have no entropy term, "
+                "target_entropy sets the floor"
+            )
+        refuse_sde(use_sde)
+        refuse_delta(delta, floor)
+        _refuse_distribution(distribution, floor, slack)
+        self.learn_delta = delta == "auto"
+        head_kwargs = {
+            "target_entropy": target_entropy,
+            "floor": floor,
+            "delta": 0.0 if delta == "auto" else delta,
+            "log_std_min": log_std_min,
+            "log_std_max": log_std_max,
+            "slack": slack,
+        }
+        era_kwargs = {"head_kwargs": head_kwargs, "distribution": distribution}
+        if layer_norm:
+            era_kwargs["layer_norm"] = True
+        super().__init__(
+            policy,
+            env,
+            *args,
+            policy_kwargs={**(policy_kwargs or {}), **era_kwargs},
+            **{**kwargs, "ent_coef": 0.0},
+        )
+
+
+def refuse_sde(use_sde: bool) -> None:
+    """Raise ValueError where gSDE is asked for."""
+    if use_sde:
+        raise ValueError(
+            "use_sde=True must be False: gSDE's noise is shared between states and steps, so no "
+            "entropy floor can be set per state"
+        )
+
+
+def refuse_delta(delta: float | str, floor: str) -> None:
+    """Raise ValueError where delta is no number or "auto", or learned though there is no bias."""
+    if isinstance(delta, str) and delta != "auto":
+        raise ValueError(f"delta={delta!r} must be a number of nats, at least 0, or 'auto'")
+    if delta == "auto" and floor != "gaussian":
+        raise ValueError(f"delta='auto' needs floor='gaussian', not {floor!r}: there is no bias")
+
+
+def _refuse_distribution(distribution: str, floor: str, slack: float | None) -> None:
+    """Raise ValueError for a distribution that cannot have the floor asked for."""
+    if distribution not in ("truncated", "tanh"):
+        raise ValueError(f"distribution={distribution!r} must be 'truncated' or 'tanh'")
+    if distribution == "tanh" and floor != "gaussian":
+        raise ValueError(
+            f"floor={floor!r} must be 'gaussian' with distribution='tanh': the entropy of a squashed "
+            "normal has a maximum below most floors, so none can be held in every state"
+        )
+    if distribution == "tanh" and slack is not None:
+        raise ValueError(f"slack={slack} must be None with distribution='tanh'")

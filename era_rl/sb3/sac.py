@@ -1,0 +1,214 @@
+"""SACERA: Soft Actor-Critic with a guaranteed policy entropy and no entropy term in its losses."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.sac.sac import SAC
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from era_rl.sb3.base import OffPolicyERAMixin
+from era_rl.sb3.metrics import TrainingMetrics
+from era_rl.sb3.policies import (
+    SACERAActor,
+    SACERACnnPolicy,
+    SACERAMultiInputPolicy,
+    SACERAPolicy,
+)
+
+
+class SACERA(OffPolicyERAMixin, SAC):
+    """SAC in which the policy's entropy is held by the actor's head, not by the losses.
+
+    pi(.|s) has H[pi(.|s)] >= H0 for every state, so the critic target is
+    r + gamma min_j Q_j(s', a') and the actor maximises min_j Q_j(s, a), with no entropy term in
+    either. Drop-in for ``stable_baselines3.SAC``: every other argument, and ``save``, ``load``,
+    ``predict`` and callbacks, are SB3's.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
+        env: Environment or its id; the action space must be a bounded Box.
+        *args: SB3's SAC arguments by position.
+        target_entropy: H0 in nats over all action dimensions, for actions normalised to [-1, 1];
+            "auto" = -0.5 action_dim (not SB3's -action_dim).
+        floor: "exact" holds the policy's own entropy in every state; "gaussian" is the paper's
+            Eq. 11, which holds that of the normal before truncation.
+        delta: Compensation in nats for "gaussian", or "auto" to learn it: then the floor holds in
+            expectation only.
+        log_std_min: Lower bound of log_std.
+        log_std_max: Upper bound of log_std, for "gaussian".
+        slack: For "exact", the share of the entropy budget left unspent at the start, in (0, 1);
+            None pins the entropy at the floor wherever log_std_min does not lift it.
+        distribution: "truncated" (normal truncated to [-1, 1]) or "tanh" (squashed normal, with
+            floor="gaussian" only: its floor is not per state).
+        layer_norm: Whether the critics have a LayerNorm after each hidden layer.
+        compile: Whether the head and the sampler run under torch.compile (tens of seconds at the
+            first step); without a C++ compiler it warns and runs eagerly.
+        ent_coef: Must be 0: there is no entropy term.
+        use_sde: Must be False.
+        policy_kwargs: As in SB3.
+        **kwargs: SB3's SAC arguments (``tau`` is its Polyak coefficient, not softmax_era's).
+
+    Raises:
+        ValueError: For an infeasible floor, a non-zero ``ent_coef``, ``use_sde``, or arguments that
+            exclude each other; the message names the argument, its value and the allowed range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": SACERAPolicy,
+        "CnnPolicy": SACERACnnPolicy,
+        "MultiInputPolicy": SACERAMultiInputPolicy,
+    }
+    actor: SACERAActor  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *args: Any,
+        compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.compile = compile
+        self.metrics = TrainingMetrics()
+        super().__init__(policy, env, *args, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.compile:
+            self.actor.sample_actions = _compile(self.actor.sample_actions)
+        self._critic_params: list[Tensor] = list(self.critic.parameters())
+        self._target_params: list[Tensor] = list(self.critic_target.parameters())
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Take gradient steps on batches of the replay buffer (SB3's hook)."""
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        for step in range(gradient_steps):
+            self._update(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
+            if step % self.target_update_interval == 0:
+                self._update_targets()
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _update(self, data: ReplayBufferSamples) -> None:
+        """Take one gradient step on the critics and one on the actor."""
+        obs, next_obs = _as_float32(data.observations), _as_float32(data.next_observations)
+        raw = self.actor.raw_params(obs)
+        with torch.no_grad():
+            next_raw = self.actor.raw_params(next_obs)
+        # one pass through head and sampler for both batches: at this size dispatch costs the most
+        actions, loc, log_std = self.actor.sample_actions(torch.cat([raw, next_raw]))
+        actions_pi, next_actions = actions.chunk(2)
+
+        target_q = self._target_q(data, next_obs, next_actions.detach())
+        critic_loss = (
+            0.5
+            * torch.stack([F.mse_loss(q, target_q) for q in self.critic(obs, data.actions)]).sum()
+        )
+        _step(self.critic.optimizer, critic_loss)
+
+        actor_loss = -torch.cat(self.critic(obs, actions_pi), dim=1).amin(dim=1).mean()
+        _step(self.actor.optimizer, actor_loss)
+
+        loc, log_std = loc.detach(), log_std.detach()
+        if self.learn_delta:
+            distribution = self.actor.action_dist.proba_distribution(loc, log_std)
+            self._update_delta(distribution.entropy())
+        self.metrics.add(actor_loss.detach(), critic_loss.detach(), loc, log_std)
+
+    @torch.no_grad()
+    def _target_q(self, data: ReplayBufferSamples, next_obs: Any, next_actions: Tensor) -> Tensor:
+        discounts = data.discounts if data.discounts is not None else self.gamma
+        next_q = torch.cat(self.critic_target(next_obs, next_actions), dim=1).amin(1, keepdim=True)
+        return data.rewards + (1.0 - data.dones) * discounts * next_q
+
+    def _update_targets(self) -> None:
+        get_ema_multi_avg_fn(1.0 - self.tau)(self._target_params, self._critic_params, 0)
+        if self.batch_norm_stats:
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def dump_logs(self) -> None:
+        """Log what training gathered since the last time (SB3's hook), reading the device once."""
+        for name, value in self.metrics.flush(self.actor.action_dist).items():
+            self.logger.record(f"train/{name}", value)
+        super().dump_logs()
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "SACERA",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "metrics", "_critic_params", "_target_params"]
+
+
+def paper_preset(action_space: spaces.Box) -> dict[str, Any]:
+    """Return the arguments with which SACERA has the settings of the paper's reference code.
+
+    ``SACERA("MlpPolicy", env, **paper_preset(env.action_space))``: Eq. 11 at 0.25 nats per dimension
+    without delta, log_std in [-8, 0], networks of 2 x 512 ELU, LayerNorm critics under AdamW (weight
+    decay 1e-4, the default of the optax optimizer used there), two updates a step, 5,000 random
+    steps. Departs from it in nothing known but the framework.
+
+    Args:
+        action_space: The environment's action space, for its number of dimensions.
+    """
+    action_dim = int(torch.Size(action_space.shape).numel())
+    return {
+        "floor": "gaussian",
+        "target_entropy": 0.25 * action_dim,
+        "log_std_min": -8.0,
+        "log_std_max": 0.0,
+        "layer_norm": True,
+        "learning_starts": 5_000,
+        "gradient_steps": 2,
+        "policy_kwargs": {
+            "net_arch": [512, 512],
+            "activation_fn": torch.nn.ELU,
+            "critic_weight_decay": 1e-4,
+        },
+    }
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take an optimizer step on ``loss``, with gradients for the optimizer's parameters only."""
+    parameters = optimizer.param_groups[0]["params"]
+    optimizer.zero_grad()
+    loss.backward(inputs=parameters)
+    optimizer.step()
+
+
+def _as_float32(obs: Any) -> Any:
+    """Cast float64 observations once, instead of in every network that reads them."""
+    return obs.float() if isinstance(obs, Tensor) and obs.dtype == torch.float64 else obs
+
+
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function under torch.compile, or as it is, with a warning, without a compiler."""
+    if any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        return torch.compile(function, fullgraph=True)
+    warnings.warn(
+        "compile=True needs a C++ compiler (c++, g++ or clang++) and none was found: the head runs "
+        "eagerly",
+        stacklevel=2,
+    )
+    return function
