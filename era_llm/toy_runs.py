@@ -63,10 +63,11 @@ def compare(output: Path, seeds: list[int], steps: int) -> str:
         steps: Optimizer steps.
     """
     for seed in seeds:
-        for arm, changes in ARMS.items():
-            path = output / f"{arm}-seed{seed}.json"
-            if not path.exists():
-                write_json(path, run(pretrained_toy(seed), seed, steps, changes)[0])
+        paths = {arm: output / f"{arm}-seed{seed}.json" for arm in ARMS}
+        missing = [arm for arm, path in paths.items() if not path.exists()]
+        model = pretrained_toy(seed) if missing else None
+        for arm in missing:
+            write_json(paths[arm], run(model, seed, steps, ARMS[arm])[0])
     records = {arm: [read(output / f"{arm}-seed{seed}.json") for seed in seeds] for arm in ARMS}
     text = table({TITLES[arm]: found for arm, found in records.items()})
     (output / "table.md").write_text(text + "\n")
@@ -147,20 +148,20 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def table(records: dict[str, list[dict[str, Any]]]) -> str:
+def table(records: dict[str, list[dict[str, Any]]], measures: tuple[str, ...] = MEASURES) -> str:
     """Return a Markdown table of the final measures, mean and standard deviation over seeds.
 
     Args:
         records: The runs of each arm by title.
+        measures: Names of the final measures to show.
     """
-    columns = ("run", "seeds", *MEASURES)
+    columns = ("run", "seeds", *measures)
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    initial = [found[0]["initial"] for found in records.values()][:1]
-    if initial:
-        cells = [f"{initial[0][name]:.3g}" if name in initial[0] else "" for name in MEASURES]
-        lines.append("| " + " | ".join(("before training, first seed", "", *cells)) + " |")
+    initial = next(iter(records.values()))[0]["initial"]
+    cells = [f"{initial[name]:.3g}" if name in initial else "" for name in measures]
+    lines.append("| " + " | ".join(("before training, first seed", "", *cells)) + " |")
     for title, found in records.items():
-        cells = [_spread([record["final"][name] for record in found]) for name in MEASURES]
+        cells = [_spread([record["final"][name] for record in found]) for name in measures]
         lines.append("| " + " | ".join((title, str(len(found)), *cells)) + " |")
     return "\n".join(lines)
 

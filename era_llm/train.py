@@ -1,8 +1,10 @@
 """Training from the command line, over TRL's own argument parser."""
 
 from dataclasses import dataclass, field
+from functools import reduce
 from importlib import import_module
 from importlib.resources import files
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,10 @@ class TrainArguments:
     prompt_column: str = field(
         default="prompt", metadata={"help": "Column of prompts, texts or conversations."}
     )
-    answer_column: str = field(default="answer", metadata={"help": "Column of right answers."})
+    answer_column: str = field(
+        default="answer",
+        metadata={"help": "Column of right answers; a.b is field b of column a."},
+    )
     chat: bool = field(
         default=False, metadata={"help": "Send text prompts through the chat template."}
     )
@@ -92,6 +97,9 @@ def load_rows(options: TrainArguments) -> Dataset:
 
     Args:
         options: Where the data are and which columns to take.
+
+    Raises:
+        ValueError: If prompt_column or answer_column names no column.
     """
     path = Path(options.dataset_name)
     if path.suffix in _FORMATS and path.is_file():
@@ -101,13 +109,27 @@ def load_rows(options: TrainArguments) -> Dataset:
             options.dataset_name, options.dataset_config, split=options.dataset_split
         )
 
+    prompts = _column_path("prompt_column", options.prompt_column, rows)
+    answers = _column_path("answer_column", options.answer_column, rows)
+
     def row(given: dict[str, Any]) -> dict[str, Any]:
-        prompt = given[options.prompt_column]
+        prompt = reduce(getitem, prompts, given)
         if options.chat and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
-        return {"prompt": prompt, "answer": given[options.answer_column]}
+        return {"prompt": prompt, "answer": reduce(getitem, answers, given)}
 
     return rows.map(row, remove_columns=rows.column_names)
+
+
+def _column_path(option: str, name: str, rows: Dataset) -> list[str]:
+    """Return the keys that lead from a row to a value: the column, then fields of a struct."""
+    path = [name] if name in rows.column_names else name.split(".")
+    fields: Any = rows.features
+    for key in path:
+        if not isinstance(fields, dict) or key not in fields:
+            raise ValueError(f"{option} must name a column of {rows.features}, got {name!r}")
+        fields = fields[key]
+    return path
 
 
 def resolve(dotted: str) -> Any:

@@ -92,10 +92,9 @@ class ERAMixin(_Trainer):
         if adapter is not None and adapter.is_prompt_learning:
             raise ValueError(f"peft_config of type {adapter.peft_type} is not supported with ERA")
         parallel = self.accelerator.parallelism_config
-        if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
-            raise ValueError(
-                "parallelism_config with cp_size or sp_size above 1 is not supported with ERA"
-            )
+        for name in ("cp_size", "sp_size"):
+            if (size := getattr(parallel, name, 1)) > 1:
+                raise ValueError(f"parallelism_config with {name}={size} is not supported with ERA")
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Compute TRL's loss with ERA's gradient, freeze the scales and add the metrics."""

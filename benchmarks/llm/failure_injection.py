@@ -3,45 +3,48 @@
     python -m benchmarks.llm.failure_injection
 
 If the forking tokens carry the method, selecting others must show in entropy and in the perplexity
-of held-out text of the toy language. Each choice of tokens sets H_resp; "forking" scales the chosen
-tokens alone, "response" all tokens of a qualifying response. Runs start from the pre-trained model
-("scratch") or continue from a model trained with ERA on the highest-entropy tokens ("continued").
-A run that has its file is not repeated.
+of held-out text of the toy language. The chosen tokens set H_resp; in the "response" arms all tokens
+of a qualifying response are scaled, in the "forking" arms the chosen ones alone. Runs start from the
+pre-trained model ("scratch"), or continue from a model trained with ERA on the highest-entropy
+tokens ("continued"). A run that has its file is not repeated.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from era_llm.toy import pretrained_toy
-from era_llm.toy_runs import ERA, read, run, table, write_json
+from era_llm.toy_runs import ERA, MEASURES, read, run, table, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
-TOKENS = ("top", "bottom", "random")
-STARTS = ("scratch", "continued")
-APPLY_TO = ("response", "forking")
+ARMS: dict[str, dict[str, Any]] = {
+    "no-era": {"era_enabled": False},
+    **{
+        f"{tokens}-{apply_to}": {**ERA, "era_tokens": tokens, "era_apply_to": apply_to}
+        for apply_to in ("response", "forking")
+        for tokens in ("top", "bottom", "random")
+    },
+}
+CHECKPOINT = "top-response"
 STEPS, MORE_STEPS = 260, 130
 
 
 def main() -> None:
-    """Run what is missing, then write and print a table for each way to apply the scale."""
+    """Run what is missing, then write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     for seed in options.seeds:
         run_seed(options.output, seed)
-    text = table(
-        {
-            f"{start}: {tokens} tokens, {apply_to}": [
-                read(_path(options.output, start, tokens, apply_to, seed)) for seed in options.seeds
-            ]
-            for start in ("scratch", "continued")
-            for apply_to in APPLY_TO
-            for tokens in TOKENS
-        }
-    )
+    records = {
+        f"{start}: {arm}": [read(_path(options.output, start, arm, s)) for s in options.seeds]
+        for start in ("scratch", "continued")
+        for arm in ARMS
+    }
+    text = table(records, (*MEASURES, "sharpened"))
     (options.output / "table.md").write_text(text + "\n")
     sys.stdout.write(text + "\n")
 
@@ -53,34 +56,30 @@ def run_seed(output: Path, seed: int) -> None:
         output: Folder of the runs.
         seed: Seed of model, data and sampling.
     """
-    for apply_to in APPLY_TO:
-        missing = [
-            (start, tokens, _path(output, start, tokens, apply_to, seed))
-            for start in ("scratch", "continued")
-            for tokens in TOKENS
-            if not _path(output, start, tokens, apply_to, seed).exists()
-        ]
-        if not missing:
-            continue
-        model = pretrained_toy(seed)
-        # Deterministic, and so the checkpoint that every continued run of the seed shares.
-        first, trained = run(model, seed, STEPS, _changes("top", apply_to))
-        for start, tokens, path in missing:
-            if (start, tokens) == ("scratch", "top"):
-                record = first
-            elif start == "scratch":
-                record = run(model, seed, STEPS, _changes(tokens, apply_to))[0]
-            else:
-                record = run(trained, seed + 1000, MORE_STEPS, _changes(tokens, apply_to))[0]
-            write_json(path, record)
+    model = pretrained_toy(seed)
+    for arm in _missing(output, "scratch", seed):
+        _run(_path(output, "scratch", arm, seed), model, seed, STEPS, ARMS[arm])
+    if missing := _missing(output, "continued", seed):
+        # Deterministic, so each continued run of the seed starts from the same weights.
+        trained = run(model, seed, STEPS, ARMS[CHECKPOINT])[1]
+        for arm in missing:
+            path = _path(output, "continued", arm, seed)
+            _run(path, trained, seed + 1000, MORE_STEPS, ARMS[arm])
 
 
-def _changes(tokens: str, apply_to: str) -> dict[str, Any]:
-    return {**ERA, "era_tokens": tokens, "era_apply_to": apply_to}
+def _run(path: Path, model: Any, seed: int, steps: int, changes: dict[str, Any]) -> None:
+    """Run, and record with the final measures the mean share of responses that were sharpened."""
+    record, _ = run(model, seed, steps, changes)
+    record["final"]["sharpened"] = mean(record["curves"]["era/frac_sharpened"])
+    write_json(path, record)
 
 
-def _path(output: Path, start: str, tokens: str, apply_to: str, seed: int) -> Path:
-    return output / f"{start}-{tokens}-{apply_to}-seed{seed}.json"
+def _missing(output: Path, start: str, seed: int) -> list[str]:
+    return [arm for arm in ARMS if not _path(output, start, arm, seed).exists()]
+
+
+def _path(output: Path, start: str, arm: str, seed: int) -> Path:
+    return output / f"{start}-{arm}-seed{seed}.json"
 
 
 if __name__ == "__main__":

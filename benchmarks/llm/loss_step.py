@@ -2,17 +2,16 @@
 
     python -m benchmarks.llm.loss_step
 
-Four ways to get the log-probabilities of B x T = 1024 tokens from hidden states: TRL's fused head;
-the same with ERA, half of the responses scaled; full logits; and full logits with the scaled rows
-written into a copy, the usual way to modify logits. Repetitions are interleaved, so that drift of
-the machine falls on all alike, and timed in CPU seconds of one thread, so that other processes do
-not count; memory is the peak of the process above its level before the step,
-each way in a process of its own.
+Four ways to get the log-probabilities of tokens from hidden states: TRL's fused head; the same with
+ERA, half of the responses scaled; full logits; and full logits with the scaled rows written into a
+copy, the usual way to modify logits. Time is that of 1024 tokens in CPU seconds of one thread, in
+which other processes do not count. The ways take turns, and the ratios to stock are taken within a
+turn, so that drift of the machine falls on all alike. Memory is that of 1024 and of 8192 tokens:
+the peak of a fresh process above its level before the step (Linux).
 """
 
 import argparse
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+import trl.trainer.utils as trl_utils
 from torch import Tensor
 from trl.kernels import ChunkedLogProbFunction
 
@@ -29,31 +29,25 @@ from era_llm.functional import selected_logps
 from era_llm.fused_head import ERAHead
 from era_llm.loss_call import LossCall
 from era_llm.options import ERAOptions
-from era_llm.toy_runs import read, versions, write_json
+from era_llm.toy_runs import versions, write_json
 
 RESULTS = Path("benchmarks/results/llm/loss_step.json")
-BATCH, TIME, HIDDEN, VOCABULARY = 8, 128, 512, 32_000
-CHUNK = 32_768
+TIME, HIDDEN, VOCABULARY = 128, 512, 32_000
+BATCH, LARGE_BATCH = 8, 64
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def stock(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     """TRL's fused head."""
-    rows = hidden.reshape(-1, HIDDEN)
-    return ChunkedLogProbFunction.apply(
-        rows, weight, None, targets.flatten(), 1.0, CHUNK, None, 1.0, ("entropy",)
-    )[0]
+    return ChunkedLogProbFunction.apply(*_head_arguments(hidden, weight, targets))[0]
 
 
 def era(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     """TRL's fused head with ERA."""
-    mask = torch.ones(BATCH, TIME, dtype=torch.int)
-    call = LossCall(ERAOptions(), True, mask, mask, torch.ones(BATCH), scale=scale)
+    mask = torch.ones(targets.shape, dtype=torch.int)
+    call = LossCall(ERAOptions(), True, mask, mask, torch.ones(len(targets)), scale=scale)
     head = ERAHead(call, TIME + 1, entropy_gradient=False)
-    logp = head.apply(
-        hidden.reshape(-1, HIDDEN), weight, None, targets.flatten(), 1.0, CHUNK, None, 1.0,
-        ("entropy",),
-    )[0]  # fmt: skip
+    logp = head.apply(*_head_arguments(hidden, weight, targets))[0]
     assert logp is not None
     return logp
 
@@ -75,57 +69,76 @@ def copied(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Te
 WAYS: dict[str, Step] = {"stock": stock, "era": era, "full_logits": full, "logits_copy": copied}
 
 
-def step(way: str) -> float:
+def step(way: str, batch: int) -> float:
     """Run one forward and backward and return its CPU seconds.
 
     Args:
         way: A key of WAYS.
+        batch: Number of responses, a multiple of 4.
     """
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(BATCH, TIME, HIDDEN, generator=generator, requires_grad=True)
+    hidden = torch.randn(batch, TIME, HIDDEN, generator=generator, requires_grad=True)
     weight = (torch.randn(VOCABULARY, HIDDEN, generator=generator) / 20).requires_grad_()
-    targets = torch.randint(VOCABULARY, (BATCH, TIME), generator=generator)
-    scale = torch.tensor([2.0, 1.0, 0.5, 1.0] * (BATCH // 4))[:, None].expand(BATCH, TIME)
+    targets = torch.randint(VOCABULARY, (batch, TIME), generator=generator)
+    scale = torch.tensor([2.0, 1.0, 0.5, 1.0] * (batch // 4))[:, None].expand(batch, TIME)
     started = time.process_time()
     WAYS[way](hidden, weight, targets, scale).sum().backward()
     return time.process_time() - started
 
 
-def peak(way: str) -> float:
+def peak(way: str, batch: int) -> float:
     """Return the MiB by which one step raises the peak memory of a fresh process.
 
     Args:
         way: A key of WAYS.
+        batch: Number of responses.
     """
-    command = [sys.executable, "-m", "benchmarks.llm.loss_step", "--memory-of", way]
+    command = [sys.executable, "-m", "benchmarks.llm.loss_step", "--memory-of", way, str(batch)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure_memory(way: str) -> float:
+def measure_memory(way: str, batch: int) -> float:
     """Run one step in this process and return the rise of its peak memory in MiB."""
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step(way)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    before = _peak_mib()
+    step(way, batch)
+    return _peak_mib() - before
+
+
+def _peak_mib() -> float:
+    """Return the peak memory of this process; getrusage would include that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def main() -> None:
     """Measure, and write the figures and their settings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory-of", choices=list(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
-        sys.stdout.write(str(measure_memory(options.memory_of)))
+        way, batch = options.memory_of
+        sys.stdout.write(str(measure_memory(way, int(batch))))
         return
-    result = read(options.output) if options.output.exists() else timings(options.repeats)
+    result = {**timings(options.repeats), "memory": [memory(BATCH), memory(LARGE_BATCH)]}
     write_json(options.output, result)
-    for way in WAYS:
-        if way not in result["peak_mib"]:
-            result["peak_mib"][way] = round(peak(way))
-            write_json(options.output, result)
     sys.stdout.write(options.output.read_text())
+
+
+def memory(batch: int) -> dict[str, Any]:
+    """Return the peak memory of every way.
+
+    Args:
+        batch: Number of responses.
+    """
+    tokens = batch * TIME
+    return {
+        "tokens": tokens,
+        "logits_mib": tokens * VOCABULARY * 4 / 2**20,
+        "peak_mib": {way: round(peak(way, batch)) for way in WAYS},
+    }
 
 
 def timings(repeats: int) -> dict[str, Any]:
@@ -136,22 +149,25 @@ def timings(repeats: int) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     for way in WAYS:
-        step(way)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(repeats):
-        for way in WAYS:
-            seconds[way].append(round(step(way), 3))
-    shape = {"batch": BATCH, "time": TIME, "hidden": HIDDEN, "vocabulary": VOCABULARY}
+        step(way, BATCH)
+    turns = [{way: step(way, BATCH) for way in WAYS} for _ in range(repeats)]
+    ratios = {way: [turn[way] / turn["stock"] for turn in turns] for way in WAYS}
     return {
         "command": " ".join(["python", *sys.orig_argv[1:]]),
         "machine": {"processor": platform.machine(), "threads": 1, "dtype": "float32"},
         "versions": versions(),
-        "shape": shape,
-        "logits_mib": BATCH * TIME * VOCABULARY * 4 / 2**20,
-        "cpu_seconds": seconds,
-        "median_cpu_seconds": {way: median(found) for way, found in seconds.items()},
-        "peak_mib": {},
+        "shape": {"tokens": BATCH * TIME, "hidden": HIDDEN, "vocabulary": VOCABULARY},
+        "cpu_seconds": {way: [round(turn[way], 3) for turn in turns] for way in WAYS},
+        "ratio_to_stock": {way: [round(r, 3) for r in found] for way, found in ratios.items()},
+        "median_ratio_to_stock": {way: round(median(r), 3) for way, r in ratios.items()},
     }
+
+
+def _head_arguments(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Any, ...]:
+    """Return what TRL's fused forward gives its kernel."""
+    chunk = trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    rows, labels = hidden.reshape(-1, HIDDEN), targets.flatten()
+    return rows, weight, None, labels, 1.0, chunk, None, 1.0, ("entropy",)
 
 
 if __name__ == "__main__":

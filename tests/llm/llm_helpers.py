@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
-from era_llm.functional import era_logps, paper_form, token_entropies
+from era_llm.functional import era_logps, paper_form, token_entropies, top_entropy_mean
 from era_llm.toy import toy_model, toy_prompts, toy_reward, toy_tokenizer
 
 PROMPT, TIME, RESPONSES = 3, 10, 8
+# no response is scaled
+NEVER = {"era_entropy_low": -1.0, "era_entropy_high": 99.0}
 
 
 def options(output_dir: Path, **changes: Any) -> dict[str, Any]:
@@ -74,8 +76,6 @@ def batch(seed: int = 0) -> dict[str, Tensor]:
 
 def three_way_thresholds(model: Any, inputs: dict[str, Tensor]) -> dict[str, float]:
     """Return thresholds that sharpen some responses, flatten some and leave some."""
-    from era_llm.functional import top_entropy_mean
-
     with torch.no_grad():
         entropies = token_entropies(completion_logits(model, inputs))
     h_resp = top_entropy_mean(entropies, inputs["completion_mask"])
@@ -154,3 +154,32 @@ def largest_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> flo
     assert left.keys() == right.keys()
     assert max(float(g.abs().max()) for g in left.values()) > 1e-3
     return max(float((left[name] - right[name]).abs().max()) for name in left)
+
+
+def papers_gradients(paper: Any, inputs: dict[str, Tensor], scale: Tensor) -> dict[str, Tensor]:
+    """Return the gradients of a loss in the paper's form: log softmax(s z) and A / s.
+
+    Args:
+        paper: A trainer with `PaperForm`.
+        inputs: The responses, without old log-probabilities, which are then those of s z.
+        scale: s of each token, (responses, time).
+    """
+    paper.scale = scale
+    by_response = bool((scale == scale[:, :1]).all())
+    s = scale[:, 0] if by_response else scale
+    advantages = inputs["advantages"] if by_response else inputs["advantages"].unsqueeze(-1)
+    return gradients(paper, {**inputs, "advantages": advantages / s})
+
+
+def difference_from_paper(era: Any, paper: Any) -> float:
+    """Return the largest difference of an ERA trainer's gradients from the paper's form.
+
+    Asserts that the responses are scaled both ways, and some of them not at all.
+    """
+    inputs = batch()
+    found = gradients(era, inputs)
+    scale = inputs["era_scale"]
+    assert (scale > 1).any()
+    assert (scale < 1).any()
+    assert (scale == 1).any()
+    return largest_difference(found, papers_gradients(paper, batch(), scale))

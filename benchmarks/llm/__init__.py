@@ -1,0 +1,1 @@
+"""Measurements of the language-model companion."""

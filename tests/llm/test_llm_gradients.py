@@ -1,0 +1,218 @@
+"""The gradients of the TRL trainers, against the paper's explicit loss on full logits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from llm_helpers import (
+    NEVER,
+    FunctionalGRPO,
+    PaperForm,
+    PaperGRPO,
+    PaperRLOO,
+    batch,
+    difference_from_paper,
+    gradients,
+    largest_difference,
+    options,
+    papers_gradients,
+    sharp_model,
+    three_way_thresholds,
+    trainer,
+)
+from peft import LoraConfig, get_peft_model
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+
+from era_llm.options import ERAOptions
+from era_llm.trl import (
+    ERAMixin,
+    GRPOERAConfig,
+    GRPOERATrainer,
+    RLOOERAConfig,
+    RLOOERATrainer,
+)
+
+every_loss = pytest.mark.parametrize(
+    "loss_type", ["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
+)
+every_level = pytest.mark.parametrize("level", ["token", "sequence"])
+
+
+def _thresholds(model: Any = None) -> dict[str, float]:
+    return three_way_thresholds(sharp_model() if model is None else model, batch())
+
+
+@every_level
+@every_loss
+def test_on_policy_gradient_equals_the_papers_loss(
+    tmp_path: Path, loss_type: str, level: str
+) -> None:
+    """Stock TRL on log softmax(s z) and A / s from full logits, against the fused head."""
+    common = options(tmp_path, loss_type=loss_type, importance_sampling_level=level)
+    era = trainer(GRPOERATrainer, GRPOERAConfig(**common, **_thresholds()))
+    assert difference_from_paper(era, trainer(PaperGRPO, GRPOConfig(**common))) < 1e-6
+
+    stock = gradients(trainer(GRPOTrainer, GRPOConfig(**common)), batch())
+    assert largest_difference(gradients(era, batch()), stock) > 1e-3
+
+
+@every_level
+@every_loss
+def test_functional_form_equals_the_papers_loss_in_float64(
+    tmp_path: Path, loss_type: str, level: str
+) -> None:
+    common = options(tmp_path, loss_type=loss_type, importance_sampling_level=level)
+    choices = torch.tensor([1.7, 1.0, 1.0, 1 / 1.7, 1.7, 1.0, 1.0, 1 / 1.7], dtype=torch.float64)
+    scale = choices[:, None].expand(8, 10)
+    inputs = {**batch(), "advantages": batch()["advantages"].double()}
+    functional, paper = (
+        trainer(form, GRPOConfig(**common), sharp_model().double())
+        for form in (FunctionalGRPO, PaperGRPO)
+    )
+    functional.scale = scale
+    found = gradients(functional, inputs)
+    assert {gradient.dtype for gradient in found.values()} == {torch.float64}
+    assert largest_difference(found, papers_gradients(paper, inputs, scale)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"era_k": 3.0},
+        {"era_apply_to": "forking"},
+        {
+            "era_tokens": "random",
+            "era_apply_to": "forking",
+            "era_entropy_low": 0.2,
+            "era_entropy_high": 0.6,
+        },
+        {"temperature": 0.7, "era_entropy_low": 0.25, "era_entropy_high": 0.3},
+    ],
+    ids=["k", "forking", "random", "temperature"],
+)
+def test_variants_equal_the_papers_loss(tmp_path: Path, changes: dict[str, Any]) -> None:
+    era = trainer(
+        GRPOERATrainer, GRPOERAConfig(**options(tmp_path, **{**_thresholds(), **changes}))
+    )
+    plain = {name: value for name, value in changes.items() if not name.startswith("era_")}
+    paper = trainer(PaperGRPO, GRPOConfig(**options(tmp_path, **plain)))
+    assert difference_from_paper(era, paper) < 1e-6
+
+
+def test_rloo_gradient_equals_the_papers_loss(tmp_path: Path) -> None:
+    common = options(tmp_path)
+    inputs = batch()
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+
+    def on_policy(built: Any) -> dict[str, torch.Tensor]:
+        """RLOO needs old log-probabilities; the ratio of a whole response overflows off-policy."""
+        with torch.no_grad():
+            logps = built._get_per_token_logps_and_entropies(built.model, ids, mask, 10)[0]
+        return {**batch(), "old_logps": (logps * inputs["completion_mask"]).sum(1)}
+
+    era = trainer(RLOOERATrainer, RLOOERAConfig(**common, **_thresholds()))
+    found = gradients(era, responses := on_policy(era))
+    paper = trainer(PaperRLOO, RLOOConfig(**common))
+    paper.scale = scale = responses["era_scale"]
+    assert set(scale.flatten().tolist()) == {0.5, 1.0, 2.0}
+    assert largest_difference(found, papers_gradients(paper, on_policy(paper), scale)) < 1e-6
+
+
+def test_the_mixin_fits_trls_gmpo(tmp_path: Path) -> None:
+    @dataclass
+    class GMPOERAConfig(ERAOptions, GMPOConfig):
+        pass
+
+    class GMPOERATrainer(ERAMixin, GMPOTrainer):
+        config_class = GMPOERAConfig
+
+    class PaperGMPO(PaperForm, GMPOTrainer):
+        pass
+
+    common = options(tmp_path)
+    era = trainer(GMPOERATrainer, GMPOERAConfig(**common, **_thresholds()))
+    assert difference_from_paper(era, trainer(PaperGMPO, GMPOConfig(**common))) < 1e-6
+
+
+def test_lora_gradient_equals_the_papers_loss(tmp_path: Path) -> None:
+    def adapted() -> Any:
+        torch.manual_seed(3)
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        return get_peft_model(sharp_model(), config)
+
+    common = options(tmp_path)
+    era = trainer(GRPOERATrainer, GRPOERAConfig(**common, **_thresholds(adapted())), adapted())
+    paper = trainer(PaperGRPO, GRPOConfig(**common), adapted())
+    assert difference_from_paper(era, paper) < 1e-6
+    trained = {name for name, p in era.model.named_parameters() if p.grad is not None}
+    assert trained == {name for name in trained if "lora" in name} != set()
+
+
+def test_off_policy_the_first_scales_stay_and_ratios_are_those_of_the_policy(
+    tmp_path: Path,
+) -> None:
+    common = options(tmp_path, num_iterations=2, epsilon=0.9)
+    inputs = batch()
+    era = trainer(GRPOERATrainer, GRPOERAConfig(**common, **_thresholds()))
+    gradients(era, inputs)
+    first = inputs["era_scale"].clone()
+    moved = sharp_model(1)
+    moved.lm_head.weight.data.lerp_(sharp_model().lm_head.weight, 0.9)
+    era.model.load_state_dict(moved.state_dict())
+    old = {"old_per_token_logps": torch.full((8, 10), -2.4)}
+    found = gradients(era, {**inputs, **old})
+    assert torch.equal(inputs["era_scale"], first)
+
+    functional = trainer(FunctionalGRPO, GRPOConfig(**common), moved)
+    functional.scale = first
+    assert largest_difference(found, gradients(functional, {**batch(), **old})) < 1e-6
+
+
+def test_gradient_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
+    thresholds = _thresholds()
+    whole = trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path), **thresholds))
+    halves = options(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    parts = trainer(GRPOERATrainer, GRPOERAConfig(**halves, **thresholds))
+    parts.current_gradient_accumulation_steps = 2
+    for half in (slice(0, 4), slice(4, 8)):
+        piece = {k: v if v.ndim == 0 else v[half] for k, v in batch().items()}
+        parts._compute_loss(parts.model, piece).backward()
+    found = {n: p.grad for n, p in parts.model.named_parameters()}
+    assert largest_difference(found, gradients(whole, batch())) < 1e-6
+
+
+def test_with_an_entropy_bonus_an_unscaled_gradient_equals_stocks_to_rounding(
+    tmp_path: Path,
+) -> None:
+    """The bonus differentiates the first pass and the loss the second; their sum rounds apart."""
+    common = options(tmp_path, entropy_coef=0.1)
+    stock = gradients(trainer(GRPOTrainer, GRPOConfig(**common)), batch())
+    era = gradients(trainer(GRPOERATrainer, GRPOERAConfig(**common, **NEVER)), batch())
+    assert largest_difference(era, stock) < 1e-6
+
+
+def test_evaluation_is_trls_loss(tmp_path: Path) -> None:
+    common = options(tmp_path)
+    losses = []
+    for built in (
+        trainer(GRPOERATrainer, GRPOERAConfig(**common, era_entropy_low=2.4)),
+        trainer(GRPOTrainer, GRPOConfig(**common)),
+    ):
+        built.model.eval()
+        inputs = {**batch(), "old_per_token_logps": torch.full((8, 10), -2.4)}
+        losses.append(built._compute_loss(built.model, inputs))
+        assert "era_scale" not in inputs
+    assert torch.equal(*losses)
+
+
+def test_stock_trainers_are_untouched_after_an_era_loss(tmp_path: Path) -> None:
+    common = options(tmp_path)
+    stock = trainer(GRPOTrainer, GRPOConfig(**common))
+    before = gradients(stock, batch())
+    era = trainer(GRPOERATrainer, GRPOERAConfig(**common, era_entropy_low=2.4))
+    gradients(era, batch())
+    assert largest_difference(before, gradients(stock, batch())) == 0.0

@@ -1,0 +1,107 @@
+"""What the configurations and trainers refuse, each with an error that names it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl.trainer.utils
+from accelerate.parallelism_config import ParallelismConfig
+from llm_helpers import FunctionalGRPO, batch, options, trainer
+from peft import PromptTuningConfig
+from trl import GRPOConfig
+
+import era_llm.fused_head as fused_head
+from era_llm.trl import ERAMixin, GRPOERAConfig, GRPOERATrainer, RLOOERAConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": 0.04}, "beta must be 0"),
+        ({"torch_compile": True}, "torch_compile=True"),
+        ({"era_k": 1.0}, "k must be above 1"),
+        ({"era_entropy_low": 3.0}, "low must be below high"),
+        ({"era_top_ratio": 0.0}, "ratio must lie in"),
+        ({"era_tokens": "middle"}, "tokens must be one of"),
+        ({"era_apply_to": "token"}, "era_apply_to must be one of"),
+        ({"era_patience": 0}, "era_patience must be at least 1"),
+    ],
+    ids=str,
+)
+def test_refused_options_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GRPOERAConfig(**options(tmp_path, **changes))
+
+
+def test_rloo_keeps_its_kl_penalty_and_a_disabled_era_refuses_nothing(tmp_path: Path) -> None:
+    assert RLOOERAConfig(**options(tmp_path, beta=0.05)).beta == 0.05
+    assert GRPOERAConfig(**options(tmp_path, beta=0.05), era_enabled=False).beta == 0.05
+
+
+def test_a_second_entropy_controller_draws_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    GRPOERAConfig(**options(tmp_path))
+    assert "two controllers" not in caplog.text
+    GRPOERAConfig(**options(tmp_path, use_adaptive_entropy=True))
+    assert "two controllers" in caplog.text
+
+
+def test_args_of_another_class_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="args must be a GRPOERAConfig, got GRPOConfig"):
+        trainer(GRPOERATrainer, GRPOConfig(**options(tmp_path)))
+
+
+def test_prompt_learning_adapters_are_refused(tmp_path: Path) -> None:
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ValueError, match="peft_config of type"):
+        trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)), peft_config=prompt)
+
+
+@pytest.mark.parametrize("config", [GRPOERAConfig, RLOOERAConfig])
+@pytest.mark.parametrize("name", ["cp_size", "sp_size"])
+def test_split_sequences_are_refused(tmp_path: Path, config: Any, name: str) -> None:
+    parallel = ParallelismConfig(**{name: 2})
+    with pytest.raises(ValueError, match=f"parallelism_config.{name} > 1"):
+        config(**options(tmp_path, parallelism_config=parallel))
+
+
+@pytest.mark.parametrize("name", ["cp_size", "sp_size"])
+def test_split_sequences_that_only_the_launcher_knows_of_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    class Launched(GRPOERATrainer):
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            parallel = ParallelismConfig(**{name: 2})
+            monkeypatch.setattr(self.accelerator.state, "parallelism_config", parallel)
+
+    with pytest.raises(ValueError, match=f"parallelism_config with {name}=2 is not supported"):
+        trainer(Launched, GRPOERAConfig(**options(tmp_path)))
+
+
+def test_another_kernel_of_trl_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", object())
+    with pytest.raises(RuntimeError, match="computes log-probabilities in another way"):
+        trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)))
+
+
+def test_a_changed_kernel_signature_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        fused_head.ChunkedLogProbFunction, "forward", staticmethod(lambda ctx, hidden: hidden)
+    )
+    with pytest.raises(RuntimeError, match="computes log-probabilities in another way"):
+        trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)))
+
+
+def test_a_forward_that_bypasses_the_head_is_an_error_not_the_stock_loss(tmp_path: Path) -> None:
+    class Bypass(ERAMixin, FunctionalGRPO):
+        config_class = GRPOERAConfig
+        scale = torch.ones(8)
+
+    built = trainer(Bypass, GRPOERAConfig(**options(tmp_path)))
+    with pytest.raises(RuntimeError, match="called the log-probability head 0 times"):
+        built._compute_loss(built.model, batch())
