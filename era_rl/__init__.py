@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TQCERA,
         CrossQERA,
         EntropyMonitor,
+        GradientConflict,
         MaskablePPOERA,
     )
 
@@ -40,6 +41,7 @@ __all__ = [
     "CategoricalHead",
     "CrossQERA",
     "EntropyMonitor",
+    "GradientConflict",
     "MaskablePPOERA",
     "MultiCategoricalHead",
     "TruncatedGaussianHead",
@@ -53,7 +55,16 @@ __all__ = [
 ]
 
 _SB3_NAMES = frozenset(
-    {"A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "EntropyMonitor", "MaskablePPOERA"}
+    {
+        "A2CERA",
+        "PPOERA",
+        "SACERA",
+        "TQCERA",
+        "CrossQERA",
+        "EntropyMonitor",
+        "GradientConflict",
+        "MaskablePPOERA",
+    }
 )
 
 

@@ -11,6 +11,7 @@ from era_rl.sb3.actor_critic import (
 from era_rl.sb3.algorithms import A2CERA, PPOERA, TQCERA, CrossQERA, MaskablePPOERA
 from era_rl.sb3.callbacks import EntropyMonitor
 from era_rl.sb3.distributions import TanhNormalDistribution, TruncatedNormalDistribution
+from era_rl.sb3.gradient_conflict import GradientConflict, plot_gradient_conflict
 from era_rl.sb3.policies import (
     CrossQERAPolicy,
     SACERACnnPolicy,
@@ -36,6 +37,7 @@ __all__ = [
     "ERAMaskablePolicy",
     "ERAMultiInputActorCriticPolicy",
     "EntropyMonitor",
+    "GradientConflict",
     "MaskablePPOERA",
     "SACERACnnPolicy",
     "SACERAMultiInputPolicy",
@@ -46,4 +48,5 @@ __all__ = [
     "TanhNormalDistribution",
     "TruncatedNormalDistribution",
     "paper_preset",
+    "plot_gradient_conflict",
 ]

@@ -85,14 +85,14 @@ class ActorCriticMixin(BasePolicy):
         super()._build(lr_schedule)  # type: ignore[misc]
         self.action_dist = distribution
 
-    def _head_outputs(self, raw: Tensor) -> tuple[Tensor, ...]:
+    def dist_params(self, raw: Tensor) -> tuple[Tensor, ...]:
         """Return the distribution's parameters for raw outputs (batch, head.raw_dim)."""
         return (self.head(raw),)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
         # a shallow copy to throw away: a policy that kept a graph could not be copied
         distribution = copy.copy(self.action_dist)
-        return distribution.proba_distribution(*self._head_outputs(self.action_net(latent_pi)))
+        return distribution.proba_distribution(*self.dist_params(self.action_net(latent_pi)))
 
     def raw_params(self, obs: PyTorchObs) -> Tensor:
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
@@ -184,9 +184,10 @@ class ERAActorCriticMixin(ActorCriticMixin):
         head = GaussianHead(action_dim, **kwargs)
         return head, DiagGaussianDistribution(action_dim)
 
-    def _head_outputs(self, raw: Tensor) -> tuple[Tensor, ...]:
+    def dist_params(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """Return loc and log_std, or logits, of raw outputs (batch, head.raw_dim)."""
         if isinstance(self.head, MultiCategoricalHead):
-            return super()._head_outputs(raw)
+            return super().dist_params(raw)
         loc, log_std = self.head.loc_log_std(raw)
         return loc, log_std + self.log_half_range
 
@@ -253,7 +254,8 @@ class ERAMaskableMixin(ActorCriticMixin):
             return head, ERAMaskableCategorical(head, actions[0])
         return head, ERAMaskableMultiCategorical(head, actions)
 
-    def _head_outputs(self, raw: Tensor) -> tuple[Tensor, ...]:
+    def dist_params(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """Return the raw logits, shape (batch, head.raw_dim)."""
         return (raw,)  # the distribution meets the floor, after the mask
 
     def entropy(self, obs: PyTorchObs, action_masks: MaybeMasks = None) -> Tensor:

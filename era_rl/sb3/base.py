@@ -29,6 +29,14 @@ class ERAPolicy(Protocol):
         """Return the parameters that the policy's distribution depends on."""
         ...
 
+    def raw_params(self, obs: Any) -> Tensor:
+        """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
+        ...
+
+    def dist_params(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """Return the distribution's parameters for raw outputs."""
+        ...
+
     def entropy(self, obs: Any) -> Tensor:
         """Return the policy's own entropy in nats at each observation, shape (batch,)."""
         ...

@@ -4,6 +4,7 @@ import copy
 import csv
 import statistics
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +20,65 @@ COLUMNS = (
 )
 
 
-class EntropyMonitor(BaseCallback):
+class MeasuringCallback(BaseCallback):
+    """Sends rows of figures to the logger, to a list and to a CSV file.
+
+    Args:
+        prefix: Prefix of the figures' names in the logger.
+        columns: Names of the figures, "timesteps" first.
+        check_freq: Steps of the (vectorised) environment between checks, at least 1.
+        csv_path: File to write, or None. An existing file is continued.
+        verbose: SB3's verbosity.
+
+    Raises:
+        ValueError: If ``check_freq`` is below 1.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        columns: Sequence[str],
+        check_freq: int,
+        csv_path: str | Path | None,
+        verbose: int,
+    ) -> None:
+        super().__init__(verbose)
+        if check_freq < 1:
+            raise ValueError(f"check_freq={check_freq} must be at least 1")
+        self.prefix = prefix
+        self.columns = tuple(columns)
+        self.check_freq = check_freq
+        self.csv_path = None if csv_path is None else Path(csv_path)
+        self.rows: list[tuple[float, ...]] = []
+
+    def _init_callback(self) -> None:
+        if self.csv_path is not None and not self.csv_path.exists():
+            self.csv_path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(self.columns)
+
+    def _record(self, values: Sequence[float]) -> None:
+        """Log, keep and write the figures of one check."""
+        for name, value in zip(self.columns[1:], values, strict=True):
+            self.logger.record(f"{self.prefix}/{name}", value)
+        self.rows.append((self.num_timesteps, *values))
+        if self.csv_path is not None:
+            self._write(self.rows[-1])
+
+    def _write(self, row: Sequence[Any]) -> None:
+        assert self.csv_path is not None
+        with self.csv_path.open("a", newline="") as file:
+            csv.writer(file).writerow(row)
+
+
+class EntropyMonitor(MeasuringCallback):
     """Measures the policy's true entropy on the states it visits, and warns of what goes wrong.
 
     Every ``check_freq`` callback steps the entropies H[pi(.|s)] of all states visited since the last
-    check go to the logger (``entropy/*``, so to TensorBoard) and, given ``csv_path``, to a CSV file
-    with the columns ``COLUMNS``; ``minimum`` keeps the smallest entropy met so far, ``margin`` the
-    smallest H[pi(.|s)] - H0(s), where the floor depends on the state under an action mask only.
-    Warns once each of an entropy that stays at the floor from the start though the head lets it rise,
-    of NaN, and of a gradient spike.
+    check go to the logger (``entropy/*``, so to TensorBoard), to ``rows`` and, given ``csv_path``, to
+    a CSV file, with the columns ``COLUMNS``. ``minimum`` keeps the smallest entropy met so far and
+    ``margin`` the smallest H[pi(.|s)] - H0(s); the floor depends on the state under an action mask
+    only. Warns once each of an entropy that stays at the floor from the start though the head lets it
+    rise, of NaN, and of a gradient spike.
 
     Args:
         check_freq: Steps of the (vectorised) environment between checks, at least 1.
@@ -47,13 +98,9 @@ class EntropyMonitor(BaseCallback):
         spike_factor: float = 100.0,
         verbose: int = 0,
     ) -> None:
-        super().__init__(verbose)
-        if check_freq < 1:
-            raise ValueError(f"check_freq={check_freq} must be at least 1")
+        super().__init__("entropy", COLUMNS, check_freq, csv_path, verbose)
         if not spike_factor > 1.0:
             raise ValueError(f"spike_factor={spike_factor} must be above 1")
-        self.check_freq = check_freq
-        self.csv_path = None if csv_path is None else Path(csv_path)
         self.spike_factor = spike_factor
         self.minimum = self.margin = float("inf")
         self._visited: list[Any] = []
@@ -66,11 +113,6 @@ class EntropyMonitor(BaseCallback):
     @property
     def _policy(self) -> ERAPolicy:
         return cast(ERAPolicy, self.model.policy)
-
-    def _init_callback(self) -> None:
-        if self.csv_path is not None and not self.csv_path.exists():
-            self.csv_path.parent.mkdir(parents=True, exist_ok=True)
-            self._write_row(COLUMNS)
 
     def _on_step(self) -> bool:
         # the states acted in, and their masks; some vectorised environments reuse their arrays
@@ -93,11 +135,7 @@ class EntropyMonitor(BaseCallback):
         self.minimum = min(self.minimum, float(entropy.min()))
         self.margin = min(self.margin, margin)
         entropies = (float(entropy.mean()), float(entropy.min()), float(entropy.max()))
-        values = (*entropies, float(np.mean(floor)), margin, norm)
-        for name, value in zip(COLUMNS[1:], values, strict=True):
-            self.logger.record(f"entropy/{name}", value)
-        if self.csv_path is not None:
-            self._write_row((self.num_timesteps, *values))
+        self._record((*entropies, float(np.mean(floor)), margin, norm))
         self._judge(entropy, floor, norm)
 
     def _entropies_and_floors(self) -> tuple[np.ndarray, Any]:
@@ -146,11 +184,6 @@ class EntropyMonitor(BaseCallback):
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"{message} (at step {self.num_timesteps})", stacklevel=2)
-
-    def _write_row(self, row: tuple[Any, ...]) -> None:
-        assert self.csv_path is not None
-        with self.csv_path.open("a", newline="") as file:
-            csv.writer(file).writerow(row)
 
 
 def _concatenate(observations: list[Any]) -> Any:

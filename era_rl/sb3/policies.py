@@ -81,6 +81,11 @@ class ERAActorMixin(BasePolicy):
         """Return loc, log_std and no further arguments (SB3's hook)."""
         return *self.head.loc_log_std(self.raw_params(obs)), {}
 
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
+        """Return sampled actions, (batch, action_dim), and their log densities, (batch,)."""
+        loc, log_std, _ = self.get_action_dist_params(obs)
+        return self._distribution().log_prob_from_params(loc, log_std)
+
     def entropy(self, obs: PyTorchObs) -> Tensor:
         """Return the policy's own entropy in nats at each observation, shape (batch,)."""
         loc, log_std, _ = self.get_action_dist_params(obs)
@@ -151,6 +156,10 @@ class ERAPolicyMixin(BasePolicy):
     def raw_params(self, obs: PyTorchObs) -> Tensor:
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
         return self.actor.raw_params(obs)
+
+    def dist_params(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loc and log_std, each (batch, action_dim), of raw outputs."""
+        return self.head.loc_log_std(raw)
 
     def entropy(self, obs: PyTorchObs) -> Tensor:
         """Return the policy's own entropy in nats at each observation, shape (batch,)."""
