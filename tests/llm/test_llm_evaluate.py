@@ -1,15 +1,12 @@
-"""Rewards, pass@k, calibration and the command line."""
+"""Rewards, pass@k and calibration."""
 
-import json
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from era_llm.calibrate import response_entropies, suggest
-from era_llm.cli import main
 from era_llm.evaluate import pass_at_k, sample, summarise
 from era_llm.functional import token_entropies, top_entropy_mean
 from era_llm.rewards import final_answer, is_right, math_reward
@@ -97,83 +94,3 @@ def test_suggested_thresholds_are_quantiles() -> None:
     assert found["era_entropy_low"] == pytest.approx(0.1)
     assert found["era_entropy_high"] == pytest.approx(1.98)
     assert found["quantiles"]["0.5"] == pytest.approx(0.5)
-
-
-@pytest.fixture
-def saved(toy: Any, tmp_path: Path) -> tuple[str, str]:
-    """Save a toy model and a data file whose columns have names of their own."""
-    toy.save_pretrained(tmp_path / "model")
-    toy_tokenizer().save_pretrained(tmp_path / "model")
-    rows = [{"question": f"{n}=", "sum": str(n)} for n in range(10, 26)]
-    data = tmp_path / "data.jsonl"
-    data.write_text("\n".join(map(json.dumps, rows)))
-    return str(tmp_path / "model"), str(data)
-
-
-COLUMNS = ["--prompt-column", "question", "--answer-column", "sum", "--max-new-tokens", "4"]
-
-
-def test_eval_command(saved: tuple[str, str], tmp_path: Path) -> None:
-    model, data = saved
-    output = tmp_path / "scores.json"
-    command = ["eval", "--model", model, "--data", data, *COLUMNS, "--output", str(output)]
-    rest = "--limit 3 --samples 32 --k 1 32 --reward era_llm.toy.toy_reward"
-    main([*command, *rest.split()])
-    scores = json.loads(output.read_text())
-    assert scores["prompts"] == 3
-    assert 0 < scores["avg@32"] == pytest.approx(scores["pass@1"])
-    assert scores["pass@1"] < scores["pass@32"] <= 1
-
-
-def test_calibrate_command(saved: tuple[str, str], tmp_path: Path) -> None:
-    model, data = saved
-    output = tmp_path / "thresholds.json"
-    command = ["calibrate", "--model", model, "--data", data, *COLUMNS, "--limit", "2"]
-    main([*command, "--output", str(output)])
-    found = json.loads(output.read_text())
-    assert found["responses"] == 16
-    assert 0 < found["era_entropy_low"] < found["era_entropy_high"]
-    assert found["quantiles"]["0.1"] == found["era_entropy_low"]
-
-
-def test_train_command(saved: tuple[str, str], tmp_path: Path) -> None:
-    model, data = saved
-    config = tmp_path / "run.yaml"
-    config.write_text("bf16: false\nuse_cpu: true\nreport_to: none\nmax_completion_length: 4\n")
-    command = ["train", "--config", str(config), "--model_name_or_path", model]
-    command += ["--dataset_name", data, "--output_dir", str(tmp_path / "out")]
-    rest = (
-        "--prompt_column question --answer_column sum --reward era_llm.toy.toy_reward --max_steps 2 "
-        "--per_device_train_batch_size 4 --num_generations 4 --logging_steps 1 --save_steps 2 "
-        "--era_entropy_low 2.6 --era_tokens top --dtype float32 --disable_tqdm true"
-    )
-    main([*command, *rest.split()])
-    assert (tmp_path / "out" / "model.safetensors").exists()
-    state = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())
-    assert state["log_history"][0]["era/frac_low"] == 1.0
-
-
-def test_the_recipe_parses_into_the_papers_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    import era_llm.train as train
-
-    built: dict[str, Any] = {}
-
-    class Stop(Exception):  # noqa: N818
-        pass
-
-    def record(model: str, reward: Any, config: Any, **_: Any) -> None:
-        built.update(model=model, reward=reward, config=config)
-        raise Stop
-
-    monkeypatch.setattr(train, "GRPOERATrainer", record)
-    monkeypatch.setattr(train, "load_rows", lambda options: None)
-    with pytest.raises(Stop):
-        main(["train", "--recipe", "qwen2.5-math-7b", "--use_cpu", "true", "--bf16", "false"])
-    config = built["config"]
-    assert built["model"] == "Qwen/Qwen2.5-Math-7B"
-    assert built["reward"] is math_reward
-    assert config.per_device_train_batch_size * config.gradient_accumulation_steps * 8 == 256 * 8
-    assert (config.num_generations, config.learning_rate, config.beta) == (8, 1e-6, 0.0)
-    assert (config.era_entropy_low, config.era_entropy_high, config.era_k) == (0.45, 3.0, 2.0)
-    with pytest.raises(ValueError, match="recipe must be one of"):
-        main(["train", "--recipe", "none"])

@@ -26,9 +26,7 @@ def _loaded_after(statement: str) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "statement", ["import era_llm", "from era_llm import era_logps", "import era_llm.functional"]
-)
+@pytest.mark.parametrize("statement", ["import era_llm", "from era_llm import era_logps"])
 def test_the_functions_load_neither_trl_nor_other_adapters(statement: str) -> None:
     assert not _loaded_after(statement) & set(HEAVY)
 

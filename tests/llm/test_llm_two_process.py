@@ -14,11 +14,12 @@ SCRIPT = Path(__file__).with_name("two_process_run.py")
 ROOT = Path(__file__).parents[2]
 
 
-def _launch(output: Path, processes: int, batch_size: int, port: int) -> dict[str, Any]:
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    launcher += ["--master_port", str(port)]
-    command = [sys.executable, *(launcher if processes > 1 else [])]
-    command += [str(SCRIPT), str(output), str(batch_size)]
+# Without --multi_gpu, accelerate starts one process where it sees no GPU. Port 0 is any free one.
+LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0"
+
+
+def _launch(output: Path, launcher: list[str], batch_size: int) -> dict[str, Any]:
+    command = [sys.executable, *launcher, str(SCRIPT), str(output), str(batch_size)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(SCRIPT.parent))),
@@ -32,8 +33,8 @@ def _launch(output: Path, processes: int, batch_size: int, port: int) -> dict[st
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    one = _launch(tmp_path / "one.json", 1, 8, 0)
-    two = _launch(tmp_path / "two.json", 2, 4, 29_613)
+    one = _launch(tmp_path / "one.json", [], 8)
+    two = _launch(tmp_path / "two.json", LAUNCH.split(), 4)
     assert (one["world"], two["world"]) == (1, 2)
     first = one["logs"][0]
     assert first["era/frac_sharpened"] > 0

@@ -1,6 +1,6 @@
 """Train on completions that depend on the prompt alone, so that any split of the work agrees.
 
-Run by python, or by torchrun with two processes, as two_process_run.py OUTPUT BATCH; writes the
+Run by python, or by accelerate with two processes, as two_process_run.py OUTPUT BATCH; writes the
 logs and the final weights of the main process to OUTPUT.
 """
 
