@@ -1,0 +1,192 @@
+"""Actors with an entropy floor for any action spec, as TorchRL's own ProbabilisticActor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import (
+    CompositeDistribution,
+    TensorDictModule,
+    TensorDictModuleBase,
+    TensorDictSequential,
+)
+from torch import Tensor, nn
+from torchrl.data import Composite, TensorSpec
+from torchrl.modules import ProbabilisticActor
+
+from era_rl.core import GaussianHead, TruncatedGaussianHead
+from era_rl.torchrl.specs import BoundedDistribution, Heads, Leaf, action_leaves
+
+ERAParamExtractor = TruncatedGaussianHead
+"""The drop-in for ``NormalParamExtractor``: raw outputs (..., raw_dim) -> (loc, scale) on [-1, 1]."""
+
+
+class ERAActor(ProbabilisticActor):
+    """A probabilistic actor whose policy has at least ``target_entropy`` nats in every state.
+
+    The network's raw outputs pass through the head of the action spec: a bounded spec gets a
+    truncated normal (or a tanh-squashed one with Eq. 11, whose floor is not per state), a categorical
+    or one-hot spec a softmax with a floor, a composite spec one head a leaf, the raw outputs split in
+    the order of its leaves. Floors are those of actions normalised to [-1, 1], whatever the bounds.
+    ``ExplorationType.DETERMINISTIC`` takes the mode (for "tanh", tanh(loc)).
+
+    Parameters of the policy are written beside the action: ``loc``, ``scale`` (in units of the
+    action; for "tanh" before the squashing) or ``logits``; for a composite spec under
+    ``("params", leaf)``.
+
+    Example: SAC on Pendulum-v1 from TorchRL's parts::
+
+        >>> from torchrl.collectors import Collector
+        >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+        >>> from torchrl.envs import GymEnv
+        >>> from torchrl.modules import MLP, ValueOperator
+        >>> from torchrl.objectives import SoftUpdate
+        >>> from era_rl.torchrl import ERAActor, SACERALoss, raw_dim
+        >>> env = GymEnv("Pendulum-v1")
+        >>> spec = env.action_spec
+        >>> actor = ERAActor(MLP(out_features=raw_dim(spec), num_cells=[64, 64]), spec)
+        >>> critic = ValueOperator(MLP(out_features=1, num_cells=[64, 64]), ["observation", "action"])
+        >>> _ = critic(actor(env.reset()))  # fixes the sizes of the networks' first layers
+        >>> loss = SACERALoss(actor, critic)
+        >>> target, optimizer = SoftUpdate(loss, tau=0.005), torch.optim.Adam(loss.parameters(), 1e-3)
+        >>> buffer = ReplayBuffer(storage=LazyTensorStorage(10_000), batch_size=64)
+        >>> for data in Collector(env, actor, frames_per_batch=64, total_frames=128):
+        ...     _ = buffer.extend(data.reshape(-1))
+        ...     sum(v for k, v in loss(buffer.sample()).items() if k.startswith("loss")).backward()
+        ...     optimizer.step(), optimizer.zero_grad(), target.step()
+
+    Args:
+        module: Network from ``in_keys`` to one tensor (..., :func:`raw_dim` of the spec), or a
+            TensorDict module whose one out_key is that tensor.
+        action_spec: The spec of one action, batched or not: ``env.action_spec``, or a Composite.
+        in_keys: What the network reads, where ``module`` is a plain ``nn.Module``.
+        action_key: Where the action is written; a composite spec's keys name its own actions.
+        distribution: "truncated" or "tanh", for bounded specs.
+        head_kwargs: Arguments of the head (:class:`TruncatedGaussianHead`, :class:`GaussianHead` or
+            :class:`CategoricalHead`), ``target_entropy`` among them; for a composite spec a mapping
+            from its leaf keys to such arguments.
+        noise_key: Read the uniform noise of the samples, (..., action_dim) or (..., 1), from this key.
+        **kwargs: Arguments of ProbabilisticActor, such as ``return_log_prob``.
+
+    Raises:
+        ValueError: If the spec is not one of these, a bound is not finite, or the head refuses its
+            arguments.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module | TensorDictModuleBase,
+        action_spec: TensorSpec,
+        *,
+        in_keys: Sequence[NestedKey] = ("observation",),
+        action_key: NestedKey = "action",
+        distribution: BoundedDistribution = "truncated",
+        head_kwargs: Mapping[Any, Any] | None = None,
+        noise_key: NestedKey | None = None,
+        **kwargs: Any,
+    ) -> None:
+        leaves = action_leaves(action_spec, action_key, distribution, head_kwargs)
+        prefix = _prefix(leaves[0].key) if len(leaves) == 1 else ()
+        if not isinstance(module, TensorDictModuleBase):
+            module = TensorDictModule(module, list(in_keys), [(*prefix, "raw")])
+        (raw_key,) = module.out_keys
+        if len(leaves) == 1:
+            wiring = _one_leaf(leaves[0], noise_key)
+        elif noise_key is None:
+            wiring = _several_leaves(leaves)
+        else:
+            raise ValueError(f"noise_key={noise_key!r} needs a spec with one action")
+        params = [(*_param_prefix(leaves, leaf), name) for leaf in leaves for name in leaf.params]
+        heads = TensorDictModule(Heads(leaves), [raw_key], params)
+        super().__init__(
+            TensorDictSequential(module, heads),
+            spec=_composite(action_spec, leaves),
+            **wiring,
+            **kwargs,
+        )
+        self._leaves = leaves
+
+    def entropy(self, tensordict: TensorDictBase) -> Tensor:
+        """Return the policy's own entropy in nats, shape (...), for actions normalised to [-1, 1]."""
+        policy = self.get_dist(tensordict)
+        if isinstance(policy, CompositeDistribution):
+            return torch.stack([leaf.entropy(policy.dists[leaf.key]) for leaf in self._leaves]).sum(
+                0
+            )
+        return self._leaves[0].entropy(policy)
+
+    @property
+    def target_entropy(self) -> float:
+        """H0 in nats, summed over the actions of a composite spec."""
+        return sum(leaf.head.target_entropy for leaf in self._leaves)
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """``low`` and ``high`` of a single bounded action, numbers or tensors; else empty."""
+        return self._leaves[0].bounds if len(self._leaves) == 1 else {}
+
+    @property
+    def gaussian_head(self) -> GaussianHead:
+        """The head that holds Eq. 11 and its delta.
+
+        Raises:
+            ValueError: If the actor has none: it needs floor="gaussian" or distribution="tanh".
+        """
+        heads = [leaf.head for leaf in self._leaves]
+        found = [h.gaussian if isinstance(h, TruncatedGaussianHead) else h for h in heads]
+        if len(found) != 1 or not isinstance(found[0], GaussianHead):
+            raise ValueError("delta needs one action with floor='gaussian' or distribution='tanh'")
+        return found[0]
+
+
+def _one_leaf(leaf: Leaf, noise_key: NestedKey | None) -> dict[str, Any]:
+    """Return ProbabilisticActor's arguments for a spec with one action."""
+    prefix = _prefix(leaf.key)
+    keys: dict[str, NestedKey] = {name: (*prefix, name) for name in leaf.params}
+    distribution = leaf.distribution
+    if noise_key is not None:
+        if leaf.noise_distribution is None:
+            raise ValueError(f"noise_key={noise_key!r} needs distribution='truncated'")
+        keys["noise"], distribution = noise_key, leaf.noise_distribution
+    return {
+        "in_keys": keys,
+        "out_keys": [leaf.key],
+        "distribution_class": distribution,
+        "distribution_kwargs": leaf.bounds,
+    }
+
+
+def _several_leaves(leaves: list[Leaf]) -> dict[str, Any]:
+    """Return ProbabilisticActor's arguments for a composite spec."""
+    return {
+        "in_keys": ["params"],
+        "out_keys": [leaf.key for leaf in leaves],
+        "distribution_class": CompositeDistribution,
+        "distribution_kwargs": {
+            "distribution_map": {leaf.key: leaf.distribution for leaf in leaves},
+            "extra_kwargs": {leaf.key: leaf.bounds for leaf in leaves},
+        },
+    }
+
+
+def _param_prefix(leaves: list[Leaf], leaf: Leaf) -> tuple[str, ...]:
+    return _prefix(leaf.key) if len(leaves) == 1 else ("params", *_path(leaf.key))
+
+
+def _path(key: NestedKey) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else tuple(key)
+
+
+def _prefix(key: NestedKey) -> tuple[str, ...]:
+    return _path(key)[:-1]
+
+
+def _composite(action_spec: TensorSpec, leaves: list[Leaf]) -> Composite:
+    """Return the spec as a Composite under its action's key."""
+    if isinstance(action_spec, Composite):
+        return action_spec.clone()
+    spec: Any = action_spec
+    for name in reversed(_path(leaves[0].key)):
+        spec = Composite({name: spec})
+    return spec

@@ -1,0 +1,68 @@
+"""Actors and critics of a run, from its settings and its environment's specs."""
+
+from torch import nn
+from torchrl.data import TensorSpec
+from torchrl.envs import EnvBase
+from torchrl.modules import MLP, ValueOperator
+
+from era_rl.torchrl.actors import ERAActor
+from era_rl.torchrl.config import Activation, Config
+from era_rl.torchrl.specs import raw_dim
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh}
+
+
+def mlp(config: Config, in_features: int, out_features: int, layer_norm: bool) -> MLP:
+    """Return the multilayer perceptron of the settings, with or without LayerNorm."""
+    norm = (
+        {
+            "norm_class": nn.LayerNorm,
+            "norm_kwargs": [{"normalized_shape": width} for width in config.hidden],
+        }
+        if layer_norm
+        else {}
+    )
+    return MLP(
+        in_features=in_features,
+        out_features=out_features,
+        num_cells=list(config.hidden),
+        activation_class=_ACTIVATIONS[config.activation],
+        **norm,
+    )
+
+
+def make_actor(config: Config, env: EnvBase, nats_per_dim: float, *, log_prob: bool) -> ERAActor:
+    """Return the actor of the settings, its samples a function of ``noise``.
+
+    Args:
+        config: The settings.
+        env: An environment, or a batch of them, for its specs.
+        nats_per_dim: The default floor of bounded actions.
+        log_prob: Whether the actor writes the log-probability of its actions.
+    """
+    spec = env.action_spec_unbatched.to(config.device)
+    kwargs = head_kwargs(config, spec, nats_per_dim)
+    network = mlp(config, observation_dim(env), raw_dim(spec, head_kwargs=kwargs), layer_norm=False)
+    actor = ERAActor(network, spec, head_kwargs=kwargs, noise_key="noise", return_log_prob=log_prob)
+    return actor.to(config.device)
+
+
+def head_kwargs(config: Config, spec: TensorSpec, nats_per_dim: float) -> dict[str, object]:
+    """Return the arguments of the head for the action spec."""
+    if spec.dtype.is_floating_point:
+        return config.head_kwargs(spec.shape[-1], nats_per_dim)
+    target = config.target_entropy
+    return {} if target is None else {"target_entropy": target}
+
+
+def make_critic(config: Config, env: EnvBase, *, of_action: bool) -> ValueOperator:
+    """Return Q(s, a), or V(s), of the settings."""
+    keys = ["observation", "action"] if of_action else ["observation"]
+    action_dim = env.action_spec_unbatched.shape[-1] if of_action else 0
+    network = mlp(config, observation_dim(env) + action_dim, 1, config.layer_norm)
+    return ValueOperator(network, keys).to(config.device)
+
+
+def observation_dim(env: EnvBase) -> int:
+    """Return the length of the environment's ``observation``."""
+    return env.observation_spec["observation"].shape[-1]

@@ -1,0 +1,179 @@
+"""The training loop: collect, learn, log, evaluate, checkpoint."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.collectors import BaseCollector, Collector, MultiSyncCollector
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.record import CSVLogger, TensorboardLogger
+
+from era_rl.torchrl.checkpoint import load_checkpoint, save_checkpoint
+from era_rl.torchrl.config import Config, PPOConfig, SACConfig
+from era_rl.torchrl.envs import make_envs
+from era_rl.torchrl.ppo import PPOLearner
+from era_rl.torchrl.sac import SACLearner
+from era_rl.torchrl.stacked import COLLECTION, EVALUATION, StackedPolicy
+
+Learner = SACLearner | PPOLearner
+MakeCollector = Callable[[Config, Learner, StackedPolicy | None], BaseCollector]
+
+
+def make_learner(config: Config, env: EnvBase) -> Learner:
+    """Return the learner of the settings' algorithm."""
+    if isinstance(config, SACConfig):
+        return SACLearner(config, env)
+    if isinstance(config, PPOConfig):
+        return PPOLearner(config, env)
+    raise ValueError(f"config is {type(config).__name__}; it must be a SACConfig or a PPOConfig")
+
+
+def make_collector(config: Config, learner: Learner, policy: StackedPolicy | None) -> BaseCollector:
+    """Return TorchRL's collector in this process, with ``policy``, or one process a collector."""
+    envs = [
+        partial(make_envs, config, config.num_envs, COLLECTION + index)
+        for index in range(max(config.collectors, 1))
+    ]
+    frames = config.seeds * config.steps_per_iteration
+    common = {"frames_per_batch": frames, "total_frames": -1, "storing_device": "cpu"}
+    if policy is not None:
+        return Collector(envs[0], policy, exploration_type=ExplorationType.RANDOM, **common)
+    factories = [
+        partial(learner.policy, COLLECTION + index, "cpu") for index in range(config.collectors)
+    ]
+    return MultiSyncCollector(envs, policy_factory=factories, cat_results="stack", **common)
+
+
+class Trainer:
+    """One run of stacked agents, from its settings to its logs and checkpoint.
+
+    A checkpoint begins new episodes, seeded by its number, in the run that writes it as in one that
+    resumes from it, so that both go on alike whatever the environment.
+
+    Args:
+        config: The settings.
+        make_collector: Builds the collector, by default one of this machine.
+    """
+
+    def __init__(self, config: Config, make_collector: MakeCollector = make_collector) -> None:
+        self.config = config
+        self.path = Path(config.out) / "checkpoint.pt"
+        self.evaluation_envs = make_envs(config, config.eval_episodes, EVALUATION)
+        self.learner = make_learner(config, self.evaluation_envs)
+        self.evaluation_policy = self.learner.policy(EVALUATION)
+        self.acting = None if config.collectors else self.learner.policy(COLLECTION)
+        self.collector = make_collector(config, self.learner, self.acting)
+        name = f"{type(config).__name__.removesuffix('Config').lower()}-era"
+        self.loggers = [CSVLogger(name, config.out), TensorboardLogger(name, config.out)]
+        self.checkpoints = 0
+        if config.resume and self.path.is_file():
+            self._resume()
+        self._begin_episodes()
+
+    def run(self) -> Tensor:
+        """Train to ``total_steps`` and return the last evaluation's returns, (agents, episodes)."""
+        started, begun_at = time.monotonic(), self.learner.steps
+        batches = iter(self.collector)
+        returns = None
+        while self.learner.steps < self.config.total_steps:
+            before = self.learner.steps
+            data = agents_first(next(batches), self.config.seeds)
+            metrics = {**self.learner.learn(data), **episode_returns(data)}
+            if self.config.collectors:
+                self.collector.update_policy_weights_()
+            if self._due(self.config.log_interval, before):
+                rate = (self.learner.steps - begun_at) / (time.monotonic() - started)
+                self._log({**metrics, "steps_per_second": torch.full((self.config.seeds,), rate)})
+            returns = self.evaluate() if self._due(self.config.eval_interval, before) else None
+            if self._due(self.config.checkpoint_interval, before):
+                self._checkpoint()
+        self._save()
+        return self.evaluate() if returns is None else returns
+
+    def evaluate(self) -> Tensor:
+        """Return and log the returns of deterministic episodes, shape (agents, episodes)."""
+        returns = episode_rollouts(self.evaluation_envs, self.evaluation_policy, seed=0)
+        returns = returns.view(self.config.seeds, -1)
+        self._log({"eval_return": returns.mean(1), "eval_return_min": returns.amin(1)})
+        return returns
+
+    def close(self) -> None:
+        """End the environments and the collector's processes."""
+        self.collector.shutdown()
+        self.evaluation_envs.close()
+
+    def _due(self, interval: int, before: int) -> bool:
+        """Whether a multiple of the interval lies after ``before`` and not after now."""
+        return interval > 0 and self.learner.steps // interval > before // interval
+
+    def _begin_episodes(self) -> None:
+        self.collector.set_seed(self.checkpoints, static_seed=True)
+        self.collector.reset()
+
+    def _checkpoint(self) -> None:
+        self.checkpoints += 1
+        self._save()
+        self._begin_episodes()
+
+    def _save(self) -> None:
+        state = {"learner": self.learner.state_dict(), "checkpoints": self.checkpoints}
+        if self.acting is not None:
+            state["acting"] = self.acting.state_of_streams()
+        save_checkpoint(self.path, self.config, state)
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.path, self.config)
+        self.learner.load_state_dict(state["learner"])
+        self.checkpoints = state["checkpoints"]
+        if self.acting is not None:
+            self.acting.load_state_of_streams(state["acting"])
+        else:
+            self.collector.update_policy_weights_()
+
+    def _log(self, metrics: Mapping[str, Tensor]) -> None:
+        """Write each agent's metrics to TensorBoard and CSV; NaN, for no episode, is left out."""
+        for name, values in metrics.items():
+            for seed, value in zip(self.config.agent_seeds, values.tolist(), strict=True):
+                if not math.isnan(value):
+                    for logger in self.loggers:
+                        logger.log_scalar(f"seed{seed}/{name}", value, step=self.learner.steps)
+
+
+def agents_first(data: TensorDictBase, agents: int) -> TensorDictBase:
+    """Return a collector's batch, ([collectors,] agents * envs, time), as (agents, all envs, time)."""
+    time_steps = data.shape[-1]
+    split = data.reshape(-1, agents, data.shape[-2] // agents, time_steps)
+    return split.transpose(0, 1).flatten(1, 2)
+
+
+def episode_returns(data: TensorDictBase) -> dict[str, Tensor]:
+    """Return each agent's mean return over the episodes that ended in a batch, NaN without any."""
+    done = data["next", "done"]
+    total = torch.where(done, data["next", "episode_reward"], 0.0).flatten(1).sum(1)
+    return {"episode_return": total / done.flatten(1).sum(1)}
+
+
+@torch.no_grad()
+def episode_rollouts(
+    envs: EnvBase,
+    policy: TensorDictModuleBase,
+    seed: int,
+    kind: ExplorationType = ExplorationType.DETERMINISTIC,
+) -> Tensor:
+    """Return the return of one whole episode in each of a batch of environments, shape (envs,)."""
+    envs.set_seed(seed, static_seed=True)
+    data = envs.reset()
+    returns = torch.full(envs.batch_size, math.nan)
+    with set_exploration_type(kind):
+        while returns.isnan().any():
+            step, data = envs.step_and_maybe_reset(policy(data))
+            ended = step["next", "done"].squeeze(-1) & returns.isnan()
+            returns = torch.where(ended, step["next", "episode_reward"].squeeze(-1), returns)
+    return returns
