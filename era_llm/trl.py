@@ -23,6 +23,7 @@ from era_llm.watch import ERAWatch
 
 # The mixin precedes a trainer among the bases; which one, it does not know.
 _Trainer: Any = object
+_HOOKS = ("_compute_loss", "_get_per_token_logps_and_entropies")
 
 
 @dataclass
@@ -80,11 +81,21 @@ class ERAMixin(_Trainer):
                 f"args must be a {self.config_class.__name__}, got {type(args).__name__}"
             )
         if args.era_enabled:
-            check_kernel()
+            self._check_trl()
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         if args.era_enabled:
             self._refuse_unsupported()
         self.add_callback(ERAWatch(args.era_patience))
+
+    def _check_trl(self) -> None:
+        """Raise RuntimeError unless TRL has what ERA overrides: its loss would be used unchanged."""
+        check_kernel()
+        host = super()
+        if missing := [name for name in _HOOKS if not hasattr(host, name)]:
+            raise RuntimeError(
+                f"This TRL's trainer lacks {', '.join(missing)}, which ERA overrides. "
+                "Install a supported trl, or set era_enabled=False."
+            )
 
     def _refuse_unsupported(self) -> None:
         """Raise ValueError for prompt-learning adapters and for split sequences."""

@@ -87,6 +87,15 @@ def test_another_kernel_of_trl_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)))
 
 
+@pytest.mark.parametrize("name", ["_compute_loss", "_get_per_token_logps_and_entropies"])
+def test_a_trainer_without_the_overridden_methods_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delattr(trl.GRPOTrainer, name)
+    with pytest.raises(RuntimeError, match=f"lacks {name}, which ERA overrides"):
+        trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)))
+
+
 def test_a_changed_kernel_signature_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
