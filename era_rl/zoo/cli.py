@@ -1,0 +1,171 @@
+"""``era-zoo``: train, watch, evaluate, film, plot and tune agents from configurations."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from era_rl.zoo.algorithms import ALGORITHMS
+from era_rl.zoo.names import ConfigError, check_names
+
+GYM_PACKAGES = "modules to import that register environments"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 2, with a line of text, for what is unknown."""
+    args = parser().parse_args(argv)
+    module, function, gl = args.__dict__.pop("command")
+    if sys.platform == "linux" and gl is not None:
+        os.environ.setdefault("MUJOCO_GL", gl)
+    try:
+        _check(args)
+        getattr(import_module(module), function)(args)
+    except ConfigError as error:
+        sys.stderr.write(f"era-zoo: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("era-zoo: interrupted; to go on: era-zoo train --resume RUN_FOLDER\n")
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(prog="era-zoo", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    # mujoco's OpenGL is loaded where frames are wanted; without a display its default fails
+    _add_train(commands).set_defaults(command=("era_rl.zoo.train", "train", "disabled"))
+    _add_tune(commands).set_defaults(command=("era_rl.zoo.train", "tune", "disabled"))
+    _add_enjoy(commands).set_defaults(command=("era_rl.zoo.agent", "enjoy", None))
+    _add_evaluate(commands).set_defaults(command=("era_rl.zoo.agent", "evaluate", "disabled"))
+    _add_record_video(commands).set_defaults(command=("era_rl.zoo.agent", "record_video", "egl"))
+    _add_plot(commands).set_defaults(command=("era_rl.zoo.plot", "plot", "disabled"))
+    listing = commands.add_parser("list", help="algorithms and the environments they are set for")
+    listing.add_argument("--algo", help="of one algorithm alone")
+    listing.set_defaults(command=("era_rl.zoo.listing", "show", "disabled"))
+    return top
+
+
+def _add_train(commands: Any) -> argparse.ArgumentParser:
+    train = commands.add_parser("train", help="train an agent, or go on with a killed run")
+    train.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN_FOLDER",
+        help="go on from the run's last checkpoint, with the settings it began with",
+    )
+    _add_run(train)
+    train.add_argument("--eval-freq", type=int, default=25_000, help="steps between evaluations")
+    train.add_argument("--save-freq", type=int, default=25_000, help="steps between checkpoints")
+    return train
+
+
+def _add_tune(commands: Any) -> argparse.ArgumentParser:
+    tune = commands.add_parser("tune", help="search for settings with Optuna")
+    _add_run(tune)
+    tune.add_argument("--n-trials", type=int, default=100)
+    tune.add_argument("--n-jobs", type=int, default=1, help="trials at a time")
+    tune.add_argument("--n-startup-trials", type=int, default=10, help="random trials at first")
+    tune.add_argument("--n-evaluations", type=int, default=4, help="evaluations of a trial")
+    tune.add_argument("--sampler", default="tpe", choices=["tpe", "random"])
+    tune.add_argument("--pruner", default="median", choices=["median", "halving", "none"])
+    tune.add_argument("--storage", help="Optuna's data base, or a .log file, to share or go on")
+    tune.add_argument("--study-name")
+    return tune
+
+
+def _add_enjoy(commands: Any) -> argparse.ArgumentParser:
+    enjoy = commands.add_parser("enjoy", help="play a trained agent, in a window if possible")
+    _add_agent(enjoy)
+    enjoy.add_argument("-n", "--n-timesteps", type=int, default=1_000)
+    enjoy.add_argument("--no-render", action="store_true", help="without a window")
+    return enjoy
+
+
+def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
+    evaluate = commands.add_parser("evaluate", help="mean return of a trained agent")
+    _add_agent(evaluate)
+    evaluate.add_argument("--episodes", type=int, default=10)
+    return evaluate
+
+
+def _add_record_video(commands: Any) -> argparse.ArgumentParser:
+    record = commands.add_parser("record-video", help="film a trained agent")
+    _add_agent(record)
+    record.add_argument("-n", "--n-timesteps", type=int, default=300)
+    record.add_argument("-o", "--output-folder", type=Path, help="default: videos in the run")
+    return record
+
+
+def _add_plot(commands: Any) -> argparse.ArgumentParser:
+    plot = commands.add_parser("plot", help="learning curves of trained agents")
+    plot.add_argument("--algo", nargs="+", required=True)
+    plot.add_argument("--env", nargs="+", required=True, help="gymnasium ids, a figure each")
+    plot.add_argument("-f", "--log-folder", type=Path, default=Path("logs"))
+    plot.add_argument("-o", "--output", type=Path, default=Path("curves.png"))
+    plot.add_argument("--max-timesteps", type=int, default=10**12, help="end of the x axis")
+    plot.add_argument("--gym-packages", nargs="+", default=[], help=GYM_PACKAGES)
+    return plot
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of what trains."""
+    _add_names(command, required=False)
+    command.add_argument("-n", "--n-timesteps", type=int, help="instead of the configuration's")
+    command.add_argument("--n-envs", type=int, help="instead of the configuration's")
+    command.add_argument("--vec-env", default="dummy", choices=["dummy", "subproc"])
+    command.add_argument(
+        "--params", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change, as YAML"
+    )
+    command.add_argument("--config", type=Path, help="a YAML file instead of the zoo's")
+    command.add_argument("--eval-episodes", type=int, default=10, help="episodes an evaluation")
+    command.add_argument("--num-threads", type=int, default=0, help="of torch; 0: its own choice")
+    command.add_argument("--verbose", type=int, default=1, choices=[0, 1, 2])
+    command.add_argument(
+        "--progress", action=argparse.BooleanOptionalAction, default=sys.stderr.isatty()
+    )
+
+
+def _add_agent(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of what uses a trained agent."""
+    _add_names(command, required=True)
+    command.add_argument("--exp-id", type=int, default=0, help="number of the run; 0: the latest")
+    command.add_argument("--best", action="store_true", help="the agent of the best evaluation")
+    command.add_argument("--stochastic", action="store_true", help="sampled actions, not the mode")
+
+
+def _add_names(command: argparse.ArgumentParser, *, required: bool) -> None:
+    command.add_argument("--algo", required=required, help="see era-zoo list")
+    command.add_argument("--env", required=required, help="gymnasium id")
+    command.add_argument("-f", "--log-folder", type=Path, default=Path("logs"))
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--device", default="auto", help="torch device")
+    command.add_argument(
+        "--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", help="for gymnasium.make"
+    )
+    command.add_argument("--gym-packages", nargs="+", default=[], help=GYM_PACKAGES)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse names of algorithms and environments that do not exist, before the slow imports."""
+    algo, env = getattr(args, "algo", None), getattr(args, "env", None)
+    if getattr(args, "resume", None) is not None:
+        return
+    if "seed" in args and (algo is None or env is None):
+        raise ConfigError("--algo and --env must be given (or --resume, with train)")
+    check_names("--algo", _listed(algo), ALGORITHMS)
+    if env is not None:
+        import gymnasium
+
+        import era_rl.envs  # noqa: F401 (registers ids)
+
+        for package in args.gym_packages:
+            import_module(package)
+        check_names("--env", _listed(env), gymnasium.registry)
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else value

@@ -1,0 +1,226 @@
+"""Configurations of the zoo: YAML that is data, checked key by key before anything runs.
+
+A file maps gymnasium ids to settings, as in rl_zoo3, and ``default`` to those of every other id.
+rl_zoo3 evaluates strings as Python and imports what they name; here Python is refused, and classes
+are named by the words of ``OBJECTS`` or by dotted names that ``CLASSES`` allows.
+"""
+
+import copy
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import yaml
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnvWrapper
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from torch import nn, optim
+
+from era_rl.zoo.names import ConfigError, check_names, close
+
+OBJECTS: dict[str, dict[str, type]] = {
+    "activation_fn": {
+        "elu": nn.ELU,
+        "gelu": nn.GELU,
+        "leaky_relu": nn.LeakyReLU,
+        "relu": nn.ReLU,
+        "silu": nn.SiLU,
+        "tanh": nn.Tanh,
+    },
+    "optimizer_class": {"adam": optim.Adam, "adamw": optim.AdamW},
+    "replay_buffer_class": {"her": HerReplayBuffer},
+}
+
+# setting -> what it may name: subclasses of the first, in one of the modules
+CLASSES: dict[str, tuple[type, tuple[str, ...]]] = {
+    "policy": (BasePolicy, ("era_rl.sb3", "era_rl.zoo.baselines")),
+    "env_wrapper": (
+        gymnasium.Wrapper,
+        (
+            "era_rl.envs.wrappers",
+            "gymnasium.wrappers",
+            "rl_zoo3.wrappers",
+            "sb3_contrib.common.wrappers",
+            "stable_baselines3.common.atari_wrappers",
+        ),
+    ),
+    "vec_env_wrapper": (VecEnvWrapper, ("stable_baselines3.common.vec_env",)),
+    "callback": (
+        BaseCallback,
+        ("era_rl.sb3", "rl_zoo3.callbacks", "stable_baselines3.common.callbacks"),
+    ),
+}
+
+# settings that rl_zoo3 consumes before the algorithm sees the rest
+EXPERIMENT_SETTINGS = frozenset(
+    [
+        "n_timesteps",
+        "n_envs",
+        "normalize",
+        "frame_stack",
+        "env_wrapper",
+        "vec_env_wrapper",
+        "callback",
+        "env_kwargs",
+        "monitor_kwargs",
+        "noise_type",
+        "noise_std",
+    ]
+)
+# arguments of algorithms and policies that are not settings: the command line or SB3 gives them
+GIVEN = frozenset(
+    [
+        "self",
+        "env",
+        "seed",
+        "device",
+        "verbose",
+        "tensorboard_log",
+        "_init_setup_model",
+        "observation_space",
+        "action_space",
+        "lr_schedule",
+    ]
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, for which 1e-3 is a number too."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse(text: str) -> Any:
+    """Return the data that a YAML text states; ConfigError for anything but data."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not plain YAML: {error}") from None
+
+
+def config_path(algo: str) -> Path:
+    """Return the file of an algorithm of the zoo."""
+    return Path(str(resources.files("zoo_configs").joinpath(f"{algo}.yml")))
+
+
+def read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of a file by gymnasium id."""
+    if path.suffix not in (".yml", ".yaml"):
+        raise ConfigError(f"{path} must be a .yml or .yaml file: a configuration is data")
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    entries = parse(path.read_text())
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        raise ConfigError(f"{path} must map gymnasium ids to settings")
+    return entries
+
+
+def entry_for(env_id: str, path: Path) -> dict[str, Any]:
+    """Return the settings that a file has for an environment, or else its default ones."""
+    entries = read_config(path)
+    if env_id not in entries and "default" not in entries:
+        raise ConfigError(f"no entry {env_id!r} in {path}{close(env_id, entries)}")
+    return entries.get(env_id, entries.get("default", {}))
+
+
+def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the settings with ``key=value`` or ``key:value`` applied; dots reach into mappings."""
+    result = copy.deepcopy(dict(settings))
+    for assignment in assignments:
+        match = re.fullmatch(r"([\w.]+)[=:](.*)", assignment, re.DOTALL)
+        if match is None:
+            raise ConfigError(f"{assignment!r} must be key=value")
+        *parents, key = match[1].split(".")
+        target = result
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{assignment!r}: {parent} is not a mapping")
+        target[key] = parse(match[2])
+    return result
+
+
+def check(settings: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> None:
+    """Refuse settings that the algorithm does not know, and values that are not data.
+
+    Raises:
+        ConfigError: Naming the setting, its value, and what comes close or is allowed.
+    """
+    check_names("setting", settings, EXPERIMENT_SETTINGS | _arguments(algorithm))
+    for name in ("policy", "n_timesteps"):
+        if name not in settings:
+            raise ConfigError(f"the setting {name!r} is missing")
+    for name in ("policy_kwargs", "replay_buffer_kwargs", "env_kwargs", "monitor_kwargs"):
+        if not isinstance(settings.get(name, {}), dict):
+            raise ConfigError(f"{name}={settings[name]!r} must be a mapping: a config is data")
+    if not isinstance(settings.get("normalize", False), bool | dict):
+        raise ConfigError(f"normalize={settings['normalize']!r} must be true, false or a mapping")
+    for name in ("env_wrapper", "vec_env_wrapper", "callback"):
+        for value in _class_names(settings.get(name)):
+            _named_class(name, value)
+    policy = _policy_class(settings["policy"], algorithm)
+    check_names("policy_kwargs", settings.get("policy_kwargs", {}), _arguments(policy))
+    with_objects(settings)
+
+
+def with_objects(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the settings with the words of ``OBJECTS`` replaced by what they name."""
+    result = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            result[name] = with_objects(value)
+        elif name in OBJECTS:
+            check_names(name, [value], OBJECTS[name])
+            result[name] = OBJECTS[name][value]
+        else:
+            result[name] = copy.deepcopy(value)
+    return result
+
+
+def _named_class(setting: str, name: str) -> type:
+    base, modules = CLASSES[setting]
+    module, _, attribute = str(name).rpartition(".")
+    if module not in modules:
+        raise ConfigError(f"{setting}={name!r} must be a class of {' or '.join(modules)}")
+    members = vars(import_module(module))
+    classes = {k for k, v in members.items() if isinstance(v, type) and issubclass(v, base)}
+    check_names(setting, [attribute], classes)
+    return members[attribute]
+
+
+def _class_names(value: Any) -> list[str]:
+    """Return the names in a setting: one, or a list, each perhaps the key of its arguments."""
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    return [next(iter(item)) if isinstance(item, dict) else item for item in items]
+
+
+def _policy_class(name: str, algorithm: type[BaseAlgorithm]) -> type[BasePolicy]:
+    if "." in str(name):
+        return _named_class("policy", name)
+    check_names("policy", [name], algorithm.policy_aliases)
+    return algorithm.policy_aliases[name]
+
+
+def _arguments(cls: type) -> frozenset[str]:
+    """Return the named arguments of a class, those included that it hands on to its bases."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names.update(
+                p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            )
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return frozenset(names) - GIVEN

@@ -1,0 +1,110 @@
+"""Training and tuning runs of the zoo."""
+
+import argparse
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.utils import set_random_seed
+
+import era_rl.envs  # noqa: F401 (registers ids)
+from era_rl.zoo.algorithms import algorithm_class
+from era_rl.zoo.checkpoint import checkpoints
+from era_rl.zoo.config import check, config_path, entry_for, override, parse
+from era_rl.zoo.experiment import Experiment
+from era_rl.zoo.names import ConfigError
+from era_rl.zoo.search_spaces import register_search_spaces
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a new agent, or go on with a killed run; a run that ends keeps no checkpoint."""
+    checkpoint = None
+    if args.resume is None:
+        settings = _settings(args)
+    else:
+        run = args.resume
+        if next(run.glob("*/args.yml"), None) is None:
+            raise ConfigError(f"{run} is not a run's folder: it has no */args.yml")
+        if not checkpoints(run):
+            sys.stdout.write(f"nothing to resume: {run} has no checkpoint, so it has ended\n")
+            return
+        args, settings, checkpoint = *_record(run), checkpoints(run)[-1]
+    experiment = _experiment(
+        args,
+        settings,
+        checkpoint,
+        eval_freq=args.eval_freq,
+        n_eval_episodes=args.eval_episodes,
+    )
+    try:
+        model, _ = experiment.setup_experiment() or (None, None)
+    except ValueError as error:  # a setting outside its range: the message names it
+        raise ConfigError(str(error)) from error
+    assert model is not None
+    experiment.learn(model)
+    experiment.save_trained_model(model)
+    for folder in checkpoints(Path(experiment.save_path)):
+        shutil.rmtree(folder)
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Search for settings with Optuna; the report and the best trial go to the log folder."""
+    register_search_spaces()
+    experiment = _experiment(
+        args,
+        _settings(args),
+        None,
+        eval_freq=-1,
+        n_eval_episodes=args.eval_episodes,
+        optimize_hyperparameters=True,
+        n_trials=args.n_trials,
+        n_jobs=args.n_jobs,
+        sampler=args.sampler,
+        pruner=args.pruner,
+        n_startup_trials=args.n_startup_trials,
+        n_evaluations=args.n_evaluations,
+        storage=args.storage,
+        study_name=args.study_name,
+        no_optim_plots=True,
+    )
+    experiment.setup_experiment()
+    experiment.hyperparameters_optimization()
+
+
+def _experiment(
+    args: argparse.Namespace, settings: dict[str, Any], checkpoint: Path | None, **options: Any
+) -> Experiment:
+    ALGOS[args.algo] = algorithm_class(args.algo)
+    if args.num_threads > 0:
+        torch.set_num_threads(args.num_threads)
+    set_random_seed(args.seed)
+    env_kwargs = settings.get("env_kwargs", {})
+    return Experiment(args, settings, checkpoint, env_kwargs=env_kwargs, **options)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the configuration with those of the command line, checked."""
+    path = args.config or config_path(args.algo)
+    settings = entry_for(args.env, path)
+    for name in ("n_timesteps", "n_envs"):
+        if getattr(args, name) is not None:
+            settings[name] = getattr(args, name)
+    settings = override(settings, args.params)
+    settings = override(settings, [f"env_kwargs.{item}" for item in args.env_kwargs])
+    check(settings, algorithm_class(args.algo))
+    return settings
+
+
+def _record(run: Path) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Return the arguments and the settings that a run began with."""
+    (file,) = run.glob("*/args.yml")
+    args = argparse.Namespace(**parse(file.read_text()))
+    for package in args.gym_packages:
+        import_module(package)
+    settings = parse(file.with_name("config.yml").read_text())
+    check(settings, algorithm_class(args.algo))
+    return args, settings
