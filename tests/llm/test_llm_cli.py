@@ -1,10 +1,13 @@
 """The era-llm command, and the data sets it reads."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset
 
 import era_llm.train as train
@@ -114,28 +117,53 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_rows(TrainArguments(str(data), answer_column="solution.x"))
 
 
-def test_the_recipe_parses_into_the_papers_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    built: dict[str, Any] = {}
+class _Stop(Exception):  # noqa: N818
+    """Ends a command where its trainer would be built."""
 
-    class Stop(Exception):  # noqa: N818
-        pass
 
-    def record(model: str, reward: Any, config: Any, **_: Any) -> None:
-        built.update(model=model, reward=reward, config=config)
-        raise Stop
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Record what the train command would build a trainer from, and stop it there."""
+    record: dict[str, Any] = {}
 
-    monkeypatch.setattr(train, "GRPOERATrainer", record)
-    monkeypatch.setattr(train, "load_rows", lambda options: built.update(data=options))
-    with pytest.raises(Stop):
-        main(["train", "--recipe", "qwen2.5-math-7b", "--use_cpu", "true", "--bf16", "false"])
-    config = built["config"]
+    def stop(model: str, reward: Any, config: Any, **rest: Any) -> None:
+        record.update(model=model, reward=reward, config=config, **rest)
+        raise _Stop
+
+    monkeypatch.setattr(train, "GRPOERATrainer", stop)
+    monkeypatch.setattr(train, "load_rows", lambda options: record.update(data=options))
+    return record
+
+
+ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
+
+
+def test_the_recipe_parses_into_the_papers_settings(built: dict[str, Any]) -> None:
+    with pytest.raises(_Stop):
+        main(["train", "--recipe", "qwen2.5-math-7b", *ON_CPU])
+    config, data = built["config"], built["data"]
     assert built["model"] == "Qwen/Qwen2.5-Math-7B"
     assert built["reward"] is math_reward
-    data = built["data"]
     assert (data.dataset_name, data.dataset_config) == ("open-r1/DAPO-Math-17k-Processed", "all")
     assert (data.prompt_column, data.answer_column, data.chat) == ("prompt", "solution", True)
-    assert config.per_device_train_batch_size * config.gradient_accumulation_steps * 8 == 256 * 8
     assert (config.num_generations, config.learning_rate, config.beta) == (8, 1e-6, 0.0)
     assert (config.era_entropy_low, config.era_entropy_high, config.era_k) == (0.45, 3.0, 2.0)
     with pytest.raises(ValueError, match="recipe must be one of"):
         main(["train", "--recipe", "none"])
+
+
+def test_the_recipes_launch_lines_give_the_papers_batch(built: dict[str, Any]) -> None:
+    recipe = Path(train.__file__).with_name("recipes") / "qwen2.5-math-7b.yaml"
+    lines = re.findall(r"accelerate launch (.+)", recipe.read_text().replace("\\\n#", ""))
+    processes = []
+    for line in lines:
+        launch = launch_command_parser().parse_args(shlex.split(line))
+        assert (launch.module, launch.training_script) == (True, "era_llm")
+        with pytest.raises(_Stop):
+            main([*launch.training_script_args, *ON_CPU])
+        config = built["config"]
+        batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        assert batch * launch.num_processes == 256 * config.num_generations
+        assert (built["peft_config"] is not None) is (launch.num_processes == 1)
+        processes.append(launch.num_processes)
+    assert processes == [8, 1]
