@@ -1,0 +1,102 @@
+"""Small models of every ERA algorithm, for the tests that hold for all of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from sb3_toys import TargetEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+
+from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, CrossQERA, MaskablePPOERA
+
+BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
+DISCRETE = spaces.Discrete(4)
+MULTI_DISCRETE = spaces.MultiDiscrete([3, 1, 4])
+
+OFF_POLICY: dict[str, Any] = {"SACERA": SACERA, "TQCERA": TQCERA, "CrossQERA": CrossQERA}
+ON_POLICY: dict[str, Any] = {"PPOERA": PPOERA, "A2CERA": A2CERA}
+FAMILY: dict[str, Any] = {**OFF_POLICY, **ON_POLICY, "MaskablePPOERA": MaskablePPOERA}
+
+# every algorithm with every kind of action space that it takes
+CASES: list[tuple[str, spaces.Space]] = [
+    *((name, BOX) for name in (*OFF_POLICY, *ON_POLICY)),
+    *((name, space) for name in ON_POLICY for space in (DISCRETE, MULTI_DISCRETE)),
+    *(("MaskablePPOERA", space) for space in (DISCRETE, MULTI_DISCRETE)),
+]
+CASE_IDS = [f"{name}-{type(space).__name__}" for name, space in CASES]
+
+
+class ChoiceEnv(gym.Env):
+    """Reward for each component whose action is the one the observation points at; ten steps.
+
+    The mask of each step leaves at least one action of each component.
+    """
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.action_space = action_space
+        discrete = isinstance(action_space, spaces.Discrete)
+        self.nvec = [int(action_space.n)] if discrete else [int(n) for n in action_space.nvec]
+        self.observation_space = spaces.Box(-1.0, 1.0, (len(self.nvec),), dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._draw(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
+        wanted = np.floor((self.state + 1.0) / 2.0 * np.array(self.nvec) - 1e-6)
+        reward = float(np.mean(np.atleast_1d(action) == wanted))
+        self.steps += 1
+        return self._draw(), reward, self.steps >= 10, False, {}
+
+    def action_masks(self) -> np.ndarray:
+        masks = []
+        for n in self.nvec:
+            mask = self.np_random.random(n) < 0.5
+            mask[self.np_random.integers(n)] = True
+            masks.append(mask)
+        return np.concatenate(masks)
+
+    def _draw(self) -> np.ndarray:
+        self.state = self.np_random.uniform(-1.0, 1.0, len(self.nvec)).astype(np.float32)
+        return self.state.copy()
+
+
+def make_env(space: spaces.Space) -> gym.Env:
+    """Return an environment of states in [-1, 1] with an action space."""
+    return TargetEnv(2, horizon=10) if isinstance(space, spaces.Box) else ChoiceEnv(space)
+
+
+def small(
+    name: str, env: Any = BOX, policy: Any = "MlpPolicy", n_envs: int = 1, **kwargs: Any
+) -> BaseAlgorithm:
+    """Return a small model of the algorithm; ``env`` may be an action space."""
+    policy_kwargs = {"net_arch": [16, 16], **kwargs.pop("policy_kwargs", {})}
+    defaults: dict[str, Any] = {"seed": 0, "device": "cpu"}
+    if name in OFF_POLICY:
+        defaults |= {"learning_starts": 20, "batch_size": 16, "buffer_size": 400}
+    elif name == "A2CERA":
+        defaults |= {"n_steps": 16}
+    else:
+        defaults |= {"n_steps": 32, "batch_size": 16, "n_epochs": 2}
+    if isinstance(env, spaces.Space):
+        space = env
+        make: Callable[[], gym.Env] = lambda: make_env(space)  # noqa: E731
+        env = make_vec_env(make, n_envs, seed=0)
+    return FAMILY[name](policy, env, policy_kwargs=policy_kwargs, **{**defaults, **kwargs})
+
+
+def some_states(model: BaseAlgorithm, n: int = 20) -> np.ndarray:
+    """Return states of the model's observation space, drawn with a seed."""
+    size = (n, *model.observation_space.shape)  # type: ignore[misc]
+    return np.random.default_rng(0).uniform(-1.0, 1.0, size).astype(np.float32)
+
+
+def same_parameters(first: Any, second: Any) -> bool:
+    """Return whether two policies have exactly equal parameters and buffers."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(ours[k].equal(theirs[k]) for k in ours)
