@@ -69,6 +69,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any, list[dict[str, Any]], 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from era_llm.evaluate import prompt_text
     from era_llm.train import TrainArguments, load_rows
 
     torch.manual_seed(options.seed)
@@ -86,10 +87,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any, list[dict[str, Any]], 
     )
     rows = load_rows(source).to_list()[: options.limit]
     for row in rows:
-        if not isinstance(row["prompt"], str):
-            row["prompt"] = tokenizer.apply_chat_template(
-                row["prompt"], tokenize=False, add_generation_prompt=True
-            )
+        row["prompt"] = prompt_text(tokenizer, row["prompt"])
     names = ("max_new_tokens", "temperature", "batch_size")
     return model, tokenizer, rows, {name: getattr(options, name) for name in names}
 

@@ -67,6 +67,20 @@ def evaluate(
     return summarise(right, samples, ks)
 
 
+def prompt_text(tokenizer: Any, prompt: Any) -> str:
+    """Return a prompt as text for `sample`; a conversation goes through the chat template.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompt: Text, or a list of messages.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    # Tokenizing adds the start token that some templates write out too.
+    return text.removeprefix(tokenizer.bos_token or "")
+
+
 @torch.no_grad()
 def sample(
     model: Any,

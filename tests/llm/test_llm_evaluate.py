@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from era_llm.calibrate import response_entropies, suggest
-from era_llm.evaluate import pass_at_k, sample, summarise
+from era_llm.evaluate import pass_at_k, prompt_text, sample, summarise
 from era_llm.functional import token_entropies, top_entropy_mean
 from era_llm.rewards import final_answer, is_right, math_reward
 from era_llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
@@ -64,6 +64,18 @@ def test_summary_averages_over_prompts() -> None:
     assert summarise([0, 4, 1], 4, [1, 4]) == pytest.approx(
         {"avg@4": 5 / 12, "pass@1": 5 / 12, "pass@4": 2 / 3}
     )
+
+
+def test_a_conversation_becomes_text_without_a_second_start_token() -> None:
+    tokenizer = toy_tokenizer()
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}={% endif %}"
+    )
+    messages = [{"role": "user", "content": "20"}]
+    assert prompt_text(tokenizer, "20=") == prompt_text(tokenizer, messages) == "20="
+    tokenizer.bos_token = "<pad>"
+    assert prompt_text(tokenizer, messages) == "20="
 
 
 def test_the_toy_language_is_sums_and_its_reward_checks_them() -> None:
