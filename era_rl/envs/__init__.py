@@ -1,6 +1,7 @@
-"""Gymnasium ids for the DeepMind Control Suite: ``dm_control/<domain>-<task>-v0``.
+"""Gymnasium ids for the DeepMind Control Suite and HumanoidBench.
 
-Importing this package registers them; ``dm_control`` itself loads with the first environment::
+Importing this package registers ``dm_control/<domain>-<task>-v0`` and
+``humanoid_bench/<robot>-<task>-v0``; what they run on loads with the first environment::
 
     import gymnasium
     import era_rl.envs
@@ -17,11 +18,12 @@ imported before; a later ``import shimmy`` takes them over (gymnasium warns once
 """
 
 from era_rl.envs.gl import load_triton_before_gl
-from era_rl.envs.registration import register_dm_control
+from era_rl.envs.registration import register_dm_control, register_humanoid_bench
 
-__all__ = ["load_triton_before_gl", "register_dm_control"]
+__all__ = ["load_triton_before_gl", "register_dm_control", "register_humanoid_bench"]
 
 # Here, before any module below can load an OpenGL driver: in the other order torch's first
 # optimizer ends the process with a segmentation fault. The two imports above load no driver.
 load_triton_before_gl()
 register_dm_control()
+register_humanoid_bench()

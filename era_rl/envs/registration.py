@@ -28,6 +28,40 @@ DM_CONTROL_TASKS = {
     "walker": "stand walk run",
 }
 
+_ANY_BODY = (
+    "stand walk run maze hurdle crawl door push reach basketball package sit_simple sit_hard "
+    "balance_simple balance_hard stair slide pole"
+)
+_WITH_HANDS = (
+    "cube bookshelf_simple bookshelf_hard window spoon cabinet room insert_normal insert_small "
+    "powerlift"
+)
+# HumanoidBench's tasks by robot, of which its own ids name 192. Missing here are 80 whose models it
+# does not have, its kitchens, which current mujoco cannot parse, and g1-truck, whose reset fails.
+HUMANOID_BENCH_TASKS = {
+    "h1": f"{_ANY_BODY} truck highbar_simple",
+    "h1hand": f"{_ANY_BODY} truck {_WITH_HANDS}",
+    "h1touch": f"{_ANY_BODY} truck {_WITH_HANDS}",
+    "g1": f"{_ANY_BODY} {_WITH_HANDS}",
+    "h1simplehand": "stand",
+    "h1strong": "highbar_hard",
+}
+
+
+def register_humanoid_bench() -> None:
+    """Register ``humanoid_bench/<robot>-<task>-v0``; the package is looked for when one is made.
+
+    Episodes end after HumanoidBench's own number of control steps, 1000 or 500, which
+    :func:`era_rl.envs.humanoid_bench.make` counts.
+    """
+    for robot, tasks in HUMANOID_BENCH_TASKS.items():
+        for task in tasks.split():
+            gymnasium.register(
+                id=f"humanoid_bench/{robot}-{task}-v0",
+                entry_point="era_rl.envs.humanoid_bench:make",
+                kwargs={"robot": robot, "task": task},
+            )
+
 
 def register_dm_control() -> None:
     """Register ``dm_control/<domain>-<task>-v0`` for every task of the suite.

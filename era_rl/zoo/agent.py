@@ -1,7 +1,6 @@
 """Trained agents: found in a run's folder, played, evaluated and filmed."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecVideoRecorder
 from era_rl.zoo.algorithms import algorithm_class
 from era_rl.zoo.checkpoint import checkpoints
 from era_rl.zoo.config import check, override, parse
+from era_rl.zoo.display import has_display
 from era_rl.zoo.names import ConfigError
 
 
@@ -34,7 +34,7 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 def enjoy(args: argparse.Namespace) -> None:
     """Play for ``args.n_timesteps`` steps, in a window where there is a display."""
-    window = not args.no_render and _has_display()
+    window = not args.no_render and has_display()
     if not args.no_render and not window:
         sys.stdout.write("no display: playing without a window (record-video films the agent)\n")
     model, env = load_agent(args, {"render_mode": "human"} if window else {})
@@ -125,9 +125,3 @@ def _play(
         obs, _, _, infos = env.step(actions)
         if "episode" in infos[0]:
             yield infos[0]["episode"]["r"], infos[0]["episode"]["l"]
-
-
-def _has_display() -> bool:
-    return sys.platform != "linux" or bool(
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    )

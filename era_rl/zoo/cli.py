@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from era_rl.zoo.algorithms import ALGORITHMS
+from era_rl.zoo.display import has_display
 from era_rl.zoo.names import ConfigError, check_names
 
 GYM_PACKAGES = "modules to import that register environments"
@@ -18,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2, with a line of text, for what is unknown."""
     args = parser().parse_args(argv)
     module, function, gl = args.__dict__.pop("command")
-    if sys.platform == "linux" and gl is not None:
-        os.environ.setdefault("MUJOCO_GL", gl)
+    if sys.platform == "linux" and not (gl == "glfw" and has_display()):
+        os.environ.setdefault("MUJOCO_GL", "disabled" if gl == "glfw" else gl)
     try:
         _check(args)
         getattr(import_module(module), function)(args)
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     # mujoco's OpenGL is loaded where frames are wanted; without a display its default fails
     _add_train(commands).set_defaults(command=("era_rl.zoo.train", "train", "disabled"))
     _add_tune(commands).set_defaults(command=("era_rl.zoo.train", "tune", "disabled"))
-    _add_enjoy(commands).set_defaults(command=("era_rl.zoo.agent", "enjoy", None))
+    _add_enjoy(commands).set_defaults(command=("era_rl.zoo.agent", "enjoy", "glfw"))
     _add_evaluate(commands).set_defaults(command=("era_rl.zoo.agent", "evaluate", "disabled"))
     _add_record_video(commands).set_defaults(command=("era_rl.zoo.agent", "record_video", "egl"))
     _add_plot(commands).set_defaults(command=("era_rl.zoo.plot", "plot", "disabled"))
@@ -103,10 +104,9 @@ def _add_record_video(commands: Any) -> argparse.ArgumentParser:
 def _add_plot(commands: Any) -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="learning curves of trained agents")
     plot.add_argument("--algo", nargs="+", required=True)
-    plot.add_argument("--env", nargs="+", required=True, help="gymnasium ids, a figure each")
+    plot.add_argument("--env", nargs="+", required=True, help="gymnasium ids, side by side")
     plot.add_argument("-f", "--log-folder", type=Path, default=Path("logs"))
     plot.add_argument("-o", "--output", type=Path, default=Path("curves.png"))
-    plot.add_argument("--max-timesteps", type=int, default=10**12, help="end of the x axis")
     plot.add_argument("--gym-packages", nargs="+", default=[], help=GYM_PACKAGES)
     return plot
 

@@ -1,11 +1,12 @@
 """Configurations of the zoo: YAML that is data, checked key by key before anything runs.
 
-A file maps gymnasium ids to settings, as in rl_zoo3, and ``default`` to those of every other id.
-rl_zoo3 evaluates strings as Python and imports what they name; here Python is refused, and classes
-are named by the words of ``OBJECTS`` or by dotted names that ``CLASSES`` allows.
+A file maps patterns of gymnasium ids to settings; the first pattern that matches counts. rl_zoo3
+evaluates strings as Python and imports what they name; here Python is refused, and classes are
+named by the words of ``OBJECTS`` or by dotted names that ``CLASSES`` allows.
 """
 
 import copy
+import fnmatch
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn, optim
 
-from era_rl.zoo.names import ConfigError, check_names, close
+from era_rl.zoo.names import ConfigError, check_names
 
 OBJECTS: dict[str, dict[str, type]] = {
     "activation_fn": {
@@ -115,7 +116,7 @@ def config_path(algo: str) -> Path:
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of a file by gymnasium id."""
+    """Return the settings of a file by pattern of gymnasium ids, in its order."""
     if path.suffix not in (".yml", ".yaml"):
         raise ConfigError(f"{path} must be a .yml or .yaml file: a configuration is data")
     if not path.is_file():
@@ -127,11 +128,12 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def entry_for(env_id: str, path: Path) -> dict[str, Any]:
-    """Return the settings that a file has for an environment, or else its default ones."""
+    """Return the settings of the first pattern of a file that matches an environment's id."""
     entries = read_config(path)
-    if env_id not in entries and "default" not in entries:
-        raise ConfigError(f"no entry {env_id!r} in {path}{close(env_id, entries)}")
-    return entries.get(env_id, entries.get("default", {}))
+    for pattern, settings in entries.items():
+        if fnmatch.fnmatchcase(env_id, pattern):
+            return settings
+    raise ConfigError(f"no entry of {path} matches {env_id!r}; there are: {', '.join(entries)}")
 
 
 def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

@@ -1,49 +1,59 @@
-"""Learning curves of the zoo's runs, by rl_zoo3."""
+"""Learning curves of the zoo's runs."""
 
 import argparse
 import sys
+from functools import reduce
 from pathlib import Path
 
-import matplotlib as mpl
+import numpy as np
 from huggingface_sb3 import EnvironmentName
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from era_rl.zoo.names import ConfigError
 
 
 def plot(args: argparse.Namespace) -> None:
-    """Draw evaluation returns, mean and standard error over runs, and print a table of the last.
-
-    One figure an environment; with several, each file's name ends in the environment's. A run
-    needs two evaluations to be drawn.
-    """
-    mpl.use("Agg")
-    from rl_zoo3.plots import all_plots
-
-    names = [EnvironmentName(env) for env in args.env]
-    for name in names:
-        runs = [f"{algo}/{name}_[0-9]*/evaluations.npz" for algo in args.algo]
-        if not any(path for pattern in runs for path in args.log_folder.glob(pattern)):
-            raise ConfigError(
-                f"no evaluations of {', '.join(args.algo)} on {name} in {args.log_folder}"
+    """Draw evaluation returns, mean and standard error over runs, and print the last of them."""
+    figure = Figure(figsize=(6.4 * len(args.env), 4.8), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(args.env)))
+    for env_id, axis in zip(args.env, axes, strict=True):
+        name = EnvironmentName(env_id)
+        axis.set(title=env_id, xlabel="steps", ylabel="evaluation return")
+        for algo in args.algo:
+            paths = sorted(args.log_folder.glob(f"{algo}/{name}_[0-9]*/evaluations.npz"))
+            if not paths:
+                raise ConfigError(f"no evaluations of {algo} on {env_id} in {args.log_folder}")
+            steps, returns = returns_of_runs(paths)
+            mean, error = mean_and_error(returns)
+            axis.plot(steps, mean, marker=".", label=f"{algo}, {len(paths)} runs")
+            axis.fill_between(steps, mean - error, mean + error, alpha=0.3)
+            sys.stdout.write(
+                f"{algo} on {env_id}: {mean[-1]:.1f} +/- {error[-1]:.1f} at step {steps[-1]}, "
+                f"{len(paths)} runs\n"
             )
-    # rl_zoo3's function reads the command line
-    arguments, sys.argv = sys.argv, [
-        *("all_plots", "--no-display", "--no-million", "--print-n-trials"),
-        *("--algos", *args.algo, "--env", *names, "--exp-folders", str(args.log_folder)),
-        *("--max-timesteps", str(args.max_timesteps)),
-    ]  # fmt: skip
-    try:
-        all_plots()
-    finally:
-        sys.argv = arguments
+        axis.legend()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        path = _path(args.output, name if len(names) > 1 else "")
-        plt.figure(f"Results {name}").savefig(path, dpi=120)
-        sys.stdout.write(f"{path}\n")
-    plt.close("all")
+    figure.savefig(args.output, dpi=120)
+    sys.stdout.write(f"{args.output}\n")
 
 
-def _path(output: Path, name: str) -> Path:
-    return output.with_stem(f"{output.stem}-{name}") if name else output
+def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the steps at which all runs were evaluated, (steps,), and returns, (runs, steps)."""
+    logs = [np.load(path) for path in paths]
+    steps = reduce(np.intersect1d, [log["timesteps"] for log in logs])
+    if len(steps) == 0:
+        raise ConfigError(f"no step at which all were evaluated: {', '.join(map(str, paths))}")
+    returns = [log["results"].mean(axis=1)[np.isin(log["timesteps"], steps)] for log in logs]
+    return steps, np.stack(returns)
+
+
+def mean_and_error(returns: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard error over runs, each (steps,), of returns (runs, steps).
+
+    The error of a single run is unknown: NaN, which matplotlib leaves out.
+    """
+    runs = len(returns)
+    if runs == 1:
+        return returns[0], np.full_like(returns[0], np.nan)
+    return returns.mean(axis=0), returns.std(axis=0, ddof=1) / runs**0.5
