@@ -8,7 +8,10 @@ second derivatives are wrong.
 import torch
 from torch import Tensor
 
-_TEMPERATURE_STEPS = 32
+# enough for 1e-6 nats at logits of any usual scale; more classes can lie on more different scales
+_TEMPERATURE_STEPS = 24
+_TEMPERATURE_STEPS_MANY_CLASSES = 32
+_MANY_CLASSES = 64
 
 
 def lambert_lower(kappa: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ def temperature_logits(logits: Tensor, target: Tensor) -> Tensor:
     fixed = torch.where(possible, shifted.detach(), 0.0)
     target = target.unsqueeze(-1)
     beta = _temperature(fixed, possible, target)
-    _, _, probs, centred = _entropy_at(beta, fixed, possible)
+    _, probs, centred = _entropy_at(beta, fixed, possible)
     variance = (probs * centred * centred).sum(-1, keepdim=True)
     active = beta < 1.0
     weights = torch.where(active, probs * centred / variance.clamp_min(1e-30), 0.0)
@@ -90,28 +93,30 @@ def _temperature(fixed: Tensor, possible: Tensor, target: Tensor) -> Tensor:
     low = ((count.log() - target) / spread).clamp(finfo.tiny, 1.0)
     high = torch.ones_like(low)
     beta = high
-    for step in range(_TEMPERATURE_STEPS):
-        entropy, slope, _, _ = _entropy_at(beta, fixed, possible)
+    steps = (
+        _TEMPERATURE_STEPS if fixed.shape[-1] <= _MANY_CLASSES else _TEMPERATURE_STEPS_MANY_CLASSES
+    )
+    for step in range(steps):
+        entropy, probs, centred = _entropy_at(beta, fixed, possible)
         safe = entropy >= target
-        low = torch.where(safe, torch.maximum(low, beta), low)
-        high = torch.where(safe, high, torch.minimum(high, beta))
-        beta = beta - entropy * (entropy.log() - aim) / slope
+        low = torch.where(safe, beta, low)
+        high = torch.where(safe, high, beta)
+        middle = torch.sqrt(low) * torch.sqrt(high)
         # H has plateaus where logits differ in scale; there Newton crawls, so bisect in turn first
-        newton = step % 2 == 0 or step > _TEMPERATURE_STEPS // 2
-        inside = (beta > low) & (beta < high) if newton else torch.zeros_like(safe)
-        beta = torch.where(inside, beta, torch.sqrt(low) * torch.sqrt(high))
+        if step % 2 == 1 and step <= steps // 2:
+            beta = middle
+            continue
+        slope = -(probs * centred * fixed).sum(-1, keepdim=True)
+        newton = beta - entropy * (entropy.log() - aim) / slope
+        beta = torch.where((newton > low) & (newton < high), newton, middle)
     return low
 
 
-def _entropy_at(
-    beta: Tensor, fixed: Tensor, possible: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return H, dH/dbeta, p and y - E[y] of softmax(y), y = beta logits."""
+def _entropy_at(beta: Tensor, fixed: Tensor, possible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return H, p and y - E[y] of softmax(y), y = beta logits."""
     y = beta * fixed
     weights = torch.where(possible, y.exp(), 0.0)
     total = weights.sum(-1, keepdim=True)
     probs = weights / total
     mean = (probs * y).sum(-1, keepdim=True)
-    centred = y - mean
-    slope = -(probs * centred * fixed).sum(-1, keepdim=True)
-    return total.log() - mean, slope, probs, centred
+    return total.log() - mean, probs, y - mean
