@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from era_llm.evaluate import sample
-from era_llm.functional import token_entropies, top_entropy_mean
+from era_llm.functional import Tokens, token_entropies, top_entropy_mean
 
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
 def calibrate(
     model: Any, tokenizer: Any, prompts: list[str], samples: int = 8, ratio: float = 0.2,
-    temperature: float = 1.0, **sampling: Any,
+    tokens: Tokens = "top", temperature: float = 1.0, **sampling: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure H_resp of an initial model and suggest thresholds.
 
@@ -23,6 +23,7 @@ def calibrate(
         prompts: Texts.
         samples: Responses to each prompt.
         ratio: era_top_ratio.
+        tokens: era_tokens.
         temperature: Temperature of the training run; entropies are those under it.
         **sampling: Further arguments of `era_llm.evaluate.sample`.
 
@@ -32,9 +33,9 @@ def calibrate(
     """
     values = torch.cat(
         [
-            response_entropies(model, tokens, length, tokenizer, ratio, temperature)
+            response_entropies(model, ids, length, tokenizer, ratio, tokens, temperature)
             for prompt in prompts
-            for tokens, length in sample(
+            for ids, length in sample(
                 model, tokenizer, prompt, samples, temperature=temperature, **sampling
             )
         ]
@@ -62,20 +63,23 @@ def suggest(h_resp: Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def response_entropies(
-    model: Any, tokens: Tensor, prompt: int, tokenizer: Any, ratio: float, temperature: float
-) -> Tensor:
+    model: Any, ids: Tensor, prompt: int, tokenizer: Any, ratio: float, tokens: Tokens,
+    temperature: float,
+) -> Tensor:  # fmt: skip
     """Return H_resp of sampled sequences, (sequences,).
 
     Args:
         model: A causal language model.
-        tokens: Token ids, (sequences, time), padded on the right.
+        ids: Token ids, (sequences, time), padded on the right.
         prompt: Number of prompt tokens.
         tokenizer: Its tokenizer, for the end token.
         ratio: Share of the tokens that count.
+        tokens: Which of them, see `era_llm.functional.select_tokens`.
         temperature: Temperature of the distribution.
     """
-    completion = tokens[:, prompt:]
+    completion = ids[:, prompt:]
     ended = (completion == tokenizer.eos_token_id).cumsum(-1)
     mask = (ended == 0) | ((ended == 1) & (completion == tokenizer.eos_token_id))
-    logits = model(input_ids=tokens).logits[:, prompt - 1 : -1]
-    return top_entropy_mean(token_entropies(logits.float() / temperature), mask, ratio)
+    logits = model(input_ids=ids).logits[:, prompt - 1 : -1]
+    entropies = token_entropies(logits.float() / temperature)
+    return top_entropy_mean(entropies, mask, ratio, tokens)

@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     calibration = commands.add_parser("calibrate", help="thresholds from the initial model")
     _add_model(calibration)
     calibration.add_argument("--samples", type=int, default=8, help="responses to each prompt")
-    calibration.add_argument("--top-ratio", type=float, default=0.2)
+    calibration.add_argument("--top-ratio", type=float, default=0.2, help="era_top_ratio")
+    calibration.add_argument("--tokens", default="top", help="era_tokens: top, bottom or random")
     calibration.set_defaults(run=_calibrate)
 
     toy = commands.add_parser("toy", help="the offline comparison: a table and a figure")
@@ -107,7 +108,8 @@ def _calibrate(options: argparse.Namespace) -> None:
 
     model, tokenizer, rows, sampling = _load(options)
     prompts = [row["prompt"] for row in rows]
-    found = calibrate(model, tokenizer, prompts, options.samples, options.top_ratio, **sampling)
+    selection = options.top_ratio, options.tokens
+    found = calibrate(model, tokenizer, prompts, options.samples, *selection, **sampling)
     _report(found, options.output)
 
 

@@ -6,7 +6,12 @@ If the forking tokens carry the method, selecting others must show in entropy an
 of held-out text of the toy language. The chosen tokens set H_resp; in the "response" arms all tokens
 of a qualifying response are scaled, in the "forking" arms the chosen ones alone. Runs start from the
 pre-trained model ("scratch"), or continue from a model trained with ERA on the highest-entropy
-tokens ("continued"). A run that has its file is not repeated.
+tokens ("continued").
+
+At one threshold the three choices qualify very different shares of the responses, since H_resp of
+other tokens is lower. So "matched" arms take thresholds that stand where 1.5 nats stand for the
+highest-entropy tokens: between the 1% and the 5% quantile of the initial models (`era-llm calibrate
+--tokens bottom`). A run that has its file is not repeated.
 """
 
 import argparse
@@ -19,14 +24,24 @@ from era_llm.toy import pretrained_toy
 from era_llm.toy_runs import ERA, MEASURES, read, run, table, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
+# era_tokens and era_entropy_low by name
+SELECTIONS = {
+    "top": ("top", ERA["era_entropy_low"]),
+    "bottom": ("bottom", ERA["era_entropy_low"]),
+    "random": ("random", ERA["era_entropy_low"]),
+    "bottom-matched": ("bottom", 0.6),
+    "random-matched": ("random", 0.7),
+}
 ARMS: dict[str, dict[str, Any]] = {
     "no-era": {"era_enabled": False},
     **{
-        f"{tokens}-{apply_to}": {**ERA, "era_tokens": tokens, "era_apply_to": apply_to}
+        f"{name}-{apply_to}": {
+            **ERA, "era_tokens": tokens, "era_entropy_low": low, "era_apply_to": apply_to
+        }
         for apply_to in ("response", "forking")
-        for tokens in ("top", "bottom", "random")
+        for name, (tokens, low) in SELECTIONS.items()
     },
-}
+}  # fmt: skip
 CHECKPOINT = "top-response"
 STEPS, MORE_STEPS = 260, 130
 

@@ -8,7 +8,7 @@ import torch
 
 from era_llm.calibrate import response_entropies, suggest
 from era_llm.evaluate import pass_at_k, prompt_text, sample, summarise
-from era_llm.functional import token_entropies, top_entropy_mean
+from era_llm.functional import Tokens, token_entropies, top_entropy_mean
 from era_llm.rewards import final_answer, is_right, math_reward
 from era_llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
 
@@ -90,14 +90,15 @@ def test_the_toy_model_learns_digits_then_sums(toy: Any) -> None:
     assert toy_perplexity(toy) < 9.5
 
 
-def test_response_entropies_end_at_the_end_token(toy: Any) -> None:
+@pytest.mark.parametrize("which", ["top", "bottom"])
+def test_response_entropies_end_at_the_end_token(toy: Any, which: Tokens) -> None:
     tokenizer = toy_tokenizer()
     (tokens, length), *_ = sample(toy, tokenizer, "20=", 8, max_new_tokens=6)
     tokens[0, length + 2 :] = tokenizer.eos_token_id
-    found = response_entropies(toy, tokens, length, tokenizer, 0.5, 0.8)
+    found = response_entropies(toy, tokens, length, tokenizer, 0.5, which, 0.8)
     logits = toy(input_ids=tokens[:1]).logits[:, length - 1 : -1] / 0.8
     mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
-    expected = top_entropy_mean(token_entropies(logits), mask, 0.5)
+    expected = top_entropy_mean(token_entropies(logits), mask, 0.5, which)
     torch.testing.assert_close(found[:1], expected)
 
 
