@@ -1,10 +1,12 @@
-"""Wrappers for any environment of gymnasium, in the order in which the paper's code applies them."""
+"""Wrappers for any environment of gymnasium."""
 
 from typing import Any, SupportsFloat
 
 import gymnasium
+import numpy as np
 from gymnasium.core import ActType, ObsType
 from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
 
 
 class NoTermination(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstructorArgs):
@@ -53,3 +55,25 @@ class ActionRepeat(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Record
             if terminated or truncated:
                 break
         return observation, total, terminated, truncated, info  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+class Float32Observation(
+    gymnasium.ObservationWrapper[NDArray[np.float32], Any, NDArray[Any]], RecordConstructorArgs
+):
+    """Observations in float32, which halves the replay buffer of MuJoCo Gym's tasks.
+
+    Args:
+        env: Environment whose observation space is a Box.
+    """
+
+    def __init__(self, env: gymnasium.Env[NDArray[Any], Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+
+    def observation(self, observation: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the observation in float32."""
+        return observation.astype(np.float32)
