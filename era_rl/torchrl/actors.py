@@ -54,7 +54,7 @@ class ERAActor(ProbabilisticActor):
         >>> for data in Collector(env, actor, frames_per_batch=64, total_frames=128):
         ...     _ = buffer.extend(data.reshape(-1))
         ...     sum(v for k, v in loss(buffer.sample()).items() if k.startswith("loss")).backward()
-        ...     optimizer.step(), optimizer.zero_grad(), target.step()
+        ...     optimizer.step(); optimizer.zero_grad(); target.step()
 
     Args:
         module: Network from ``in_keys`` to one tensor (..., :func:`raw_dim` of the spec), or a

@@ -4,6 +4,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torchrl.data import Bounded, Composite
 from torchrl.envs import (
     CatTensors,
     Compose,
@@ -11,28 +14,62 @@ from torchrl.envs import (
     DoubleToFloat,
     EnvBase,
     GymEnv,
+    InitTracker,
     ParallelEnv,
     RewardSum,
     SerialEnv,
+    Transform,
     TransformedEnv,
 )
 
 from era_rl.torchrl.config import Config
 
 
+class ActionNoise(Transform):
+    """Adds uniform noise in [0, 1), which the policy turns into its action, to every observation.
+
+    With it a policy is a function of what it observes, in whatever process it runs.
+
+    Args:
+        noise_dim: Last dimension of the noise.
+        generator: Source of the noise.
+    """
+
+    def __init__(self, noise_dim: int, generator: torch.Generator) -> None:
+        super().__init__(out_keys=["noise"])
+        self.noise_dim, self.generator = noise_dim, generator
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        return next_tensordict.set("noise", torch.rand(self.noise_dim, generator=self.generator))
+
+    def _reset(
+        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        return self._call(tensordict_reset)
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Add the noise to the specs."""
+        observation_spec["noise"] = Bounded(0.0, 1.0, (self.noise_dim,))
+        return observation_spec
+
+
 class StreamEnv(TransformedEnv):
     """An environment that mixes its stream's name into every seed it is given.
 
     So one ``set_seed(epoch)`` for a whole batch of environments gives each the seed that it would get
-    in any other batch, and environments of different agents share none.
+    in any other batch, and environments of different agents share none. The seed sets the action noise
+    too.
     """
 
-    def __init__(self, env: EnvBase, transform: Compose, stream: tuple[int, ...]) -> None:
-        super().__init__(env, transform)
-        self.stream = stream
+    def __init__(
+        self, env: EnvBase, transforms: list[Transform], noise_dim: int, stream: tuple[int, ...]
+    ) -> None:
+        self.stream, self.generator = stream, torch.Generator()
+        super().__init__(env, Compose(*transforms, ActionNoise(noise_dim, self.generator)))
 
     def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
         """Seed the environment from (stream, seed) and return ``seed`` for the next one."""
+        self.generator.manual_seed(derived_seed(*self.stream, seed or 0, 1))
         super().set_seed(derived_seed(*self.stream, seed or 0), static_seed=True)
         return seed
 
@@ -43,14 +80,15 @@ def derived_seed(*words: int) -> int:
 
 
 def make_env(env_id: str, stream: tuple[int, ...] = (0,)) -> StreamEnv:
-    """Return one environment with float32 ``observation`` and ``episode_reward``.
+    """Return one environment with float32 ``observation``, ``episode_reward`` and ``noise``.
 
     Args:
         env_id: A gymnasium id, or ``dm_control/<domain>-<task>-v0``, whose observations are joined in
             dm_control's own order.
         stream: The name of its random stream.
     """
-    transforms: list[Any] = [DoubleToFloat(), RewardSum()]
+    # TorchRL's collectors warn where InitTracker is absent
+    transforms: list[Any] = [DoubleToFloat(), RewardSum(), InitTracker()]
     if env_id.startswith("dm_control/"):
         domain, task = env_id.removeprefix("dm_control/").removesuffix("-v0").split("-", 1)
         env: EnvBase = DMControlEnv(domain, task)
@@ -58,7 +96,9 @@ def make_env(env_id: str, stream: tuple[int, ...] = (0,)) -> StreamEnv:
         transforms.insert(1, CatTensors(keys, "observation", sort=False))
     else:
         env = GymEnv(env_id)
-    return StreamEnv(env, Compose(*transforms), stream)
+    spec = env.action_spec
+    noise_dim = spec.shape[-1] if spec.dtype.is_floating_point else 1
+    return StreamEnv(env, transforms, noise_dim, stream)
 
 
 def make_envs(config: Config, num_envs: int, purpose: int) -> EnvBase:

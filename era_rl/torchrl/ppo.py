@@ -14,7 +14,6 @@ from era_rl.torchrl.compiling import compiled, graphed
 from era_rl.torchrl.config import PPOConfig
 from era_rl.torchrl.networks import make_actor, make_critic
 from era_rl.torchrl.stacked import (
-    LEARNING,
     AgentStreams,
     StackedPolicy,
     call_with,
@@ -38,8 +37,6 @@ class PPOLearner:
     def __init__(self, config: PPOConfig, env: EnvBase) -> None:
         self.config = config
         self.device = torch.device(config.device)
-        spec = env.action_spec_unbatched
-        self.noise_dim = spec.shape[-1] if spec.dtype.is_floating_point else 1
         self.actor = make_actor(config, env, self.nats_per_dim, log_prob=True)
         self.loss, self.params = stack_losses(
             lambda: self._make_loss(env), config.agent_seeds, [ACTOR, CRITIC]
@@ -49,7 +46,8 @@ class PPOLearner:
         if self.device.type == "cuda":
             common["capturable"] = True
         self.optimizer = torch.optim.Adam(self.trained, **common)
-        self.streams = AgentStreams(config.agent_seeds, LEARNING, self.device)
+        self.policy = StackedPolicy(self.actor, self.params[ACTOR])
+        self.streams = AgentStreams(config.agent_seeds, self.device)
         self.steps = 0
         self._losses: Any = self._plain_losses
         self._update: Any = self._plain_update
@@ -70,12 +68,8 @@ class PPOLearner:
             entropy_bonus=False,  # the actor itself keeps the entropy up
             loss_critic_type="l2",
             normalize_advantage=True,
+            reduction="none",  # its own mean squeezes a scalar, which vmap refuses
         )
-
-    def policy(self, purpose: int, device: torch.device | str | None = None) -> StackedPolicy:
-        """Return the acting policy, which shares the learner's parameters."""
-        streams = AgentStreams(self.config.agent_seeds, purpose, device or self.device)
-        return StackedPolicy(self.actor, self.params[ACTOR], self.noise_dim, streams)
 
     def learn(self, data: TensorDictBase) -> dict[str, Tensor]:
         """Update from a batch of data, shape (agents, envs, time), and return metrics (agents,)."""
@@ -99,7 +93,7 @@ class PPOLearner:
             *(self.config.gamma, self.config.lmbda, value, next_value),
             *(after["reward"], after["done"], after["terminated"]),
         )
-        batch = data.select("observation", "action", *self.loss.tensor_keys.sample_log_prob_keys)
+        batch = data.select("observation", "action", "action_log_prob")
         return batch.update({"advantage": advantage, "value_target": target})
 
     def _value(self, params: TensorDictBase, observation: Tensor) -> Tensor:
@@ -126,7 +120,7 @@ class PPOLearner:
     def _agent_losses(self, batch: TensorDictBase) -> tuple[Tensor, ...]:
         out = self.loss(batch)
         names = ("loss_objective", "loss_critic", "kl_approx", "clip_fraction")
-        return *(out[name] for name in names), -batch["action_log_prob"].mean()
+        return *(out[name].mean() for name in names), -batch["action_log_prob"].mean()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that learning goes on from."""

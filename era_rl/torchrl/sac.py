@@ -14,7 +14,6 @@ from era_rl.torchrl.config import SACConfig
 from era_rl.torchrl.networks import make_actor, make_critic
 from era_rl.torchrl.objectives import SACERALoss
 from era_rl.torchrl.stacked import (
-    LEARNING,
     AgentStreams,
     StackedPolicy,
     StackedSampler,
@@ -51,11 +50,10 @@ class SACLearner:
             lambda: self._make_loss(env), config.agent_seeds, [ACTOR, CRITIC], [TARGET]
         )
         self.optimizers = self._make_optimizers()
-        self.streams = AgentStreams(config.agent_seeds, LEARNING, self.device)
+        self.policy = StackedPolicy(self.actor, self.params[ACTOR], config.learning_starts > 0)
+        self.streams = AgentStreams(config.agent_seeds, self.device)
         self.buffer = ReplayBuffer(
-            storage=LazyTensorStorage(
-                min(config.buffer_size, config.total_steps), device=self.device
-            ),
+            storage=LazyTensorStorage(config.buffer_size, device=self.device),
             sampler=StackedSampler(self.streams),
             batch_size=config.batch_size,
         )
@@ -86,18 +84,13 @@ class SACLearner:
             torch.optim.AdamW(leaves(self.params[CRITIC]), weight_decay=decay, **common),
         ]
 
-    def policy(self, purpose: int, device: torch.device | str | None = None) -> StackedPolicy:
-        """Return the acting policy, which shares the learner's parameters."""
-        streams = AgentStreams(self.config.agent_seeds, purpose, device or self.device)
-        warmup = self.config.learning_starts // self.config.num_envs
-        return StackedPolicy(self.actor, self.params[ACTOR], self.action_dim, streams, warmup)
-
     def learn(self, data: TensorDictBase) -> dict[str, Tensor]:
         """Store a batch of data, shape (agents, envs, time), update, and return metrics (agents,)."""
         self.buffer.extend(self._transitions(data))
         self.steps += self.config.steps_per_iteration
-        if self.steps <= self.config.learning_starts:
+        if self.steps < self.config.learning_starts:
             return {}
+        self.policy.uniform.zero_()
         metrics = {}
         for _ in range(self.config.updates):
             batch = self.buffer.sample()
@@ -140,17 +133,23 @@ class SACLearner:
         """Return everything that learning goes on from."""
         return {
             "steps": self.steps,
+            "uniform": self.policy.uniform,
             "params": self.params.data.flatten_keys(".").to_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "streams": self.streams.state_dict(),
-            "buffer": self.buffer.state_dict(),
+            "buffer": self.buffer[:].flatten_keys(".").to_dict() if len(self.buffer) else {},
+            "writer": self.buffer.writer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.steps = state["steps"]
+        self.policy.uniform.copy_(state["uniform"])
         self.params.data.update_(TensorDict(state["params"]).unflatten_keys("."))
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.streams.load_state_dict(state["streams"])
-        self.buffer.load_state_dict(state["buffer"])
+        if state["buffer"]:  # in the order of its places, for indices are drawn, not transitions
+            stored = TensorDict(state["buffer"]).unflatten_keys(".")
+            self.buffer.extend(stored.auto_batch_size_(2))
+            self.buffer.writer.load_state_dict(state["writer"])

@@ -12,8 +12,6 @@ from torchrl.data import (
     Bounded,
     Categorical,
     Composite,
-    MultiCategorical,
-    MultiOneHot,
     OneHot,
     TensorSpec,
 )
@@ -122,10 +120,10 @@ def _leaf(
             return Leaf(key, GaussianHead(spec.shape[-1], **head_kwargs), TanhNormal, None, bounds)
         head = TruncatedGaussianHead(spec.shape[-1], **head_kwargs)
         return Leaf(key, head, TruncatedNormal, NoiseTruncatedNormal, bounds)
-    if isinstance(spec, OneHot) and not isinstance(spec, MultiOneHot):
+    if type(spec) is OneHot:  # not the specs of several actions derived from it
         head = CategoricalHead(spec.space.n, **head_kwargs)
         return Leaf(key, head, OneHotCategorical, NoiseOneHotCategorical)
-    if isinstance(spec, Categorical) and not isinstance(spec, MultiCategorical):
+    if type(spec) is Categorical:
         head = CategoricalHead(spec.space.n, **head_kwargs)
         return Leaf(key, head, CategoricalDistribution, NoiseCategorical)
     raise ValueError(

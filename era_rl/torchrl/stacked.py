@@ -14,24 +14,20 @@ from torchrl.objectives import LossModule
 from era_rl.torchrl.actors import ERAActor
 from era_rl.torchrl.envs import derived_seed
 
-LEARNING, EVALUATION, COLLECTION = 0, 1, 2
-"""Purposes of random streams; several collectors count on from COLLECTION."""
-
 
 class AgentStreams:
     """Random numbers of several agents, each from a generator of its own.
 
     Args:
         seeds: The seed of each agent.
-        purpose: Sets apart the streams of acting, learning and each collector.
         device: Device of the numbers.
     """
 
-    def __init__(self, seeds: Sequence[int], purpose: int, device: torch.device | str) -> None:
+    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
         self.device = torch.device(device)
         self.generators = [torch.Generator(self.device) for _ in seeds]
         for generator, seed in zip(self.generators, seeds, strict=True):
-            generator.manual_seed(derived_seed(seed, purpose))
+            generator.manual_seed(derived_seed(seed))
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers in [0, 1), shape (agents, *shape)."""
@@ -152,69 +148,38 @@ def _path(key: NestedKey) -> tuple[str, ...]:
 class StackedPolicy(TensorDictModuleBase):
     """Acts with stacked agents on environments of shape (agents * num_envs,), agents outermost.
 
+    A function of ``observation`` and ``noise``, without a random state.
+
     Args:
         actor: The actor, with ``noise_key="noise"``; its own parameters are not used.
         params: Its stacked parameters (agents, ...), shared with the learner.
-        noise_dim: Last dimension of the noise.
-        streams: Source of the noise; without it the policy can only act deterministically.
-        warmup: Calls that act at random, uniformly within the bounds.
+        uniform: Whether to act uniformly at random within the bounds until ``uniform`` is unset.
     """
 
-    def __init__(
-        self,
-        actor: ERAActor,
-        params: TensorDictBase,
-        noise_dim: int,
-        streams: AgentStreams | None = None,
-        warmup: int = 0,
-    ) -> None:
+    uniform: Tensor
+
+    def __init__(self, actor: ERAActor, params: TensorDictBase, uniform: bool = False) -> None:
         super().__init__()
         self.params = TensorDictParams(params, no_convert=True)
+        # a buffer, so that collectors in other processes receive it with the parameters
+        self.register_buffer("uniform", torch.tensor(uniform, device=params.device))
         self.__dict__["actor"] = actor
-        self.agents, self.noise_dim = params.shape[0], noise_dim
-        self.streams, self.warmup, self.calls = streams, warmup, 0
-        self.in_keys = [key for key in actor.in_keys if key != "noise"]
+        self.agents = params.shape[0]
+        self.in_keys = list(actor.in_keys)
         self.out_keys = [key for key in actor.out_keys if key != "raw"]
 
-    @property
-    def stacked(self) -> TensorDictBase:
-        """The parameters as they are now, without autograd."""
-        return self.params.data
-
+    @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the actions of all agents, and what else the actor writes, to the tensordict."""
         data = tensordict.select(*self.in_keys).view(self.agents, -1)
-        deterministic = exploration_type() is ExplorationType.DETERMINISTIC
-        data["noise"] = self._noise(data.shape, deterministic)
-        with torch.no_grad():
-            out = torch.vmap(self._act)(self.stacked, data)
-        if not deterministic:
-            if self.calls < self.warmup:
-                out["action"] = self._uniform_action(data["noise"])
-            self.calls += 1
+        out = torch.vmap(self._act)(self.params.data, data)
         return tensordict.update(out.select(*self.out_keys).view(-1))
 
     def _act(self, params: TensorDictBase, data: TensorDictBase) -> TensorDictBase:
         with params.to_module(self.actor):
-            return self.actor(data)
-
-    def _noise(self, shape: torch.Size, deterministic: bool) -> Tensor:
-        if deterministic:
-            return torch.zeros(*shape, self.noise_dim, device=self.params.device)
-        if self.streams is None:
-            raise ValueError("a policy without streams can only act deterministically")
-        return self.streams.uniform(*shape[1:], self.noise_dim)
-
-    def _uniform_action(self, noise: Tensor) -> Tensor:
-        bounds = self.actor.bounds
-        return bounds["low"] + noise * (bounds["high"] - bounds["low"])
-
-    def state_of_streams(self) -> dict[str, Any]:
-        """Return what an exact resume needs besides the parameters."""
-        return {"streams": self.streams.state_dict() if self.streams else None, "calls": self.calls}
-
-    def load_state_of_streams(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_of_streams`."""
-        self.calls = state["calls"]
-        if self.streams:
-            self.streams.load_state_dict(state["streams"])
+            data = self.actor(data)
+        if self.actor.bounds and exploration_type() is not ExplorationType.DETERMINISTIC:
+            low, high = self.actor.bounds["low"], self.actor.bounds["high"]
+            at_random = low + data["noise"] * (high - low)
+            data["action"] = torch.where(self.uniform, at_random, data["action"])
+        return data

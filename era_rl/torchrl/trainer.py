@@ -20,10 +20,13 @@ from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.envs import make_envs
 from era_rl.torchrl.ppo import PPOLearner
 from era_rl.torchrl.sac import SACLearner
-from era_rl.torchrl.stacked import COLLECTION, EVALUATION, StackedPolicy
+from era_rl.torchrl.stacked import StackedPolicy
+
+EVALUATION, COLLECTION = 1, 2
+"""Purposes of environments' random streams; several collectors count on from COLLECTION."""
 
 Learner = SACLearner | PPOLearner
-MakeCollector = Callable[[Config, Learner, StackedPolicy | None], BaseCollector]
+MakeCollector = Callable[[Config, StackedPolicy], BaseCollector]
 
 
 def make_learner(config: Config, env: EnvBase) -> Learner:
@@ -35,20 +38,21 @@ def make_learner(config: Config, env: EnvBase) -> Learner:
     raise ValueError(f"config is {type(config).__name__}; it must be a SACConfig or a PPOConfig")
 
 
-def make_collector(config: Config, learner: Learner, policy: StackedPolicy | None) -> BaseCollector:
-    """Return TorchRL's collector in this process, with ``policy``, or one process a collector."""
+def make_collector(config: Config, policy: StackedPolicy) -> BaseCollector:
+    """Return TorchRL's collector in this process, or with one process for each of ``collectors``."""
     envs = [
         partial(make_envs, config, config.num_envs, COLLECTION + index)
         for index in range(max(config.collectors, 1))
     ]
-    frames = config.seeds * config.steps_per_iteration
-    common = {"frames_per_batch": frames, "total_frames": -1, "storing_device": "cpu"}
-    if policy is not None:
-        return Collector(envs[0], policy, exploration_type=ExplorationType.RANDOM, **common)
-    factories = [
-        partial(learner.policy, COLLECTION + index, "cpu") for index in range(config.collectors)
-    ]
-    return MultiSyncCollector(envs, policy_factory=factories, cat_results="stack", **common)
+    common = {
+        "frames_per_batch": config.seeds * config.steps_per_iteration,
+        "exploration_type": ExplorationType.RANDOM,
+        "policy_device": config.device,
+        "storing_device": "cpu",
+    }
+    if config.collectors:
+        return MultiSyncCollector(envs, policy, cat_results="stack", **common)
+    return Collector(envs[0], policy, **common)
 
 
 class Trainer:
@@ -67,9 +71,7 @@ class Trainer:
         self.path = Path(config.out) / "checkpoint.pt"
         self.evaluation_envs = make_envs(config, config.eval_episodes, EVALUATION)
         self.learner = make_learner(config, self.evaluation_envs)
-        self.evaluation_policy = self.learner.policy(EVALUATION)
-        self.acting = None if config.collectors else self.learner.policy(COLLECTION)
-        self.collector = make_collector(config, self.learner, self.acting)
+        self.collector = make_collector(config, self.learner.policy)
         name = f"{type(config).__name__.removesuffix('Config').lower()}-era"
         self.loggers = [CSVLogger(name, config.out), TensorboardLogger(name, config.out)]
         self.checkpoints = 0
@@ -99,7 +101,7 @@ class Trainer:
 
     def evaluate(self) -> Tensor:
         """Return and log the returns of deterministic episodes, shape (agents, episodes)."""
-        returns = episode_rollouts(self.evaluation_envs, self.evaluation_policy, seed=0)
+        returns = episode_rollouts(self.evaluation_envs, self.learner.policy, seed=0)
         returns = returns.view(self.config.seeds, -1)
         self._log({"eval_return": returns.mean(1), "eval_return_min": returns.amin(1)})
         return returns
@@ -124,17 +126,13 @@ class Trainer:
 
     def _save(self) -> None:
         state = {"learner": self.learner.state_dict(), "checkpoints": self.checkpoints}
-        if self.acting is not None:
-            state["acting"] = self.acting.state_of_streams()
         save_checkpoint(self.path, self.config, state)
 
     def _resume(self) -> None:
         state = load_checkpoint(self.path, self.config)
         self.learner.load_state_dict(state["learner"])
         self.checkpoints = state["checkpoints"]
-        if self.acting is not None:
-            self.acting.load_state_of_streams(state["acting"])
-        else:
+        if self.config.collectors:
             self.collector.update_policy_weights_()
 
     def _log(self, metrics: Mapping[str, Tensor]) -> None:

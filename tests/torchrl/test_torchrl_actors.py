@@ -1,0 +1,241 @@
+"""ERAActor on every kind of action spec, inside TorchRL."""
+
+import doctest
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torchrl.data import (
+    Binary,
+    Bounded,
+    Categorical,
+    Composite,
+    MultiCategorical,
+    OneHot,
+    TensorSpec,
+    Unbounded,
+)
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import NormalParamExtractor
+
+from era_rl.core import TruncatedGaussianHead, TruncatedNormal
+from era_rl.torchrl import ERAActor, ERAParamExtractor, actors, raw_dim
+
+LOW, HIGH = torch.tensor([-2.0, 0.0, -0.5]), torch.tensor([1.0, 10.0, 0.5])
+SPECS = {
+    "unit": Bounded(-1.0, 1.0, (3,)),
+    "per-dimension": Bounded(LOW, HIGH, (3,)),
+    "batched": Bounded(LOW.expand(7, 3), HIGH.expand(7, 3), (7, 3)),
+    "one-hot": OneHot(4),
+    "one-hot-batched": OneHot(4, shape=(7, 4)),
+    "categorical": Categorical(4),
+    "categorical-batched": Categorical(4, shape=(7,)),
+    "composite-of-one": Composite(action=OneHot(4)),
+    "composite": Composite(
+        action=Composite(arm=Bounded(-2.0, 2.0, (3,)), grip=OneHot(4), mode=Categorical(5))
+    ),
+}
+
+
+def _network(spec: TensorSpec, gain: float = 1.0, **kwargs: object) -> nn.Linear:
+    network = nn.Linear(3, raw_dim(spec, **kwargs))
+    nn.init.normal_(network.weight, std=gain)
+    return network
+
+
+def _observations(*shape: int) -> TensorDict:
+    return TensorDict({"observation": torch.randn(*shape, 3)}, shape)
+
+
+@pytest.mark.parametrize("gain", [1.0, 30.0], ids=["mild", "extreme"])
+@pytest.mark.parametrize("name", list(SPECS))
+def test_floor_holds_and_actions_fit_the_spec(name: str, gain: float) -> None:
+    spec = SPECS[name]
+    actor = ERAActor(_network(spec, gain), spec)
+    data = _observations(7) if "batched" in name else _observations(50)
+    with set_exploration_type(ExplorationType.RANDOM):
+        actor(data)
+    assert (actor.entropy(data) >= actor.target_entropy - 1e-5).all()
+    if isinstance(spec, Composite):
+        leaves = dict(spec.items(include_nested=True, leaves_only=True))
+    else:
+        leaves = {"action": spec}
+    for key, leaf in leaves.items():
+        assert data[key].dtype == (torch.float32 if leaf.dtype.is_floating_point else torch.int64)
+        rows = [data[key]] if "batched" in name else data[key]
+        assert all(leaf.is_in(row.to(leaf.dtype)) for row in rows)
+
+
+@pytest.mark.parametrize("name", list(SPECS))
+def test_deterministic_exploration_takes_the_mode(name: str) -> None:
+    spec = SPECS[name]
+    actor = ERAActor(_network(spec), spec)
+    data = _observations(7)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        actor(data)
+    if name == "composite":
+        params = data["params", "action"]
+        torch.testing.assert_close(data["action", "arm"], params["arm", "loc"])
+        assert torch.equal(data["action", "grip"].argmax(-1), params["grip", "logits"].argmax(-1))
+        assert torch.equal(data["action", "mode"], params["mode", "logits"].argmax(-1))
+    elif "logits" in data.keys():
+        action = data["action"] if "categorical" in name else data["action"].argmax(-1)
+        assert torch.equal(action, data["logits"].argmax(-1))
+    else:
+        policy = actor.get_dist(data)
+        x = torch.rand(1000, 7, 3) * (policy.high - policy.low) + policy.low
+        assert (policy.log_prob(data["action"]) >= policy.log_prob(x).amax(0)).all()
+
+
+def test_bounds_scale_the_policy_on_the_unit_interval() -> None:
+    network = _network(SPECS["unit"])
+    unit, scaled = (ERAActor(network, SPECS[name]) for name in ("unit", "per-dimension"))
+    data = _observations(20)
+    half = 0.5 * (HIGH - LOW)
+    torch.testing.assert_close(
+        scaled(data.clone())["loc"], LOW + (unit(data.clone())["loc"] + 1.0) * half
+    )
+    torch.testing.assert_close(scaled.entropy(data.clone()), unit.entropy(data.clone()))
+    own = scaled.get_dist(data.clone()).entropy() - half.log().sum()
+    torch.testing.assert_close(own, scaled.entropy(data.clone()))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 6)], ids=["unbatched", "batch", "batch-time"])
+def test_nested_keys_and_any_batch_shape(shape: tuple[int, ...]) -> None:
+    spec = Bounded(-1.0, 1.0, (4, 2))  # four players
+    actor = ERAActor(
+        _network(spec),
+        spec,
+        in_keys=[("agents", "observation")],
+        action_key=("agents", "action"),
+        return_log_prob=True,
+    )
+    data = TensorDict({"agents": {"observation": torch.randn(*shape, 4, 3)}}, shape)
+    with set_exploration_type(ExplorationType.RANDOM):
+        actor(data)
+    players = data["agents"]
+    assert players["action"].shape == (*shape, 4, 2)
+    policy = TruncatedNormal(players["loc"], players["scale"])
+    torch.testing.assert_close(players["action_log_prob"], policy.log_prob(players["action"]))
+
+
+@pytest.mark.parametrize(
+    "spec", [SPECS["unit"], OneHot(4), Categorical(4)], ids=["bounded", "one-hot", "categorical"]
+)
+def test_given_noise_makes_the_sample_a_function(spec: TensorSpec) -> None:
+    actor = ERAActor(_network(spec), spec, noise_key="noise")
+    data = _observations(9)
+    data["noise"] = torch.rand(9, 3 if spec is SPECS["unit"] else 1)
+    with set_exploration_type(ExplorationType.RANDOM):
+        first, second = actor(data.clone())["action"], actor(data.clone())["action"]
+        data["noise"] = torch.rand_like(data["noise"])
+        other = actor(data.clone())["action"]
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_samples_of_given_noise_follow_the_policy() -> None:
+    spec = Categorical(4)
+    actor = ERAActor(_network(spec), spec, noise_key="noise")
+    n = 20_000
+    data = TensorDict({"observation": torch.randn(3).expand(n, 3)}, [n])
+    data["noise"] = ((torch.arange(n) + 0.5) / n)[:, None]
+    with set_exploration_type(ExplorationType.RANDOM):
+        actor(data)
+    frequencies = torch.bincount(data["action"], minlength=4) / n
+    torch.testing.assert_close(frequencies, data["logits"][0].softmax(-1), atol=1e-4, rtol=0.0)
+
+
+def test_tanh_is_eq_11_with_its_compensation() -> None:
+    spec = Bounded(-2.0, 2.0, (3,))
+    kwargs = {"target_entropy": -1.0, "delta": 0.5}
+    actor = ERAActor(_network(spec), spec, distribution="tanh", head_kwargs=kwargs)
+    data = _observations(50)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        actor(data)
+    torch.testing.assert_close(data["action"], 2.0 * data["loc"].tanh())
+    gaussian = torch.distributions.Normal(data["loc"], data["scale"]).entropy().sum(-1)
+    assert (gaussian >= -0.5 - 1e-5).all()
+    samples = actor.get_dist(data).rsample((20_000,))
+    estimate = -actor.get_dist(data).log_prob(samples).mean(0) - 3 * torch.tensor(2.0).log()
+    torch.testing.assert_close(actor.entropy(data), estimate, atol=0.05, rtol=0.0)
+
+
+def test_param_extractor_is_a_drop_in_for_normal_param_extractor() -> None:
+    assert ERAParamExtractor is TruncatedGaussianHead
+    raw = torch.randn(5, 6)
+    for extractor in (NormalParamExtractor(), ERAParamExtractor(3)):
+        loc, scale = extractor(raw)
+        assert loc.shape == scale.shape == (5, 3)
+        assert (scale > 0).all()
+
+
+def test_slack_lets_entropy_rise_above_the_floor() -> None:
+    spec, kwargs = SPECS["unit"], {"slack": 0.2}
+    network = _network(spec, gain=0.1, head_kwargs=kwargs)
+    actor = ERAActor(network, spec, head_kwargs=kwargs)
+    assert actor.entropy(_observations(50)).amin() > actor.target_entropy + 0.01
+
+
+def _nan_bound() -> TensorSpec:
+    return Bounded(-1.0, torch.tensor([1.0, torch.inf]), (2,))
+
+
+@pytest.mark.parametrize(
+    ("spec", "kwargs", "message"),
+    [
+        (Unbounded((2,)), {}, "Bounded"),
+        (Bounded(0, 3, (2,), dtype=torch.int64), {}, "Bounded"),
+        (MultiCategorical((3, 4)), {}, "MultiCategorical"),
+        (Binary(3), {}, "Binary"),
+        (_nan_bound(), {}, "finite"),
+        (Bounded(-torch.tensor([[1.0], [2.0]]), 1.0, (2, 1)), {}, "batch"),
+        (SPECS["unit"], {"distribution": "normal"}, "distribution='normal'"),
+        (SPECS["unit"], {"distribution": "tanh", "noise_key": "noise"}, "noise_key"),
+        (SPECS["unit"], {"head_kwargs": {"target_entropy": 5.0}}, "target_entropy"),
+        (SPECS["composite"], {"head_kwargs": {"leg": {}}}, "leg"),
+        (SPECS["composite"], {"noise_key": "noise"}, "noise_key"),
+    ],
+    ids=[
+        *("unbounded", "integers", "multi-categorical", "binary", "infinite", "rows-differ"),
+        *("distribution", "tanh-noise", "infeasible", "unknown-leaf", "composite-noise"),
+    ],
+)
+def test_bad_input_is_refused(spec: TensorSpec, kwargs: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ERAActor(nn.Linear(3, 4), spec, **kwargs)
+
+
+def test_wrong_network_width_is_refused() -> None:
+    actor = ERAActor(nn.Linear(3, 5), SPECS["unit"])
+    with pytest.raises(ValueError, match="raw_dim=6"):
+        actor(_observations(2))
+
+
+def test_composite_floors_are_given_by_leaf() -> None:
+    spec = Composite(arm=Bounded(-1.0, 1.0, (2,)), grip=OneHot(3))
+    kwargs = {"arm": {"target_entropy": -2.0}, "grip": {"target_entropy": 0.5}}
+    actor = ERAActor(_network(spec), spec, head_kwargs=kwargs)
+    assert actor.target_entropy == -1.5
+
+
+@pytest.mark.filterwarnings("ignore:The env passed to Collector")
+@pytest.mark.filterwarnings("ignore:No target network updater")
+def test_the_docstring_example_runs() -> None:
+    example = doctest.DocTestFinder().find(actors.ERAActor, "ERAActor")[0]
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example)
+    assert result.attempted >= 15
+    assert result.failed == 0
+
+
+def _gradients(actor: ERAActor, data: TensorDict) -> list[Tensor | None]:
+    with set_exploration_type(ExplorationType.RANDOM):
+        actor(data)["action"].square().sum().backward()
+    return [parameter.grad for parameter in actor.parameters()]
+
+
+def test_samples_carry_gradients_in_the_bounds_units() -> None:
+    spec = SPECS["per-dimension"]
+    gradients = _gradients(ERAActor(_network(spec), spec), _observations(50))
+    assert all(g is not None and g.isfinite().all() and g.abs().sum() > 0 for g in gradients)
