@@ -160,8 +160,8 @@ class _OnPolicyERAMixin(LearnedDeltaMixin, OnPolicyAlgorithm):
         }
         given = {name: value for name, value in head_kwargs.items() if value is not None}
         super().__init__(
-            policy,
-            env,
+            policy,  # type: ignore[arg-type]
+            env,  # type: ignore[arg-type]
             *args,
             policy_kwargs={**(policy_kwargs or {}), "head_kwargs": given},
             **kwargs,

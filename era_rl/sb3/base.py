@@ -37,8 +37,11 @@ class ERAPolicy(Protocol):
         """Return the distribution's parameters for raw outputs."""
         ...
 
-    def entropy(self, obs: Any) -> Tensor:
-        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
+    def entropy(self, obs: Any, **kwargs: Any) -> Tensor:
+        """Return the policy's own entropy in nats at each observation, shape (batch,).
+
+        A maskable policy takes ``action_masks``.
+        """
         ...
 
     def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
@@ -90,7 +93,7 @@ class LearnedDeltaMixin(BaseAlgorithm):
         self.era_policy.set_training_mode(False)
         return self.era_policy.entropy(obs)
 
-    def dump_logs(self, *args: Any) -> None:
+    def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log the floor and the learned delta (SB3's hook)."""
         if self._n_updates > 0:
             self.logger.record("train/entropy_floor", self.era_policy.entropy_floor)
@@ -99,7 +102,7 @@ class LearnedDeltaMixin(BaseAlgorithm):
             self.logger.record("train/delta", delta)
             saturated = math.isclose(delta, self.delta_learner.delta_max, rel_tol=1e-6)  # float32
             self.logger.record("train/delta_saturated", saturated)
-        super().dump_logs(*args)  # type: ignore[misc]
+        super().dump_logs(*args, **kwargs)  # type: ignore[misc]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "delta_learner", "delta_optimizer"]

@@ -164,7 +164,7 @@ def plot_gradient_conflict(
         axes[0, side].axhline(0.0, color="0.7", linewidth=0.8)
         axes[1, side].set(xlabel="timesteps", yscale="log")
     axes[0, 0].set_ylabel("cosine(return, entropy)")
-    axes[1, 0].set_ylabel("norm: return (solid), entropy (dotted)")
+    axes[1, 0].set_ylabel("norm (dotted: entropy)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path)
 

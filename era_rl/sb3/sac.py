@@ -137,11 +137,11 @@ class SACERA(OffPolicyERAMixin, SAC):
         if self.batch_norm_stats:
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
-    def dump_logs(self) -> None:
+    def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log what training gathered since the last time (SB3's hook), reading the device once."""
         for name, value in self.metrics.flush(self.actor.action_dist).items():
             self.logger.record(f"train/{name}", value)
-        super().dump_logs()
+        super().dump_logs(*args, **kwargs)
 
     def learn(
         self,

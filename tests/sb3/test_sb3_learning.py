@@ -1,20 +1,57 @@
-"""SACERA learns: near the best policy that its floor allows, and Pendulum-v1."""
+"""The algorithms learn: near the best policy that the floor allows, Pendulum-v1 and CartPole-v1.
+
+The slow tests train the stock algorithm beside each and record the mean returns of all seeds as
+properties of the test suite (``--junitxml``).
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import TQC, CrossQ
+from sb3_family import FAMILY, OFF_POLICY, ON_POLICY
 from sb3_toys import TargetEnv, small_sacera
+from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from torch import Tensor
 
 from era_rl.core import truncated_normal_era, truncated_normal_sample
-from era_rl.sb3 import SACERA, EntropyMonitor
+from era_rl.sb3 import EntropyMonitor
 
 FLOOR = -2.0
+HOSTS: dict[str, Any] = {
+    "SACERA": SAC,
+    "TQCERA": TQC,
+    "CrossQERA": CrossQ,
+    "PPOERA": PPO,
+    "A2CERA": A2C,
+}
+# PPO's are rl-zoo's for CartPole-v1 without its schedules; A2C's are its defaults
+CARTPOLE: dict[str, dict[str, Any]] = {
+    "PPOERA": {
+        "n_steps": 32,
+        "batch_size": 256,
+        "n_epochs": 20,
+        "gae_lambda": 0.8,
+        "gamma": 0.98,
+        "learning_rate": 1e-3,
+    },
+    "A2CERA": {},
+}
+Record = Callable[[str, Any], None]
+
+
+@pytest.fixture
+def record(
+    record_testsuite_property: Callable[[str, object], None], request: pytest.FixtureRequest
+) -> Record:
+    """Record figures of a test under its name."""
+    return lambda label, values: record_testsuite_property(f"{request.node.name} {label}", values)
 
 
 def _reward(loc: Tensor, log_std: Tensor, targets: Tensor) -> Tensor:
@@ -38,6 +75,28 @@ def _best_reward(targets: Tensor, floor: float) -> float:
     return reward.item()
 
 
+class Target:
+    """What the best policy under a floor gets on TargetEnv, and how far others come."""
+
+    def __init__(self, floor: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.obs = torch.rand(200, 2, generator=generator, dtype=torch.float64) * 2.0 - 1.0
+        self.targets = 0.8 * self.obs
+        self.best = _best_reward(self.targets, floor)
+        # a uniform action has the variance 1/3
+        self.uniform = -(self.targets.square().mean() + 1.0 / 3.0).item()
+
+    def reward(self, policy: Any) -> float:
+        """Return the policy's expected reward."""
+        with torch.no_grad():
+            params = policy.dist_params(policy.raw_params(self.obs.float()))
+        return _reward(params[0].double(), params[1].double(), self.targets).mean().item()
+
+    def share(self, policy: Any) -> float:
+        """Return the share reached of the way from the uniform policy to the best."""
+        return (self.reward(policy) - self.uniform) / (self.best - self.uniform)
+
+
 def test_reaches_most_of_what_the_floor_allows() -> None:
     monitor = EntropyMonitor(check_freq=200)
     model = small_sacera(
@@ -50,30 +109,86 @@ def test_reaches_most_of_what_the_floor_allows() -> None:
         policy_kwargs={"net_arch": [32, 32]},
     )
     model.learn(800, callback=monitor, log_interval=1_000)
-    obs = torch.rand(200, 2, dtype=torch.float64) * 2.0 - 1.0
-    targets = 0.8 * obs
-    with torch.no_grad():
-        loc, log_std, _ = model.actor.get_action_dist_params(obs.float())
-    achieved = _reward(loc.double(), log_std.double(), targets).mean().item()
-    best = _best_reward(targets, FLOOR)
-    # a uniform action has the variance 1/3
-    uniform = -(targets.square().mean() + 1.0 / 3.0).item()
-    assert achieved <= best + 1e-4
-    assert (achieved - uniform) / (best - uniform) >= 0.95
+    target = Target(FLOOR)
+    assert target.reward(model.policy) <= target.best + 1e-4
+    assert target.share(model.policy) >= 0.95
     assert monitor.minimum >= FLOOR
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1_800)
-def test_learns_pendulum(record_testsuite_property: Callable[[str, object], None]) -> None:
-    means = []
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_on_policy_reaches_most_of_what_the_floor_allows(name: str, record: Record) -> None:
+    target = Target(FLOOR)
+    shares = []
     for seed in range(3):
-        model = SACERA("MlpPolicy", gym.make("Pendulum-v1"), seed=seed, device="cpu")
-        model.learn(10_000)
-        env = Monitor(gym.make("Pendulum-v1"))
-        env.reset(seed=100 + seed)
-        returns, _ = evaluate_policy(model, env, 20, return_episode_rewards=True)
-        means.append(float(np.mean(returns)))
-    record_testsuite_property("test_learns_pendulum mean returns", means)
-    assert np.median(means) >= -250.0
-    assert min(means) >= -400.0
+        env = make_vec_env(TargetEnv, 8, seed=seed)
+        options = {"PPOERA": {"n_steps": 64, "learning_rate": 1e-3}, "A2CERA": {"n_steps": 16}}[
+            name
+        ]
+        model = FAMILY[name](
+            "MlpPolicy", env, target_entropy=FLOOR, seed=seed, gamma=0.0, device="cpu", **options
+        )
+        monitor = EntropyMonitor()
+        model.learn(50_000, callback=monitor)
+        assert monitor.margin >= 0.0
+        assert target.reward(model.policy) <= target.best + 1e-4
+        shares.append(target.share(model.policy))
+    record(name, shares)
+    assert min(shares) >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7_200)
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_learns_pendulum(name: str, record: Record) -> None:
+    # CrossQ's own critics are [1024, 1024]
+    options = {"policy_kwargs": {"net_arch": [256, 256]}, "device": "cpu"}
+    means: dict[str, list[float]] = {name: [], f"stock {HOSTS[name].__name__}": []}
+    for seed in range(3):
+        monitor = EntropyMonitor()
+        for (label, values), algorithm in zip(
+            means.items(), (FAMILY[name], HOSTS[name]), strict=True
+        ):
+            model = algorithm("MlpPolicy", gym.make("Pendulum-v1"), seed=seed, **options)
+            model.learn(10_000, callback=monitor if label == name else None)
+            values.append(_mean_return(model, "Pendulum-v1", seed))
+            record(label, values)
+        assert monitor.margin >= 0.0
+    assert np.median(means[name]) >= -250.0
+    assert min(means[name]) >= -400.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_learns_cartpole(name: str, record: Record) -> None:
+    means: dict[str, list[list[float]]] = {name: [], f"stock {HOSTS[name].__name__}": []}
+    for seed in range(3):
+        monitor = EntropyMonitor()
+        for (label, values), algorithm in zip(
+            means.items(), (FAMILY[name], HOSTS[name]), strict=True
+        ):
+            env = make_vec_env("CartPole-v1", 8, seed=seed)
+            model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **CARTPOLE[name])
+            evaluations = []
+            for part in range(4):
+                model.learn(
+                    25_000,
+                    callback=monitor if label == name else None,
+                    reset_num_timesteps=part == 0,
+                )
+                evaluations.append(_mean_return(model, "CartPole-v1", seed))
+            values.append(evaluations)
+            record(label, values)
+        assert monitor.margin >= -1e-6
+    if name == "PPOERA":
+        assert min(evaluations[-1] for evaluations in means[name]) >= 400.0
+    else:
+        assert min(np.mean(evaluations) for evaluations in means[name]) >= 200.0
+
+
+def _mean_return(model: Any, env_id: str, seed: int) -> float:
+    """Return the mean return of 20 deterministic episodes."""
+    env = Monitor(gym.make(env_id))
+    env.reset(seed=100 + seed)
+    return float(evaluate_policy(model, env, 20, deterministic=True)[0])
