@@ -4,15 +4,56 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, dispatch
+from tensordict.nn import dispatch
 from torch import Tensor
-from torchrl.objectives import LossModule, SACLoss
+from torchrl.objectives import CrossQLoss, LossModule, REDQLoss, SACLoss
 
 from era_rl.core import LearnedDelta
 from era_rl.torchrl.actors import ERAActor
 
 
-class SACERALoss(SACLoss):
+class _NoEntropyTerm:
+    """Takes the entropy terms out of a TorchRL loss with a temperature ``alpha``."""
+
+    log_alpha: Tensor
+    qvalue_network_params: TensorDictBase
+    _ABSENT = ("loss_alpha", "alpha")
+
+    def __init__(self, *args: Any, loss_function: str = "l2", **kwargs: Any) -> None:
+        # alpha_init=1 because the host keeps its logarithm; the number is never used
+        fixed = {"alpha_init": 1.0, "fixed_alpha": True, "target_entropy": 0.0}
+        super().__init__(*args, loss_function=loss_function, **fixed, **kwargs)  # type: ignore[call-arg]
+
+    @property
+    def _alpha(self) -> Tensor:
+        return torch.zeros_like(self.log_alpha)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The temperature, zero."""
+        return self._alpha
+
+    @property
+    def _cached_detached_qvalue_params(self) -> TensorDictBase:
+        # not cached: stacked agents put other parameters in their place (torch.func)
+        return self.qvalue_network_params.detach()
+
+    @property
+    def out_keys(self) -> list[str]:
+        """What :meth:`forward` returns."""
+        return [key for key in super().out_keys if key not in self._ABSENT]  # type: ignore[misc]
+
+    @out_keys.setter
+    def out_keys(self, values: list[str]) -> None:
+        super(_NoEntropyTerm, type(self)).out_keys.fset(self, values)  # type: ignore[attr-defined]
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the host's losses and metrics, those of a temperature left out."""
+        return super().forward(tensordict).exclude(*self._ABSENT)  # type: ignore[misc]
+
+
+class SACERALoss(_NoEntropyTerm, SACLoss):
     """TorchRL's SACLoss without its entropy terms: the actor itself keeps the entropy up.
 
     L_Q = sum_j E[l(Q_j(s, a), r + gamma (1 - terminated) min_k Q'_k(s', a'))] with a' ~ pi(.|s'), and
@@ -23,54 +64,16 @@ class SACERALoss(SACLoss):
         actor_network: A reparameterised actor, such as :class:`ERAActor`.
         qvalue_network: As in SACLoss; ``num_qvalue_nets`` above 2 gives an ensemble.
         loss_function: The distance l: "l2" or "smooth_l1".
-        **kwargs: SACLoss's ``num_qvalue_nets``, ``delay_actor``, ``delay_qvalue``, ``separate_losses``,
-            ``reduction``, ``skip_done_states`` and ``deactivate_vmap``.
+        **kwargs: SACLoss's other arguments, but those of its temperature.
     """
 
-    def __init__(
-        self,
-        actor_network: ProbabilisticTensorDictSequential,
-        qvalue_network: TensorDictModule | list[TensorDictModule],
-        *,
-        loss_function: str = "l2",
-        **kwargs: Any,
-    ) -> None:
-        # alpha_init=1 because SACLoss keeps its logarithm; the number is never used
-        super().__init__(
-            actor_network,
-            qvalue_network,
-            loss_function=loss_function,
-            alpha_init=1.0,
-            fixed_alpha=True,
-            target_entropy=0.0,
-            **kwargs,
-        )
 
-    @property
-    def _alpha(self) -> Tensor:
-        return torch.zeros_like(self.log_alpha)
+class REDQERALoss(_NoEntropyTerm, REDQLoss):
+    """TorchRL's REDQLoss, an ensemble of critics, without its entropy terms (see SACERALoss)."""
 
-    def _alpha_loss(self, log_prob: Tensor) -> Tensor:
-        return torch.zeros_like(log_prob)
 
-    @property
-    def _cached_detached_qvalue_params(self) -> TensorDictBase:
-        # not cached: stacked agents put other parameters in their place (torch.func)
-        return self.qvalue_network_params.detach()
-
-    @property
-    def out_keys(self) -> list[str]:
-        """What :meth:`forward` returns."""
-        return self._out_keys or ["loss_actor", "loss_qvalue", "entropy"]
-
-    @out_keys.setter
-    def out_keys(self, values: list[str]) -> None:
-        self._out_keys = values
-
-    @dispatch
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return ``loss_actor``, ``loss_qvalue`` and ``entropy``."""
-        return super().forward(tensordict).exclude("loss_alpha", "alpha")
+class CrossQERALoss(_NoEntropyTerm, CrossQLoss):
+    """TorchRL's CrossQLoss, critics without targets, without its entropy terms (see SACERALoss)."""
 
 
 class DeltaLoss(LossModule):

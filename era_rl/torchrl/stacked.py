@@ -132,12 +132,13 @@ def call_with(
     The sets shadow the module's own in its ``__dict__``, which torch.compile traces in one graph
     (``params.to_module(loss)`` it does not).
     """
-    for name in params.keys():
+    names = list(params.keys())
+    for name in names:
         loss.__dict__[name] = params[name]
     try:
         return function(*args)
     finally:
-        for name in params.keys():
+        for name in names:
             del loss.__dict__[name]
 
 

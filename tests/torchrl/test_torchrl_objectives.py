@@ -1,0 +1,292 @@
+"""The losses: hand-written references in float64, compilation, delta, ensembles, and PPO."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torchrl.data import Bounded
+from torchrl.modules import MLP, ValueOperator
+from torchrl.objectives import ClipPPOLoss, SoftUpdate
+from torchrl.objectives.value import GAE
+
+from era_rl.core import truncated_normal_era, truncated_normal_sample
+from era_rl.torchrl import DeltaLoss, ERAActor, SACERALoss, raw_dim
+from era_rl.torchrl.objectives import CrossQERALoss, REDQERALoss
+
+GAMMA, TARGET = 0.9, -1.5
+SPEC = Bounded(-1.0, 1.0, (2,))
+
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def _actor(**kwargs: object) -> ERAActor:
+    head_kwargs = kwargs.pop("head_kwargs", {"target_entropy": TARGET})
+    width = raw_dim(SPEC, kwargs.get("distribution", "truncated"), head_kwargs)
+    network = MLP(in_features=3, out_features=width, num_cells=[16])
+    return ERAActor(network, SPEC, head_kwargs=head_kwargs, **kwargs)
+
+
+def _critic() -> ValueOperator:
+    network = MLP(in_features=5, out_features=1, num_cells=[16])
+    return ValueOperator(network, ["observation", "action"])
+
+
+def _batch(n: int = 8) -> TensorDict:
+    return TensorDict(
+        {
+            "observation": torch.randn(n, 3),
+            "action": torch.rand(n, 2) * 2 - 1,
+            "noise": torch.rand(n, 2),
+            "next": {
+                "observation": torch.randn(n, 3),
+                "noise": torch.rand(n, 2),
+                "reward": torch.randn(n, 1),
+                "done": torch.rand(n, 1) < 0.5,
+                "terminated": torch.rand(n, 1) < 0.5,
+            },
+        },
+        [n],
+    )
+
+
+def _reference_losses(
+    actor: Callable[[Tensor], Tensor],
+    critics: list[nn.Module],
+    targets: list[nn.Module],
+    batch: TensorDict,
+) -> tuple[Tensor, Tensor]:
+    """Return SAC-ERA's two losses written out from the paper."""
+
+    def sample(observation: Tensor, noise: Tensor) -> Tensor:
+        mean, raw_log_std = actor(observation).chunk(2, dim=-1)
+        loc = torch.tanh(mean)
+        log_std = truncated_normal_era(loc, raw_log_std, target_entropy=TARGET)
+        return truncated_normal_sample(loc, log_std, noise)
+
+    def least(networks: list[nn.Module], observation: Tensor, action: Tensor) -> Tensor:
+        inputs = torch.cat([observation, action], dim=-1)
+        return torch.stack([network(inputs) for network in networks]).amin(0)
+
+    after = batch["next"]
+    with torch.no_grad():
+        future = least(targets, after["observation"], sample(after["observation"], after["noise"]))
+        target = after["reward"] + GAMMA * (1.0 - after["terminated"].double()) * future
+    inputs = torch.cat([batch["observation"], batch["action"]], dim=-1)
+    loss_critic = sum((critic(inputs) - target).square().mean() for critic in critics)
+    action = sample(batch["observation"], batch["noise"])
+    frozen = [_copy(critic, trained=False) for critic in critics]
+    return -least(frozen, batch["observation"], action).mean(), loss_critic
+
+
+def _copy(network: nn.Module, trained: bool = True) -> nn.Module:
+    clone = MLP(in_features=5, out_features=1, num_cells=[16])
+    clone.load_state_dict(network.state_dict())
+    return clone.requires_grad_(trained)
+
+
+@pytest.mark.usefixtures("float64")
+def test_sac_gradients_equal_a_hand_written_reference() -> None:
+    actor = _actor(noise_key="noise")
+    critics = [_critic(), _critic()]
+    loss = SACERALoss(actor, critics)
+    loss.make_value_estimator(gamma=GAMMA)
+    for target in loss.target_qvalue_network_params.values(True, True):
+        target.data.add_(0.1 * torch.randn_like(target))
+    batch = _batch()
+    out = loss(batch.clone())
+
+    networks = [_copy(critic.module) for critic in critics]
+    targets = [_copy(critic.module) for critic in critics]
+    for index, network in enumerate(targets):
+        stacked = loss.target_qvalue_network_params["module"].flatten_keys(".")
+        network.load_state_dict({key: value[index] for key, value in stacked.items()})
+    policy = actor[0][0].module
+    reference_actor, reference_critic = _reference_losses(policy, networks, targets, batch)
+    torch.testing.assert_close(out["loss_actor"], reference_actor)
+    torch.testing.assert_close(out["loss_qvalue"], reference_critic)
+
+    parameters = list(policy.parameters())
+    own = torch.autograd.grad(out["loss_actor"], parameters, retain_graph=True)
+    torch.testing.assert_close(own, torch.autograd.grad(reference_actor, parameters))
+    out["loss_qvalue"].backward()
+    reference_critic.backward()
+    gradients = loss.qvalue_network_params["module"].flatten_keys(".")
+    for key, value in gradients.items():
+        reference = torch.stack([network.get_parameter(key).grad for network in networks])
+        torch.testing.assert_close(value.grad, reference)
+
+
+def test_sac_has_no_temperature() -> None:
+    loss = SACERALoss(_actor(), _critic())
+    out = loss(_batch())
+    assert set(out.keys()) == set(loss.out_keys) == {"loss_actor", "loss_qvalue", "entropy"}
+    assert not any("alpha" in name for name, _ in loss.named_parameters())
+    observation = {
+        key: value for key, value in _batch().flatten_keys("_").items() if "noise" not in key
+    }
+    assert len(loss(**observation)) == 3  # the dispatched form
+
+
+def test_sac_is_finite_at_the_extremes_of_the_head() -> None:
+    actor = _actor(noise_key="noise", head_kwargs={"target_entropy": -12.0})
+    loss = SACERALoss(actor, _critic())
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.mul_(100.0)
+    batch = _batch(64)
+    batch["noise"][:32], batch["noise"][32:] = 0.0, 1.0 - 2.0**-24
+    out = loss(batch)
+    (out["loss_actor"] + out["loss_qvalue"]).backward()
+    assert all(p.grad.isfinite().all() for p in loss.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    "kind", [SACERALoss, REDQERALoss, CrossQERALoss], ids=["sac", "redq", "crossq"]
+)
+def test_torchrls_critic_ensembles_lose_their_entropy_terms(kind: type) -> None:
+    loss = kind(_actor(noise_key="noise"), _critic(), num_qvalue_nets=5)
+    assert loss.qvalue_network_params["module", "0", "weight"].shape[0] == 5
+    batch = _batch()
+    torch.manual_seed(1)  # REDQ draws the critics of its target
+    out = loss(batch.clone())
+    assert not {"alpha", "loss_alpha"} & set(out.keys())
+    # a temperature would move the losses with the policy's log-probability: here nothing reads it
+    with torch.no_grad():
+        loss.log_alpha.fill_(3.0)
+    torch.manual_seed(1)
+    again = loss(batch.clone())
+    torch.testing.assert_close(again["loss_qvalue"], out["loss_qvalue"])
+    torch.testing.assert_close(again["loss_actor"], out["loss_actor"])
+
+
+@pytest.mark.filterwarnings("ignore:torch._dynamo.config.inline_inbuilt_nn_modules")
+def test_head_and_loss_compile_to_one_graph() -> None:
+    actor = _actor(noise_key="noise")
+    loss = SACERALoss(actor, _critic())
+    loss.make_value_estimator(gamma=GAMMA)
+    batch = _batch()
+
+    def losses(data: TensorDict) -> tuple[Tensor, ...]:
+        return tuple(loss(data).select("loss_actor", "loss_qvalue").values())
+
+    compiled = torch.compile(losses, fullgraph=True)(batch.clone())
+    torch.testing.assert_close(compiled, losses(batch.clone()))
+    head = actor[0][1].module
+    raw = torch.randn(5, 4)
+    torch.testing.assert_close(torch.compile(head, fullgraph=True)(raw), head(raw))
+
+
+@pytest.mark.parametrize("distribution", ["truncated", "tanh"])
+def test_delta_loss_is_the_dual_of_the_floor(distribution: str) -> None:
+    floor = {"floor": "gaussian"} if distribution == "truncated" else {}
+    actor = _actor(distribution=distribution, head_kwargs={"target_entropy": TARGET, **floor})
+    delta_loss = DeltaLoss(actor, initial=0.25)
+    assert [name for name, _ in delta_loss.named_parameters()] == ["delta.parameter"]
+    batch = _batch()
+    out = delta_loss(batch)
+    gap = actor.entropy(batch).mean() - TARGET
+    torch.testing.assert_close(out["loss_delta"], 0.25 * gap.detach())
+    (gradient,) = torch.autograd.grad(out["loss_delta"], list(delta_loss.parameters()))
+    torch.testing.assert_close(gradient, gap.detach())
+
+
+def test_delta_reaches_the_actor_inside_a_loss_and_meets_the_floor_on_average() -> None:
+    actor = _actor(head_kwargs={"target_entropy": TARGET, "floor": "gaussian"})
+    SACERALoss(actor, _critic())  # moves the actor's parameters and buffers into the loss
+    delta_loss = DeltaLoss(actor)
+    optimizer = torch.optim.Adam(delta_loss.parameters(), lr=0.05)
+    batch = _batch(64)
+    before = actor.entropy(batch).mean()
+    for _ in range(200):
+        optimizer.zero_grad()
+        delta_loss(batch)["loss_delta"].backward()
+        optimizer.step()
+        delta_loss.update_head()
+    assert before < TARGET
+    assert abs(actor.entropy(batch).mean() - TARGET) < 0.01
+
+
+def test_delta_needs_eq_11() -> None:
+    with pytest.raises(ValueError, match="floor='gaussian'"):
+        DeltaLoss(_actor())
+    with pytest.raises(ValueError, match="initial=-1"):
+        DeltaLoss(_actor(head_kwargs={"floor": "gaussian"}), initial=-1.0)
+
+
+def _rollout(actor: ERAActor, n: int = 64) -> TensorDict:
+    """Return one-step episodes whose reward is the negative distance from a target action."""
+    data = TensorDict({"observation": torch.randn(n, 1, 3)}, [n, 1])
+    with torch.no_grad():
+        data = actor(data)
+    reward = -(data["action"] - 0.5).square().sum(-1, keepdim=True)
+    ones = torch.ones(n, 1, 1, dtype=torch.bool)
+    data["next"] = TensorDict(
+        {"observation": torch.randn(n, 1, 3), "reward": reward, "done": ones, "terminated": ones},
+        [n, 1],
+    )
+    return data
+
+
+def test_stock_ppo_learns_and_keeps_the_floor() -> None:
+    actor = _actor(return_log_prob=True, default_interaction_type="random")
+    value = ValueOperator(MLP(in_features=3, out_features=1, num_cells=[16]), ["observation"])
+    loss = ClipPPOLoss(actor, value, entropy_bonus=False)
+    gae = GAE(gamma=GAMMA, lmbda=0.95, value_network=value)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
+    rewards = []
+    for _ in range(40):
+        data = _rollout(actor)
+        rewards.append(data["next", "reward"].mean())
+        gae(data)
+        for _ in range(4):
+            out = loss(data.reshape(-1))
+            assert "loss_entropy" not in out.keys()  # noqa: SIM118 (a TensorDict)
+            optimizer.zero_grad()
+            (out["loss_objective"] + out["loss_critic"]).backward()
+            optimizer.step()
+    assert torch.stack(rewards[-5:]).mean() > torch.stack(rewards[:5]).mean() + 0.3
+    assert (actor.entropy(_batch(500)) >= TARGET - 1e-5).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_ppo_gradient_equals_the_clipped_objective() -> None:
+    actor = _actor(return_log_prob=True, default_interaction_type="random")
+    value = ValueOperator(MLP(in_features=3, out_features=1, num_cells=[16]), ["observation"])
+    loss = ClipPPOLoss(actor, value, clip_epsilon=0.2, entropy_bonus=False)
+    data = _rollout(actor).reshape(-1)
+    data["advantage"], data["value_target"] = torch.randn(64, 1), torch.randn(64, 1)
+    data["action_log_prob"] += 0.3 * torch.randn(64)
+    network = actor[0][0].module
+    own = torch.autograd.grad(loss(data)["loss_objective"], list(network.parameters()))
+
+    mean, raw_log_std = network(data["observation"]).chunk(2, dim=-1)
+    loc = torch.tanh(mean)
+    scale = truncated_normal_era(loc, raw_log_std, target_entropy=TARGET).exp()
+    normal = torch.distributions.Normal(loc, scale)
+    log_mass = (normal.cdf(torch.ones(())) - normal.cdf(-torch.ones(()))).log()
+    log_prob = (normal.log_prob(data["action"]) - log_mass).sum(-1)
+    ratio = (log_prob - data["action_log_prob"]).exp()[:, None]
+    advantage = data["advantage"]
+    clipped = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    reference = torch.autograd.grad(-clipped.mean(), list(network.parameters()))
+    torch.testing.assert_close(own, reference)
+
+
+def test_soft_update_moves_the_targets() -> None:
+    loss = SACERALoss(_actor(), _critic())
+    target = SoftUpdate(loss, tau=0.5)
+    for parameter in loss.qvalue_network_params.values(True, True):
+        parameter.data.add_(1.0)
+    before = loss.target_qvalue_network_params.clone()
+    target.step()
+    moved = loss.target_qvalue_network_params - before
+    assert all((value - 0.5).abs().max() < 1e-6 for value in moved.values(True, True))
