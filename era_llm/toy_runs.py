@@ -1,6 +1,5 @@
 """Runs on the toy language, one JSON file each, and the comparison of GRPO with and without ERA."""
 
-import copy
 import json
 import os
 import platform
@@ -87,7 +86,9 @@ def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dic
     Returns:
         The record of the run and the trained model.
     """
-    trained = copy.deepcopy(model)
+    # TRL binds a forward to each model it trains, which a deep copy would keep calling.
+    trained = type(model)(model.config)
+    trained.load_state_dict(model.state_dict())
     started = time.perf_counter()
     with TemporaryDirectory() as folder:
         settings = {**_settings(seed, steps), **changes}
