@@ -17,6 +17,9 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 # what training writes to a run's folder, and replays from the last checkpoint on
 LOGS = ("*.monitor.csv", "evaluations.npz", "best_model.zip", "*/vecnormalize.pkl", "tensorboard/*")
 
+# what SB3's logger has been given since it last wrote
+PENDING = ("name_to_value", "name_to_count", "name_to_excluded")
+
 
 class CheckpointCallback(BaseCallback):
     """Saves checkpoints into a run's folder, between two rollouts.
@@ -75,6 +78,8 @@ def save_checkpoint(model: BaseAlgorithm, params_path: Path) -> None:
         normalize.save(str(unfinished / params_path.name / "vecnormalize.pkl"))
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
         _save_buffer(model.replay_buffer, unfinished / "replay_buffer.pkl")
+    pending = {name: dict(getattr(model.logger, name)) for name in PENDING}
+    (unfinished / "logger.pkl").write_bytes(pickle.dumps(pending))
     older = checkpoints(run)
     os.rename(unfinished, folder)
     for checkpoint in older:
@@ -102,6 +107,12 @@ def restore_logs(checkpoint: Path) -> None:
             target = target.with_name(f"{steps}.{log.name}")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(log, target)
+
+
+def restore_logger(model: BaseAlgorithm, checkpoint: Path) -> None:
+    """Give a model's logger the values that were still to be written at the checkpoint."""
+    for name, values in pickle.loads((checkpoint / "logger.pkl").read_bytes()).items():
+        getattr(model.logger, name).update(values)
 
 
 def restore_buffer(model: BaseAlgorithm, checkpoint: Path) -> None:

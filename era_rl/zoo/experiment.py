@@ -3,6 +3,7 @@
 import argparse
 import copy
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
-from era_rl.zoo.checkpoint import CheckpointCallback, restore_buffer, restore_logs
+from era_rl.zoo.checkpoint import CheckpointCallback, restore_buffer, restore_logger, restore_logs
 from era_rl.zoo.config import with_objects
 
 
@@ -39,6 +40,8 @@ class Experiment(ExperimentManager):
     ) -> None:
         self.settings = settings
         self.checkpoint = checkpoint
+        self._envs: list[VecEnv] = []
+        self._new_folder: str | None = None
         super().__init__(
             args,
             args.algo,
@@ -68,11 +71,19 @@ class Experiment(ExperimentManager):
         while True:
             try:
                 os.makedirs(self.params_path)
+                self._new_folder = self.save_path
                 return
             except FileExistsError:  # a run started at the same moment took the number
                 number = get_latest_run_id(self.log_path, self.env_name) + 1
                 self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
                 self.params_path = f"{self.save_path}/{self.env_name}"
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Return environments, noted so that they can be closed (rl_zoo3's hook)."""
+        env = super().create_envs(n_envs, eval_env, no_log)
+        if not self.optimize_hyperparameters:  # there rl_zoo3 closes them
+            self._envs.append(env)
+        return env
 
     def create_callbacks(self) -> None:
         """Add the progress bar, evaluations and checkpoints (rl_zoo3's hook)."""
@@ -80,10 +91,22 @@ class Experiment(ExperimentManager):
         if not self.optimize_hyperparameters:
             self.callbacks.append(CheckpointCallback(Path(self.params_path), self.args.save_freq))
 
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """Return the model and its settings; a new run that fails here leaves no folder."""
+        try:
+            return super().setup_experiment()
+        except BaseException:
+            self._close()
+            if self._new_folder is not None:
+                shutil.rmtree(self._new_folder)
+            raise
+
     def learn(self, model: BaseAlgorithm) -> None:
         """Train for the steps that remain, logging to the run's folder."""
         formats = ["stdout", "tensorboard"] if self.verbose else ["tensorboard"]
         model.set_logger(configure(os.path.join(self.save_path, "tensorboard"), formats))
+        if self.checkpoint is not None:
+            restore_logger(model, self.checkpoint)
         try:
             model.learn(
                 self.n_timesteps - model.num_timesteps,
@@ -91,8 +114,11 @@ class Experiment(ExperimentManager):
                 reset_num_timesteps=False,
             )
         finally:
-            assert model.env is not None
-            model.env.close()
+            self._close()
+
+    def _close(self) -> None:
+        for env in self._envs:
+            env.close()
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         """Return the checkpoint's model and give the callbacks their past (rl_zoo3's hook)."""

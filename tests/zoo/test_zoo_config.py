@@ -1,0 +1,245 @@
+"""Configurations: what they may say, what they say, and what is refused."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import pytest
+import yaml
+from gymnasium import spaces
+from torch import nn
+
+from era_rl.sb3 import PPOERA, SACERA, paper_preset
+from era_rl.zoo import cli
+from era_rl.zoo.algorithms import ALGORITHMS, algorithm_class
+from era_rl.zoo.config import (
+    check,
+    config_path,
+    entry_for,
+    override,
+    parse,
+    read_config,
+    with_objects,
+)
+from era_rl.zoo.names import ConfigError
+
+SETTINGS = {"policy": "MlpPolicy", "n_timesteps": 1000}
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_entry_is_accepted(algo):
+    for settings in read_config(config_path(algo)).values():
+        check(settings, algorithm_class(algo))
+
+
+@pytest.mark.parametrize(
+    ("algo", "baseline"),
+    [
+        ("sac_era", "sac"),
+        ("sac_era_paper", "sac_paper"),
+        ("tqc_era", "tqc"),
+        ("crossq_era", "crossq"),
+        ("ppo_era", "ppo"),
+        ("a2c_era", "a2c"),
+    ],
+)
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        *("dm_control/dog-run-v0", "dm_control/humanoid-walk-v0", "dm_control/walker-run-v0"),
+        *("humanoid_bench/h1-walk-v0", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"),
+    ],
+)
+def test_baselines_differ_in_the_entropy_alone(algo, baseline, env_id):
+    entropy = {"floor", "target_entropy", "log_std_min", "log_std_max", "layer_norm", "policy"}
+    era, stock = (entry_for(env_id, config_path(name)) for name in (algo, baseline))
+    assert {k: v for k, v in era.items() if k not in entropy} == {
+        k: v for k, v in stock.items() if k not in entropy
+    }
+    normed = "baselines.LayerNorm" in stock["policy"]
+    assert normed == era.get("layer_norm", False)
+    assert "ent_coef" not in {**era, **stock}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "action_dim"),
+    [
+        ("dm_control/dog-trot-v0", 38),
+        ("dm_control/humanoid-run-v0", 21),
+        ("dm_control/walker-run-v0", 6),
+        ("dm_control/cheetah-run-v0", 6),
+        ("humanoid_bench/h1-walk-v0", 19),
+        ("humanoid_bench/h1hand-walk-v0", 61),
+        ("humanoid_bench/g1-walk-v0", 37),
+        ("HalfCheetah-v5", 6),
+        ("Hopper-v5", 3),
+        ("Walker2d-v5", 6),
+        ("Ant-v5", 8),
+    ],
+)
+def test_the_papers_entries_are_its_preset(env_id, action_dim):
+    settings = with_objects(entry_for(env_id, config_path("sac_era_paper")))
+    preset = paper_preset(spaces.Box(-1.0, 1.0, (action_dim,)))
+    assert {key: settings[key] for key in preset} == preset
+    rest = set(settings) - set(preset)
+    assert rest <= {"policy", "n_timesteps", "env_kwargs", "env_wrapper"}
+    if not env_id.startswith("humanoid_bench"):
+        assert gymnasium.make(env_id).action_space.shape == (action_dim,)
+
+
+def test_the_first_pattern_that_matches_counts(tmp_path):
+    path = tmp_path / "some.yml"
+    path.write_text("a/b-*: {gamma: 0.1}\na/*: {gamma: 0.2}\n")
+    assert entry_for("a/b-v0", path) == {"gamma": 0.1}
+    assert entry_for("a/c-v0", path) == {"gamma": 0.2}
+    with pytest.raises(
+        ConfigError, match=r"no entry of .*some.yml matches 'b-v0'; .* a/b-\*, a/\*"
+    ):
+        entry_for("b-v0", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("1e-3", 1e-3), ("1e6", 1e6), ("-2.5E+2", -250.0), ("1_000", 1000), ("[1, 2]", [1, 2])),
+        *(("true", True), ("null", None), ("auto", "auto"), ("1e", "1e"), ("lin_3e-4", "lin_3e-4")),
+    ],
+)
+def test_yaml_reads_numbers_as_written(text, value):
+    assert parse(text) == value
+    assert type(parse(text)) is type(value)
+
+
+def test_overrides_reach_into_mappings_and_leave_the_original_alone():
+    settings = {"policy_kwargs": {"net_arch": [64, 64]}, "gamma": 0.9}
+    changed = override(settings, ["policy_kwargs.net_arch=[8]", "gamma:0.5", "env_kwargs.a.b=x=y"])
+    assert changed == {
+        "policy_kwargs": {"net_arch": [8]},
+        "gamma": 0.5,
+        "env_kwargs": {"a": {"b": "x=y"}},
+    }
+    assert settings == {"policy_kwargs": {"net_arch": [64, 64]}, "gamma": 0.9}
+    with pytest.raises(ConfigError, match="'gamma' must be key=value"):
+        override(settings, ["gamma"])
+    with pytest.raises(ConfigError, match="gamma is not a mapping"):
+        override(settings, ["gamma.x=1"])
+
+
+def test_words_stand_for_classes():
+    settings = {"policy_kwargs": {"activation_fn": "elu", "net_arch": [8]}}
+    assert with_objects(settings)["policy_kwargs"]["activation_fn"] is nn.ELU
+    assert settings["policy_kwargs"]["activation_fn"] == "elu"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rat": 1}, "setting 'learning_rat' is unknown; close: learning_rate"),
+        ({"target_entropie": 1}, "'target_entropie' is unknown; close: target_entropy"),
+        ({"seed": 1}, "setting 'seed' is unknown"),
+        ({"policy": "MlpPolice"}, "policy 'MlpPolice' is unknown; close: MlpPolicy"),
+        (
+            {"policy_kwargs": {"net_arc": [8]}},
+            "policy_kwargs 'net_arc' is unknown; close: net_arch",
+        ),
+        (
+            {"policy_kwargs": {"activation_fn": "eluu"}},
+            "activation_fn 'eluu' is unknown; close: elu",
+        ),
+        ({"policy_kwargs": "dict(net_arch=[8])"}, "must be a mapping: a config is data"),
+        ({"env_kwargs": "dict()"}, "env_kwargs='dict.*must be a mapping"),
+        ({"normalize": "dict(norm_obs=True)"}, "normalize='dict.*must be true, false or a mapping"),
+        ({"replay_buffer_class": "HerReplayBuffer"}, "replay_buffer_class 'HerReplayBuffer'"),
+        ({"env_wrapper": "os.system"}, "env_wrapper='os.system' must be a class of era_rl.envs"),
+        (
+            {"env_wrapper": ["gymnasium.wrappers.TimeLimi"]},
+            "'TimeLimi' is unknown; close: TimeLimit",
+        ),
+        ({"env_wrapper": {"gymnasium.wrappers.vector": {}}}, "'vector' is unknown"),
+        ({"callback": "subprocess.Popen"}, "callback='subprocess.Popen' must be a class of"),
+        ({"vec_env_wrapper": "builtins.exec"}, "vec_env_wrapper='builtins.exec' must be"),
+        ({"policy": "os.path"}, "policy='os.path' must be a class of era_rl.sb3"),
+    ],
+)
+def test_settings_that_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        check({**SETTINGS, **changes}, SACERA)
+
+
+def test_settings_of_the_own_algorithm_are_known_and_of_others_are_not():
+    check({**SETTINGS, "squash": False, "ent_coef": 0.01, "n_envs": 2}, PPOERA)
+    check({**SETTINGS, "slack": 0.1, "tau": 0.1, "policy_kwargs": {"n_critics": 3}}, SACERA)
+    with pytest.raises(ConfigError, match="'tau'"):
+        check({**SETTINGS, "tau": 0.1}, PPOERA)
+    with pytest.raises(ConfigError, match="'policy' is missing"):
+        check({"n_timesteps": 1}, SACERA)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yml", "a: !!python/object/apply:os.mkdir [{}]", "not plain YAML"),
+        ("a.yml", "a: [", "not plain YAML"),
+        ("a.yml", "- 1", "must map gymnasium ids to settings"),
+        ("a.py", "hyperparams = {}", r"must be a .yml or .yaml file: a configuration is data"),
+    ],
+)
+def test_files_that_are_refused_do_nothing(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text.format(tmp_path / "made"))
+    with pytest.raises(ConfigError, match=message):
+        read_config(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--algo", "sac_erra", "--env", "Pendulum-v1"], "'sac_erra' is unknown; close: sac_era"),
+        (
+            ["--algo", "sac_era", "--env", "dm_control/dog-trott-v0"],
+            "close: dm_control/dog-trot-v0",
+        ),
+        (
+            ["--algo", "sac_era", "--env", "Pendulum-v1", "--params", "learning_ratee=1"],
+            "setting 'learning_ratee' is unknown; close: learning_rate",
+        ),
+        (
+            ["--algo", "sac_era_paper", "--env", "Pendulum-v1"],
+            "no entry of .* matches 'Pendulum-v1'",
+        ),
+        (["--algo", "sac_era", "--env", "Pendulum-v1", "--config", "no.yml"], "there is no file"),
+        (["--algo", "sac_era", "--env", "Pendulum-v1", "--params", "slack=2"], "slack=2"),
+        (["--algo", "sac_era"], "--algo and --env must be given"),
+        (["--resume", "nowhere"], "nowhere is not a run's folder"),
+    ],
+)
+def test_typos_end_with_exit_code_2_and_what_is_close(arguments, message, capsys, tmp_path):
+    assert cli.main(["train", *arguments, "-f", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("era-zoo: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not any(tmp_path.rglob("*_1"))
+
+
+def test_a_wrong_name_costs_no_slow_imports():
+    code = (
+        "import sys; from era_rl.zoo.cli import main\n"
+        "assert main(['train', '--algo', 'sac_erra', '--env', 'x']) == 2\n"
+        "assert not {'torch', 'stable_baselines3', 'rl_zoo3', 'mujoco'} & set(sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_list_names_every_algorithm_and_pattern(capsys):
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for algo in ALGORITHMS:
+        assert f"{algo} (" in shown
+        for pattern in yaml.safe_load(config_path(algo).read_text()):
+            assert f"  {pattern}\n" in shown

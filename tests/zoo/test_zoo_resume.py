@@ -1,0 +1,228 @@
+"""A killed run goes on from its checkpoint: the same steps, each logged once and in order."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control import PendulumEnv
+from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from zoo_runs import episode_lengths, evaluated_at, logged_at, train
+
+from era_rl.sb3 import SACERA
+from era_rl.zoo import checkpoint, cli, experiment
+from era_rl.zoo.checkpoint import CheckpointCallback, checkpoints, restore_buffer, save_checkpoint
+
+
+class Killed(BaseException):
+    """Ends a run at once, as a signal would."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """Kill the process' run after so many steps of its training environment."""
+
+    def arm(steps: int) -> None:
+        counted = 0
+        step = PendulumEnv.step
+
+        def counting(self, action):
+            nonlocal counted
+            counted += 1
+            if counted > steps:
+                raise Killed
+            return step(self, action)
+
+        monkeypatch.setattr(PendulumEnv, "step", counting)
+
+    yield arm
+    monkeypatch.undo()
+
+
+def steps_of(run: Path) -> int:
+    data, _, _ = load_from_zip_file(run / "Pendulum-v1.zip")
+    assert data is not None
+    return data["num_timesteps"]
+
+
+# An evaluation, every 10 steps, takes two episodes of 20 steps.
+@pytest.mark.parametrize(
+    ("algo", "total", "killed_after", "saved_at"),
+    [("sac_era", 80, 63 + 6 * 40, 60), ("ppo_era", 80, 48 + 4 * 40, 40)],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    algo, total, killed_after, saved_at, tmp_path, monkeypatch, kill_after
+):
+    assert train(tmp_path / "whole", algo, total) == 0
+    whole = tmp_path / "whole" / algo / "Pendulum-v1_1"
+    run = tmp_path / "killed" / algo / "Pendulum-v1_1"
+    kill_after(killed_after)
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", algo, total)
+    monkeypatch.undo()
+    (saved,) = checkpoints(run)
+    assert saved.name == f"checkpoint-{saved_at}"
+    assert not (run / "Pendulum-v1.zip").exists()
+
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert steps_of(run) == steps_of(whole) == total
+    assert evaluated_at(run) == evaluated_at(whole) == list(range(10, total + 1, 10))
+    assert logged_at(run) == logged_at(whole)
+    assert episode_lengths(run) == episode_lengths(whole) == [20] * (total // 20)
+    assert not checkpoints(run)
+    assert len(list(run.glob("*.monitor.csv"))) == 2
+
+
+def test_killed_twice_from_one_checkpoint(tmp_path, monkeypatch, kill_after):
+    run = tmp_path / "sac_era" / "Pendulum-v1_1"
+    kill_after(45 + 4 * 40)
+    with pytest.raises(Killed):
+        train(tmp_path, "sac_era", 60)
+    monkeypatch.undo()
+    kill_after(12)
+    with pytest.raises(Killed):
+        cli.main(["train", "--resume", str(run)])
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-40"]
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert steps_of(run) == 60
+    assert episode_lengths(run) == [20, 20, 20]
+    assert evaluated_at(run) == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    def die(*args, **kwargs):
+        if (run / "checkpoint-20").exists():
+            raise Killed
+        return dump(*args, **kwargs)
+
+    dump = pickle.dump
+    run = tmp_path / "sac_era" / "Pendulum-v1_1"
+    monkeypatch.setattr(checkpoint.pickle, "dump", die)
+    with pytest.raises(Killed):
+        train(tmp_path, "sac_era", 60)
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-20"]
+    assert (run / "checkpoint.tmp").exists()
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert steps_of(run) == 60
+    assert not (run / "checkpoint.tmp").exists()
+
+
+def model_with(env: VecEnv, **kwargs: Any) -> SAC:
+    options = {"learning_starts": 10, "batch_size": 8, "policy_kwargs": {"net_arch": [4]}}
+    return SACERA("MlpPolicy", env, buffer_size=100, **{**options, **kwargs})
+
+
+# SB3 warns of the n-step buffer that it chose itself
+@pytest.mark.filterwarnings("ignore:`n_steps=3` is ignored")
+@pytest.mark.parametrize("steps", [40, 300])
+@pytest.mark.parametrize("kwargs", [{}, {"n_steps": 3}], ids=["plain", "n-step"])
+def test_the_buffer_comes_back_row_by_row(steps, kwargs, tmp_path):
+    """Half full, and after it has gone round; two environments, in the midst of their episodes."""
+    model = model_with(make_vec_env("Pendulum-v1", 2, seed=0), **kwargs).learn(steps)
+    save_checkpoint(model, tmp_path / "Pendulum-v1")
+    (saved,) = checkpoints(tmp_path)
+    assert saved.name == f"checkpoint-{steps}"
+    loaded = SACERA.load(saved / "model.zip", env=make_vec_env("Pendulum-v1", 2))
+    restore_buffer(loaded, saved)
+    old, new = model.replay_buffer, loaded.replay_buffer
+    assert (new.pos, new.full, new.size()) == (old.pos, old.full, old.size())
+    for name in ("observations", "next_observations", "actions", "rewards", "dones"):
+        np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
+    cut = np.argwhere(new.timeouts != old.timeouts)
+    np.testing.assert_array_equal(cut[:, 0], [(old.pos - 1) % 50] * len(cut))
+    assert len(cut) == 2
+    assert loaded.num_timesteps == steps
+    assert loaded._n_updates == model._n_updates
+    # unused rows are not written
+    assert (saved / "replay_buffer.pkl").stat().st_size < 60 * old.size() * 2 + 3000
+
+
+def test_statistics_come_back(tmp_path):
+    env = VecNormalize(make_vec_env("Pendulum-v1", seed=0))
+    model = model_with(env).learn(60)
+    save_checkpoint(model, tmp_path / "Pendulum-v1")
+    saved = tmp_path / "checkpoint-60" / "Pendulum-v1" / "vecnormalize.pkl"
+    loaded = VecNormalize.load(str(saved), make_vec_env("Pendulum-v1"))
+    np.testing.assert_array_equal(loaded.obs_rms.mean, env.obs_rms.mean)
+    assert loaded.obs_rms.count == env.obs_rms.count
+    assert loaded.training
+
+
+def test_one_checkpoint_at_a_time(tmp_path):
+    model = model_with(make_vec_env("Pendulum-v1", seed=0, env_kwargs={"max_episode_steps": 20}))
+    callback = CheckpointCallback(tmp_path / "Pendulum-v1", 10)
+    seen = []
+    callback._on_step = lambda: seen.append([p.name for p in checkpoints(tmp_path)]) or True
+    model.learn(50, callback=callback)
+    names = [name for (name,) in seen]
+    # it waits for the ends of episodes, of 20 steps
+    assert names == sorted(names, key=lambda name: int(name.split("-")[1]))
+    assert set(names) == {"checkpoint-0", "checkpoint-20", "checkpoint-40"}
+
+
+def test_it_waits_no_longer_than_another_save_freq(tmp_path):
+    model = model_with(make_vec_env("Pendulum-v1", seed=0))
+    model.learn(45, callback=CheckpointCallback(tmp_path / "Pendulum-v1", 20))
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-40"]
+
+
+def test_a_resumed_run_does_not_repeat_its_beginning(tmp_path):
+    """Nor does it depend on anything but the seed and the steps."""
+    assert experiment._seed_after(0, 1000) == experiment._seed_after(0, 1000)
+    seeds = {experiment._seed_after(seed, steps) for seed in (0, 1) for steps in (0, 200, 400)}
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_a_finished_run_has_nothing_to_resume(tmp_path, capsys):
+    assert train(tmp_path, "sac_era", 20) == 0
+    run = tmp_path / "sac_era" / "Pendulum-v1_1"
+    before = sorted(path.name for path in run.rglob("*"))
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert "nothing to resume" in capsys.readouterr().out
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path, monkeypatch):
+    numbers = iter([0, 0, 1])
+    monkeypatch.setattr("rl_zoo3.exp_manager.get_latest_run_id", lambda *_: 0)
+    monkeypatch.setattr(experiment, "get_latest_run_id", lambda *_: next(numbers) + 1)
+    assert train(tmp_path, "sac_era", 10) == 0
+    assert train(tmp_path, "sac_era", 10) == 0
+    names = sorted(path.name for path in (tmp_path / "sac_era").iterdir())
+    assert names == ["Pendulum-v1_1", "Pendulum-v1_2"]
+
+
+@pytest.mark.slow
+def test_a_process_killed_by_the_system_is_resumed_by_another(tmp_path):
+    run = tmp_path / "sac_era" / "Pendulum-v1_1"
+    main = [sys.executable, "-c", "import sys; from era_rl.zoo.cli import main; sys.exit(main())"]
+    options = "--algo sac_era --env Pendulum-v1 -n 2000 --eval-freq 500 --eval-episodes 1"
+    params = ["--save-freq", "400", "--params", "learning_starts=100", "batch_size=16"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [*main, "train", *options.split(), "-f", str(tmp_path), *params], cwd=root
+    )
+    while not (run / "checkpoint-800").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run([*main, "train", "--resume", str(run)], cwd=root, check=True)
+    assert steps_of(run) == 2000
+    assert episode_lengths(run) == [200] * 10
+    assert evaluated_at(run) == [500, 1000, 1500, 2000]
+    for steps in logged_at(run).values():
+        assert steps == sorted(set(steps))
