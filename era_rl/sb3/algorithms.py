@@ -18,7 +18,13 @@ from era_rl.sb3.actor_critic import (
     ERAMaskablePolicy,
     ERAMultiInputActorCriticPolicy,
 )
-from era_rl.sb3.base import LearnedDeltaMixin, OffPolicyERAMixin, refuse_delta, refuse_sde
+from era_rl.sb3.base import (
+    ERAMixin,
+    LearnedDeltaMixin,
+    OffPolicyERAMixin,
+    refuse_delta,
+    refuse_sde,
+)
 from era_rl.sb3.policies import (
     CrossQERAPolicy,
     TQCERACnnPolicy,
@@ -125,7 +131,7 @@ class CrossQERA(_ReplayedDeltaMixin, CrossQ):
 
 
 class _OnPolicyERAMixin(LearnedDeltaMixin, OnPolicyAlgorithm):
-    """The ERA arguments of an on-policy algorithm, handed to the head through ``policy_kwargs``."""
+    """The ERA arguments of an on-policy algorithm, and its learned delta."""
 
     def __init__(
         self,
@@ -141,7 +147,6 @@ class _OnPolicyERAMixin(LearnedDeltaMixin, OnPolicyAlgorithm):
         slack: float | None = None,
         squash: bool | None = None,
         use_sde: bool = False,
-        policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         refuse_sde(use_sde)
@@ -159,13 +164,11 @@ class _OnPolicyERAMixin(LearnedDeltaMixin, OnPolicyAlgorithm):
             "squash": squash,
         }
         given = {name: value for name, value in head_kwargs.items() if value is not None}
-        super().__init__(
-            policy,  # type: ignore[arg-type]
-            env,  # type: ignore[arg-type]
-            *args,
-            policy_kwargs={**(policy_kwargs or {}), "head_kwargs": given},
-            **kwargs,
-        )
+        self.era_kwargs = {"head_kwargs": given}
+        super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "ERAActorCriticPolicy") -> None:
+        super()._maybe_recommend_cpu(mlp_class_name)
 
     def train(self) -> None:
         """Train as the host does, then delta, on minibatches of the same rollout."""
@@ -206,7 +209,6 @@ class PPOERA(_OnPolicyERAMixin, PPO):
         squash: False takes an unbounded normal under Eq. 11, whose actions SB3 clips to the bounds;
             the floor is that of the normal before clipping, its std in units of half the range.
         use_sde: Must be False.
-        policy_kwargs: As in SB3.
         **kwargs: PPO's arguments. ``ent_coef`` is 0 by default and may be set: the paper's PPO runs
             kept a bonus of 0.01 besides the floor.
 
@@ -259,7 +261,7 @@ class A2CERA(_OnPolicyERAMixin, A2C):
         )
 
 
-class MaskablePPOERA(MaskablePPO):
+class MaskablePPOERA(ERAMixin, MaskablePPO):
     """PPO with invalid action masking and an entropy floor on the actions that the mask leaves.
 
     H[pi(.|s)] >= f sum_i ln m_i(s), with m_i(s) >= 1 the number of valid actions of component i: the
@@ -271,7 +273,6 @@ class MaskablePPOERA(MaskablePPO):
         env: Environment with ``action_masks``; its action space is Discrete or MultiDiscrete.
         *args: MaskablePPO's arguments by position.
         target_entropy_fraction: f in [0, 1), the floor as a fraction of the largest entropy.
-        policy_kwargs: As in SB3.
         **kwargs: MaskablePPO's arguments; ``ent_coef`` is 0 by default and may be set.
 
     Raises:
@@ -290,20 +291,13 @@ class MaskablePPOERA(MaskablePPO):
         env: GymEnv | str | None,
         *args: Any,
         target_entropy_fraction: float = 0.3,
-        policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         refuse_sde(kwargs.pop("use_sde", False))
-        head_kwargs = {"target_entropy_fraction": target_entropy_fraction}
-        super().__init__(
-            policy,  # type: ignore[arg-type]
-            env,  # type: ignore[arg-type]
-            *args,
-            policy_kwargs={**(policy_kwargs or {}), "head_kwargs": head_kwargs},
-            **kwargs,
-        )
+        self.era_kwargs = {"head_kwargs": {"target_entropy_fraction": target_entropy_fraction}}
+        super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
 
-    def learn(
+    def learn(  # type: ignore[override]
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,

@@ -53,15 +53,33 @@ class ERAPolicy(Protocol):
         ...
 
 
-class LearnedDeltaMixin(BaseAlgorithm):
-    """Learns Eq. 11's compensation delta beside any algorithm, and logs and saves it."""
+class ERAMixin(BaseAlgorithm):
+    """Hands the ERA arguments to the policy, beside the user's own ``policy_kwargs``."""
 
-    learn_delta: bool
+    era_kwargs: dict[str, Any]
 
     @property
     def era_policy(self) -> ERAPolicy:
         """The policy, by what this package adds to it."""
         return cast(ERAPolicy, self.policy)
+
+    def _setup_model(self) -> None:
+        if not hasattr(self.policy_class, "entropy_floor"):
+            names = ", ".join(map(repr, self.policy_aliases))
+            raise ValueError(
+                f"policy={self.policy_class.__name__} must be one of {names}, or derived from theirs: "
+                + ", ".join(policy.__name__ for policy in self.policy_aliases.values())
+            )
+        own = self.policy_kwargs
+        self.policy_kwargs = {**own, **self.era_kwargs}
+        super()._setup_model()
+        self.policy_kwargs = own
+
+
+class LearnedDeltaMixin(ERAMixin):
+    """Learns Eq. 11's compensation delta beside any algorithm, and logs and saves it."""
+
+    learn_delta: bool
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -115,7 +133,7 @@ class LearnedDeltaMixin(BaseAlgorithm):
 
 
 class OffPolicyERAMixin(LearnedDeltaMixin):
-    """The ERA arguments of an off-policy algorithm, handed to the head through ``policy_kwargs``."""
+    """The ERA arguments of an off-policy algorithm."""
 
     def __init__(
         self,
@@ -132,7 +150,6 @@ class OffPolicyERAMixin(LearnedDeltaMixin):
         layer_norm: bool = False,
         ent_coef: float = 0.0,
         use_sde: bool = False,
-        policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if ent_coef != 0:
@@ -152,16 +169,10 @@ class OffPolicyERAMixin(LearnedDeltaMixin):
             "log_std_max": log_std_max,
             "slack": slack,
         }
-        era_kwargs = {"head_kwargs": head_kwargs, "distribution": distribution}
+        self.era_kwargs = {"head_kwargs": head_kwargs, "distribution": distribution}
         if layer_norm:
-            era_kwargs["layer_norm"] = True
-        super().__init__(
-            policy,
-            env,
-            *args,
-            policy_kwargs={**(policy_kwargs or {}), **era_kwargs},
-            **{**kwargs, "ent_coef": 0.0},
-        )
+            self.era_kwargs["layer_norm"] = True
+        super().__init__(policy, env, *args, **{**kwargs, "ent_coef": 0.0})
 
 
 def refuse_sde(use_sde: bool) -> None:

@@ -90,6 +90,29 @@ def test_a_loaded_model_predicts_and_resumes_exactly(
     assert same_parameters(model.policy, loaded.policy)
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_policy_kwargs_stay_the_users_own(name: str, tmp_path: Path) -> None:
+    space = DISCRETE if name == "MaskablePPOERA" else BOX
+    model = small(name, space)
+    model.save(tmp_path / "model")
+    # SB3 compares those given with those stored; A2C adds its optimizer to them
+    given = {**model.policy_kwargs, "net_arch": [16, 16]}
+    loaded = FAMILY[name].load(tmp_path / "model", policy_kwargs=given, device="cpu")
+    assert "head_kwargs" not in loaded.policy_kwargs
+    assert same_parameters(model.policy, loaded.policy)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_refuses_a_policy_without_a_head(name: str) -> None:
+    host = next(
+        base for base in FAMILY[name].__mro__ if base.__module__.startswith(("stable", "sb3_"))
+    )
+    policy = host.policy_aliases["MlpPolicy"]
+    space = DISCRETE if name == "MaskablePPOERA" else BOX
+    with pytest.raises(ValueError, match=f"policy={policy.__name__} must be one of 'MlpPolicy'"):
+        small(name, space, policy)
+
+
 @every_case
 def test_a_policy_alone_is_saved_copied_and_loaded(
     name: str, space: spaces.Space, tmp_path: Path

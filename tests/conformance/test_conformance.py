@@ -1,0 +1,46 @@
+"""The hosts' own test files, run with the ERA classes in the place of theirs.
+
+They are in no wheel: name checkouts of stable-baselines3 and sb3-contrib by the environment variables
+below. What is deselected, and why, is in ``deselected.py``; CONTRIBUTING.md has the last figures.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# test_utils.py and test_logger.py look at the hosts' tools, with packages that ours do not need
+CHECKOUTS = {
+    "ERA_SB3_CHECKOUT": ["--ignore=tests/test_utils.py"],
+    "ERA_SB3_CONTRIB_CHECKOUT": [],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5_400)
+@pytest.mark.parametrize("variable", CHECKOUTS)
+def test_passes_the_hosts_own_tests(
+    variable: str, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    checkout = os.environ.get(variable)
+    if checkout is None:
+        pytest.skip(f"{variable} names no checkout")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "substitute", "-p", "no:cacheprovider"]
+    options = [*CHECKOUTS[variable], "-W", "ignore", "--tb=short", "tests"]
+    process = subprocess.run(
+        [*command, *options],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    summary = process.stdout.splitlines()[-1]
+    record_testsuite_property(variable, summary)
+    assert process.returncode == 0, process.stdout[-20_000:]
+    assert int(re.search(r"(\d+) passed", summary)[1]) >= 40  # type: ignore[index]
