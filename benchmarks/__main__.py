@@ -1,0 +1,124 @@
+"""Run suites of measurements and report on them.
+
+    python -m benchmarks list
+    python -m benchmarks run pilot --workers 2
+    python -m benchmarks status pilot
+    python -m benchmarks report pilot
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("MUJOCO_GL", "disabled")
+
+from benchmarks import suite as suites
+from benchmarks.results import RESULTS, SCRATCH
+from benchmarks.runner import Estimate, LocalProcess, Runner, checkpoint_steps, duration, status
+from benchmarks.suite import Suite
+from era_rl.zoo.names import ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 1 for what is not done, 2 for what is wrong."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.function(args)
+    except ConfigError as error:
+        sys.stderr.write(f"benchmarks: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("benchmarks: interrupted; the same command goes on\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="the suites")
+    listing.set_defaults(function=_list)
+    run = commands.add_parser("run", help="do what is missing of a suite")
+    run.set_defaults(function=_run)
+    run.add_argument("--workers", type=int, help="runs at a time; default: the cores there are")
+    run.add_argument("--time-limit", type=float, metavar="MINUTES", help="start no run that is longer")
+    run.add_argument("--partial", action="store_true", help="start it all the same, to go on later")
+    run.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster; local: start one here")
+    state = commands.add_parser("status", help="what is done, missing and failed")
+    state.set_defaults(function=_status)
+    report = commands.add_parser("report", help="write report.html and report.md beside the results")
+    report.set_defaults(function=_report)
+    for command in (run, state, report):
+        command.add_argument("suite", help="name of a suite, or its .yaml file")
+        command.add_argument("--results", type=Path, help="default: benchmarks/results/SUITE")
+        command.add_argument("--scratch", type=Path, help="default: runs/benchmarks/SUITE")
+    readme = commands.add_parser("readme", help="write the generated tables into README.md")
+    readme.add_argument("--file", type=Path, default=Path("README.md"))
+    readme.set_defaults(function=_readme)
+    return parser
+
+
+def _folders(args: argparse.Namespace) -> tuple[Suite, Path, Path]:
+    suite = suites.load(args.suite)
+    return suite, args.results or RESULTS / suite.name, args.scratch or SCRATCH / suite.name
+
+
+def _list(args: argparse.Namespace) -> int:
+    for name in suites.names():
+        suite = suites.load(name)
+        state = status(suite, RESULTS / name, SCRATCH / name)
+        sys.stdout.write(f"{name}: {len(state.done)}/{len(suite.all)} done\n")
+        sys.stdout.write(f"    {suite.content['description'].strip()}\n")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    suite, results, scratch = _folders(args)
+    launch, workers = LocalProcess, os.cpu_count() or 1
+    if args.ray:
+        from benchmarks.cluster import connect  # Ray is loaded for those who ask for it
+
+        launch, workers = connect(args.ray)
+    seconds = None if args.time_limit is None else 60.0 * args.time_limit
+    runner = Runner(suite, results, scratch, launch, args.workers or workers, seconds, args.partial)
+    return 0 if runner.work_off() else 1
+
+
+def _status(args: argparse.Namespace) -> int:
+    suite, results, scratch = _folders(args)
+    state, estimate = status(suite, results, scratch), Estimate(suite, results)
+    seconds = 0.0
+    for run in state.missing:
+        steps = checkpoint_steps(run, scratch)
+        at = f", checkpoint at step {steps}" if steps else ""
+        failure = ", failed at its last try" if run.name in state.failed else ""
+        sys.stdout.write(f"missing: {run.name}{at}{failure}\n")
+        seconds += estimate.seconds(run, steps) or float("nan")
+    for name, text in state.failed.items():
+        sys.stdout.write(f"\n{name} failed:\n{text}")
+    left = "" if seconds != seconds else f", {duration(seconds)} of one core left"
+    sys.stdout.write(f"{suite.name}: {len(state.done)}/{len(suite.all)} done{left}\n")
+    return 0 if not state.missing else 1
+
+
+def _report(args: argparse.Namespace) -> int:
+    from benchmarks.report import write  # matplotlib and rliable take seconds to load
+
+    sys.stdout.write(f"{write(*_folders(args))}\n")
+    return 0
+
+
+def _readme(args: argparse.Namespace) -> int:
+    from benchmarks.tables import update
+
+    update(args.file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

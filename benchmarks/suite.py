@@ -1,0 +1,217 @@
+"""Suites: declarative files in ``benchmarks/suites``, read into the runs that they stand for.
+
+A suite has tasks x arms x seeds of training runs, each an entry of a zoo configuration with changes,
+and commands, measurements by a module of their own.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from era_rl.zoo.algorithms import ALGORITHMS, algorithm_class
+from era_rl.zoo.config import check, config_path, entry_for, parse
+from era_rl.zoo.names import ConfigError, check_names
+
+SUITES = Path(__file__).parent / "suites"
+KEYS = frozenset(
+    ["description", "baseline", "tasks", "arms", "seeds", "steps", "evaluate_every"]
+    + ["evaluation_episodes", "checkpoint_every", "device", "gradient_conflict", "commands"]
+)
+TASK_KEYS = frozenset(["env", "range", "steps", "params", "dimension"])
+ARM_KEYS = frozenset(["algo", "params", "nats_per_dim", "about"])
+COMMAND_KEYS = frozenset(["module", "arguments", "output", "minutes"])
+
+
+class SuiteError(ConfigError):
+    """A suite, a run or a result that does not fit; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One seed of one arm on one task.
+
+    Attributes:
+        suite: Name or file of the suite, as given.
+        task: The task's name in the suite.
+        arm: The arm's name in the suite.
+        seed: Seed of environment and agent.
+        config: All that decides what is measured, but the seed.
+        checkpoint_every: Environment steps between checkpoints.
+    """
+
+    suite: str
+    task: str
+    arm: str
+    seed: int
+    config: dict[str, Any]
+    checkpoint_every: int
+
+    @property
+    def name(self) -> str:
+        """The run's name, unique in the suite."""
+        return f"{self.task}-{self.arm}-seed{self.seed}"
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Twelve hexadecimal digits that change with the configuration."""
+        text = json.dumps(self.config, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def steps(self) -> int:
+        """Environment steps."""
+        return self.config["steps"]
+
+    def result(self, results: Path) -> Path:
+        """Return the file of the result in the suite's folder of results."""
+        return results / f"{self.name}.json"
+
+    def folder(self, scratch: Path) -> Path:
+        """Return the folder for checkpoints and logs; another config has another."""
+        return scratch / f"{self.name}-{self.config_hash}"
+
+    def command(self, results: Path, scratch: Path) -> list[str]:
+        """Return the command that does this run alone, and goes on with it where it was."""
+        python = [sys.executable, "-m", "benchmarks.job", self.suite, self.name]
+        return [*python, "--results", str(results), "--scratch", str(scratch)]
+
+
+@dataclass(frozen=True)
+class CommandRun:
+    """A measurement by a module, done when the file that it writes last is there.
+
+    Attributes:
+        name: Name in the suite.
+        module: Module to run.
+        arguments: Its arguments.
+        output: The file, relative to the working directory.
+        minutes: How long it takes, as estimated by the suite's author.
+    """
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    output: Path
+    minutes: float
+
+    def result(self, results: Path) -> Path:
+        """Return the file that is there when the measurement is done."""
+        return self.output
+
+    def folder(self, scratch: Path) -> Path:
+        """Return the folder for logs."""
+        return scratch / self.name
+
+    def command(self, results: Path, scratch: Path) -> list[str]:
+        """Return the command."""
+        return [sys.executable, "-m", self.module, *self.arguments]
+
+
+Run = TrainingRun | CommandRun
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite's file says.
+
+    Attributes:
+        name: Name of the suite.
+        content: The file's content.
+        runs: Training runs, seed by seed, so that an unfinished suite is balanced.
+        commands: Measurements by modules.
+    """
+
+    name: str
+    content: dict[str, Any]
+    runs: list[TrainingRun] = field(default_factory=list)
+    commands: list[CommandRun] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Run]:
+        """All there is to do."""
+        return [*self.commands, *self.runs]
+
+    def run(self, name: str) -> TrainingRun:
+        """Return a training run by name."""
+        names = {run.name: run for run in self.runs}
+        check_names("run", [name], names)
+        return names[name]
+
+    def range(self, task: str) -> tuple[float, float]:
+        """Return the returns of a task that score 0 and 1."""
+        low, high = self.content["tasks"][task]["range"]
+        return float(low), float(high)
+
+
+def names() -> list[str]:
+    """Return the names of the suites there are."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load(suite: str) -> Suite:
+    """Return a suite by its name, or by the path of its file.
+
+    Raises:
+        ConfigError: For an unknown name, key, algorithm or setting, or a value that does not fit.
+    """
+    path = Path(suite)
+    if path.suffix != ".yaml":
+        check_names("suite", [suite], names())
+        path = SUITES / f"{suite}.yaml"
+    elif not path.is_file():
+        raise SuiteError(f"there is no file {path}")
+    content = parse(path.read_text())
+    check_names(f"{path}: key", content, KEYS)
+    for kind, keys in (("tasks", TASK_KEYS), ("arms", ARM_KEYS), ("commands", COMMAND_KEYS)):
+        for name, entry in content.get(kind, {}).items():
+            check_names(f"{path}: {kind}: {name}: key", entry, keys)
+    commands = [
+        CommandRun(
+            name,
+            entry["module"],
+            tuple(map(str, entry.get("arguments", []))),
+            Path(entry["output"]),
+            entry["minutes"],
+        )
+        for name, entry in content.get("commands", {}).items()
+    ]
+    return Suite(path.stem, content, _training_runs(suite, content), commands)
+
+
+def _training_runs(suite: str, content: dict[str, Any]) -> list[TrainingRun]:
+    tasks, arms = content.get("tasks", {}), content.get("arms", {})
+    if "baseline" in content:
+        check_names("baseline", [content["baseline"]], arms)
+    configs = {(t, a): _config(content, tasks[t], arms[a]) for t in tasks for a in arms}
+    return [
+        TrainingRun(suite, task, arm, seed, config, int(content["checkpoint_every"]))
+        for seed in content.get("seeds", [])
+        for (task, arm), config in configs.items()
+    ]
+
+
+def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of an arm on a task: the zoo's entry with the suite's changes."""
+    check_names("algo", [arm["algo"]], ALGORITHMS)
+    settings = {
+        **entry_for(task["env"], config_path(arm["algo"])),
+        **task.get("params", {}),
+        **arm.get("params", {}),
+        "n_timesteps": int(task.get("steps", content["steps"])),
+    }
+    check(settings, algorithm_class(arm["algo"]))
+    return {
+        "algo": arm["algo"],
+        "env": task["env"],
+        "steps": settings.pop("n_timesteps"),
+        "settings": settings,
+        "nats_per_dim": arm.get("nats_per_dim"),
+        "evaluate_every": int(content["evaluate_every"]),
+        "evaluation_episodes": int(content["evaluation_episodes"]),
+        "device": content.get("device", "cpu"),
+        "gradient_conflict": content.get("gradient_conflict", False),
+    }

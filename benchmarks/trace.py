@@ -1,0 +1,108 @@
+"""What a training run records of its policy, for ERA's algorithms and for stock ones alike."""
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch import Tensor
+
+from era_rl.sb3 import TanhNormalDistribution
+from era_rl.sb3.callbacks import MeasuringCallback
+
+COLUMNS = (
+    *("timesteps", "entropy_mean", "entropy_min", "entropy_max", "floor", "margin_min"),
+    *("log_std_mean", "log_std_min", "gradient_norm", "seconds"),
+)
+
+
+class PolicyTrace(MeasuringCallback):
+    """Measures, on all states visited since the last check, entropy, floor and std of the policy.
+
+    The entropy H[pi(.|s)] in nats is the policy's own: of the truncated normal, of SAC's squashed
+    normal (by quadrature), of PPO's unbounded normal before its actions are clipped. Floor and margin,
+    min_s H[pi(.|s)] - H0, are NaN for policies without a floor. ``seconds`` is the wall time spent in
+    training and evaluation, that of the segments before a resume included.
+
+    Args:
+        check_freq: Steps of the (vectorised) environment between checks, at least 1.
+        csv_path: File to write; an existing one is continued.
+    """
+
+    def __init__(self, check_freq: int, csv_path: Path) -> None:
+        self._seconds_before = float(rows[-1][-1]) if (rows := read_rows(csv_path)) else 0.0
+        super().__init__("trace", COLUMNS, check_freq, csv_path, 0)
+        self._visited: list[np.ndarray] = []
+
+    def _on_training_start(self) -> None:
+        self._started = time.monotonic()
+
+    def _on_step(self) -> bool:
+        # a copy: some vectorised environments reuse their arrays
+        self._visited.append(np.array(self.model._last_obs))  # type: ignore[attr-defined]
+        if len(self._visited) >= self.check_freq:
+            self._check()
+        return True
+
+    def _on_training_end(self) -> None:
+        if self._visited:
+            self._check()
+
+    def _check(self) -> None:
+        visited, self._visited = np.concatenate(self._visited), []
+        policy: Any = self.model.policy
+        policy.set_training_mode(False)  # training ends in the other mode
+        with torch.no_grad():
+            entropy, log_std = entropy_and_log_std(self.model, policy.obs_to_tensor(visited)[0])
+        floor = getattr(policy, "entropy_floor", math.nan)
+        entropies = [x.item() for x in (entropy.mean(), entropy.min(), entropy.max())]
+        self._record(
+            [
+                *(*entropies, floor, entropies[1] - floor),
+                *(log_std.mean().item(), log_std.min().item(), self._gradient_norm()),
+                self._seconds_before + time.monotonic() - self._started,
+            ]
+        )
+
+    def _gradient_norm(self) -> float:
+        """Return the norm of the gradients that the last update left in the actor."""
+        actor = getattr(self.model, "actor", self.model.policy)
+        gradients = [p.grad for p in actor.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients).item() if gradients else math.nan
+
+
+def entropy_and_log_std(model: Any, obs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the policy's entropies, (batch,), and log stds, (batch, action_dim), at observations."""
+    policy = model.policy
+    if hasattr(policy, "raw_params"):
+        return policy.entropy(obs), policy.dist_params(policy.raw_params(obs))[1]
+    if not isinstance(model, OffPolicyAlgorithm):
+        distribution = policy.get_distribution(obs)
+        return distribution.entropy(), distribution.distribution.stddev.log()
+    actor: Any = policy.actor
+    loc, log_std, _ = actor.get_action_dist_params(obs)
+    assert isinstance(actor.action_dist, SquashedDiagGaussianDistribution)
+    distribution = TanhNormalDistribution(loc.shape[-1]).proba_distribution(loc, log_std)
+    return distribution.entropy(), log_std
+
+
+def read_rows(path: Path) -> list[list[float]]:
+    """Return the rows of a measuring callback's file, without header and without a torn last line."""
+    if not path.exists():
+        return []
+    _, *rows = csv.reader(path.read_text().split("\n")[:-1])
+    return [[float(value) for value in row] for row in rows]
+
+
+def drop_rows_after(path: Path, timesteps: int) -> None:
+    """Remove what was measured after a checkpoint, so that it can be measured again."""
+    if path.exists():
+        header = path.read_text().partition("\n")[0].strip()
+        kept = [row for row in read_rows(path) if row[0] <= timesteps]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([header.split(","), *kept])
