@@ -1,4 +1,4 @@
-"""The one ``compile`` switch: torch.compile and, on CUDA, CUDA graphs, or a warning that says why not."""
+"""The ``compile`` switch: torch.compile and, on CUDA, CUDA graphs, or a warning that says why not."""
 
 import warnings
 from collections.abc import Callable

@@ -84,6 +84,7 @@ class Config:
         return tuple(range(self.seed, self.seed + self.seeds))
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             low, high = _RANGES.get(name, (-math.inf, math.inf))

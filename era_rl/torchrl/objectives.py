@@ -57,8 +57,9 @@ class SACERALoss(_NoEntropyTerm, SACLoss):
     """TorchRL's SACLoss without its entropy terms: the actor itself keeps the entropy up.
 
     L_Q = sum_j E[l(Q_j(s, a), r + gamma (1 - terminated) min_k Q'_k(s', a'))] with a' ~ pi(.|s'), and
-    L_pi = -E[min_k Q_k(s, a)] with a ~ pi(.|s), reparameterised. There is no temperature: ``loss_alpha``
-    and ``alpha`` are absent from the output, ``entropy`` is the estimate -E[ln pi(a|s)].
+    L_pi = -E[min_k Q_k(s, a)] with a ~ pi(.|s), reparameterised. There is no temperature:
+    ``loss_alpha`` and ``alpha`` are absent from the output, ``entropy`` is the estimate
+    -E[ln pi(a|s)].
 
     Args:
         actor_network: A reparameterised actor, such as :class:`ERAActor`.

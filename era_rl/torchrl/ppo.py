@@ -141,7 +141,7 @@ class PPOLearner:
 
 @torch.no_grad()
 def clip_agent_norms(params: list[Tensor], max_norm: float) -> None:
-    """Scale each agent's gradients, slices of the first dimension, to a joint norm of at most max_norm."""
+    """Scale each agent's gradients, slices of the first dimension, to a norm of at most max_norm."""
     grads = [param.grad for param in params if param.grad is not None]
     norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)
     scale = (max_norm / (norms + 1e-6)).clamp_max(1.0)

@@ -1,4 +1,4 @@
-"""Several independent agents as one: stacked parameters, noise and replay indices, one stream an agent."""
+"""Several independent agents as one: stacked parameters, and one random stream an agent."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

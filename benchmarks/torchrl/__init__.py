@@ -1,0 +1,1 @@
+"""Runs of the TorchRL trainer that are more than one command."""

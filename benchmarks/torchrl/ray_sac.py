@@ -1,0 +1,154 @@
+"""SAC-ERA with TorchRL's RayCollector: collectors on several machines, learning on in case one dies.
+
+RayCollector does not survive the death of a worker. This script catches the error, builds new
+collectors and goes on from the last checkpoint. Without ``--address`` it starts a Ray cluster on this
+machine::
+
+    python -m benchmarks.torchrl.ray_sac --workers 2 --total-steps 20000 --out runs/ray
+
+README.md beside it says how to use a cluster of several machines.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from tensordict import TensorDictBase
+from torchrl.collectors.distributed import RayCollector
+from torchrl.envs.utils import ExplorationType
+
+from era_rl.torchrl.config import Config, SACConfig
+from era_rl.torchrl.envs import make_envs
+from era_rl.torchrl.stacked import StackedPolicy
+from era_rl.torchrl.trainer import COLLECTION, Trainer
+
+log = logging.getLogger("ray_sac")
+
+
+class Collectors(RayCollector):
+    """RayCollector whose episodes can be begun anew, as a checkpoint asks for."""
+
+    kill_at: int | None = None
+    """Collected frames after which one worker is killed, to show that the run survives it."""
+
+    def reset(self) -> None:
+        """Begin new episodes in every worker."""
+        ray.get([collector.reset.remote() for collector in self.remote_collectors])
+
+    def iterator(self) -> Iterator[TensorDictBase]:
+        """Yield batches of data."""
+        for data in super().iterator():
+            yield data
+            if self.kill_at is not None and self.collected_frames >= self.kill_at:
+                self.kill_at = None
+                log.warning("killing a worker after %d frames", self.collected_frames)
+                ray.kill(self.remote_collectors[0])
+
+
+def start_ray(address: str | None, workers: int, attempts: int = 3) -> None:
+    """Connect to a cluster, or start one here; again if it times out, as on slow machines it does."""
+    local = {"num_cpus": workers, "include_dashboard": False}
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(**({"address": address} if address else local))
+            return
+        except Exception as error:  # Ray raises a plain Exception
+            ray.shutdown()
+            if attempt == attempts:
+                raise
+            log.warning("Ray did not start (attempt %d): %s", attempt, error)
+
+
+def make_collectors(config: Config, policy: StackedPolicy, *, kill_at: int | None) -> Collectors:
+    """Return one collector a Ray worker, each on one CPU."""
+    collectors = Collectors(
+        [
+            partial(make_envs, config, config.num_envs, COLLECTION + index)
+            for index in range(config.collectors)
+        ],
+        policy,
+        frames_per_batch=config.seeds * config.steps_per_iteration,
+        exploration_type=ExplorationType.RANDOM,
+        storing_device="cpu",
+        sync=True,
+        remote_configs={"num_cpus": 1, "memory": 500 * 1024**2},
+    )
+    collectors.kill_at = kill_at
+    return collectors
+
+
+def train(
+    config: Config, *, address: str | None = None, kill_at: int | None = None
+) -> dict[str, Any]:
+    """Train to the end, through the death of workers, and return what happened.
+
+    Args:
+        config: The settings; ``collectors`` is the number of Ray workers.
+        address: Of a running Ray cluster; None starts one on this machine.
+        kill_at: Frames after which a worker of the first attempt is killed.
+    """
+    start_ray(address, config.collectors)
+    started, deaths = time.monotonic(), []
+    while True:
+        trainer = Trainer(config, partial(make_collectors, kill_at=kill_at))
+        resumed_at = trainer.learner.steps
+        try:
+            returns = trainer.run()
+            break
+        except RayActorError as error:
+            lost = trainer.learner.steps
+            log.warning("a worker died at step %d: %s", lost, str(error).split("\n", 1)[0])
+            deaths.append(
+                {"resumed_at": resumed_at, "died_at": lost, "error": type(error).__name__}
+            )
+            config, kill_at = replace(config, resume=True), None
+        finally:
+            trainer.close()
+    return {
+        "config": asdict(config),
+        "deaths": deaths,
+        "last_attempt_resumed_at": resumed_at,
+        "steps": trainer.learner.steps,
+        "returns": returns.tolist(),
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": {name: version(name) for name in ("torch", "torchrl", "tensordict", "ray")},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and write summary.json to the output folder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.torchrl.ray_sac", description=__doc__
+    )
+    parser.add_argument("--env", default="Pendulum-v1")
+    parser.add_argument("--workers", type=int, default=2, help="Ray workers that collect")
+    parser.add_argument("--address", help="of a Ray cluster, such as auto; default: this machine")
+    parser.add_argument("--total-steps", type=int, default=20_000)
+    parser.add_argument("--checkpoint-interval", type=int, default=1_000)
+    parser.add_argument("--learning-starts", type=int, default=1_000)
+    parser.add_argument("--hidden", type=int, nargs="+", default=(256, 256))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--kill-at", type=int, help="kill a worker after so many frames")
+    parser.add_argument("--out", type=Path, default=Path("runs/ray"))
+    options = vars(parser.parse_args(arguments))
+    workers, address, kill_at = (options.pop(name) for name in ("workers", "address", "kill_at"))
+    options |= {"hidden": tuple(options["hidden"]), "out": str(options["out"])}
+    config = SACConfig(collectors=workers, steps_per_batch=10, updates=10 * workers, **options)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    summary = train(config, address=address, kill_at=kill_at)
+    Path(config.out, "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    sys.stdout.write(json.dumps(summary) + "\n")
+
+
+if __name__ == "__main__":
+    main()

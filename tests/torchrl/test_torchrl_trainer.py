@@ -1,0 +1,219 @@
+"""The trainer: stacked agents equal single ones, resuming equals going on, logs, and its command."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from era_rl.torchrl.checkpoint import load_checkpoint
+from era_rl.torchrl.compiling import Fallback
+from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
+from era_rl.torchrl.ppo import clip_agent_norms
+from era_rl.torchrl.train import main
+from era_rl.torchrl.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:No target network updater"),
+    pytest.mark.filterwarnings("ignore:torch._dynamo.config.inline_inbuilt_nn_modules"),
+]
+
+SAC = SACConfig(
+    total_steps=40,
+    num_envs=2,
+    hidden=(16, 16),
+    learning_starts=10,
+    batch_size=16,
+    buffer_size=30,  # the ring is overwritten
+    eval_episodes=1,
+    log_interval=20,
+)
+PPO = PPOConfig(
+    total_steps=64, num_envs=2, steps_per_batch=16, minibatches=4, epochs=2, eval_episodes=1
+)
+ALGORITHMS = pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
+
+
+def _run(config: Config, out: Path) -> tuple[TensorDictBase, Tensor]:
+    """Return the trained parameters (agents, ...) and the last returns (agents, episodes)."""
+    trainer = Trainer(replace(config, out=str(out)))
+    returns = trainer.run()
+    trainer.close()
+    return trainer.learner.params.data.clone(), returns
+
+
+def _difference(a: TensorDictBase, b: TensorDictBase) -> float:
+    return max(
+        (x - y).abs().amax().item()
+        for x, y in zip(a.values(True, True), b.values(True, True), strict=True)
+    )
+
+
+@ALGORITHMS
+def test_stacked_agents_equal_agents_trained_alone(config: Config, tmp_path: Path) -> None:
+    params, returns = _run(replace(config, seed=3, seeds=2), tmp_path / "together")
+    for index, seed in enumerate((3, 4)):
+        alone, own_returns = _run(replace(config, seed=seed), tmp_path / str(seed))
+        assert _difference(params[index], alone[0]) < 1e-6
+        torch.testing.assert_close(returns[index], own_returns[0], atol=1e-3, rtol=1e-5)
+    assert _difference(params[0], params[1]) > 1e-2
+
+
+@ALGORITHMS
+def test_a_resumed_run_equals_the_uninterrupted_one(config: Config, tmp_path: Path) -> None:
+    half = config.total_steps // 2
+    config = replace(config, seeds=2, checkpoint_interval=half)
+    params, returns = _run(config, tmp_path / "whole")
+    _run(replace(config, total_steps=half), tmp_path / "parts")
+    resumed, resumed_returns = _run(replace(config, resume=True), tmp_path / "parts")
+    assert _difference(params, resumed) == 0.0
+    assert torch.equal(returns, resumed_returns)
+
+
+def test_resuming_refuses_other_settings_and_broken_files(tmp_path: Path) -> None:
+    _run(replace(SAC, total_steps=20), tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(ValueError, match=r"gamma: 0\.99, now 0\.9"):
+        load_checkpoint(path, replace(SAC, gamma=0.9))
+    with pytest.raises(ValueError, match="algorithm: 'SACConfig', now 'PPOConfig'"):
+        load_checkpoint(path, PPO)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="truncated"):
+        load_checkpoint(path, SAC)
+
+
+def test_each_agents_metrics_are_logged(tmp_path: Path) -> None:
+    _run(replace(SAC, seeds=2, eval_interval=20), tmp_path)
+    for seed in (0, 1):
+        for name in ("loss_actor", "loss_qvalue", "entropy", "eval_return", "steps_per_second"):
+            (path,) = tmp_path.rglob(f"seed{seed}/{name}.csv")
+            rows = [line.split(",") for line in path.read_text().splitlines()]
+            assert [int(float(step)) for step, _ in rows] == [20, 40]
+            assert all(math.isfinite(float(value)) for _, value in rows)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_actions_are_uniform_until_learning_starts(tmp_path: Path) -> None:
+    trainer = Trainer(replace(SAC, out=str(tmp_path)))
+    batches = iter(trainer.collector)
+    data = next(batches)
+    torch.testing.assert_close(data["action"], -2.0 + 4.0 * data["noise"])
+    trainer.learner.policy.uniform.zero_()
+    data = next(batches)
+    assert (data["action"] - (-2.0 + 4.0 * data["noise"])).abs().amax() > 1e-2
+    trainer.close()
+
+
+def test_discrete_actions_train_with_ppo_and_not_with_sac(tmp_path: Path) -> None:
+    _, returns = _run(replace(PPO, env="CartPole-v1", seeds=2), tmp_path)
+    assert (returns >= 1).all()
+    with pytest.raises(ValueError, match="discrete"):
+        Trainer(replace(SAC, env="CartPole-v1", out=str(tmp_path)))
+
+
+def test_many_environments_and_few_updates_are_settings(tmp_path: Path) -> None:
+    fast = {**PRESETS["fastsac"], "num_envs": 8, "env_processes": False, "batch_size": 64}
+    config = SACConfig(**{**fast, "hidden": (16,), "learning_starts": 16, "total_steps": 40})
+    trainer = Trainer(replace(config, eval_episodes=1, out=str(tmp_path)))
+    updates = []
+    update = trainer.learner._update
+    trainer.learner._update = lambda batch: updates.append(batch.shape) or update(batch)
+    trainer.run()
+    trainer.close()
+    assert updates == [torch.Size([1, 64])] * 8 * 4  # 8 updates for 8 steps, from step 16 on
+
+
+def test_gradients_are_clipped_for_each_agent() -> None:
+    params = [torch.randn(3, 4, 5), torch.randn(3, 7)]
+    for param in params:
+        param.grad = torch.randn_like(param) * torch.tensor([0.01, 1.0, 100.0]).view(
+            3, *[1] * (param.dim() - 1)
+        )
+    before = [param.grad.clone() for param in params]
+    clip_agent_norms(params, 0.5)
+    norms = torch.cat([param.grad.flatten(1) for param in params], 1).norm(dim=1)
+    torch.testing.assert_close(norms[1:], torch.tensor([0.5, 0.5]))
+    assert all(torch.equal(p.grad[0], b[0]) for p, b in zip(params, before, strict=True))
+
+
+def test_a_failing_compiler_is_named_once_and_left() -> None:
+    def broken(x: int) -> int:
+        raise RuntimeError("no C++ compiler\ndetails")
+
+    function = Fallback(broken, lambda x: x + 1, "the update")
+    with pytest.warns(
+        RuntimeWarning, match="the update runs without: RuntimeError: no C"
+    ) as record:
+        assert [function(1), function(2)] == [2, 3]
+    assert len(record) == 1
+
+
+def test_the_compile_switch_falls_back_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", _refuse)
+    plain, _ = _run(SAC, tmp_path / "plain")
+    with pytest.warns(RuntimeWarning, match="the SAC losses, torch.compile runs without"):
+        fallen, _ = _run(replace(SAC, compile=True), tmp_path / "fallen")
+    assert _difference(plain, fallen) == 0.0
+
+
+def _refuse(function: object, **kwargs: object) -> object:
+    def fail(*args: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    return fail
+
+
+@pytest.mark.slow
+@ALGORITHMS
+def test_compiled_agents_equal_eager_ones(config: Config, tmp_path: Path) -> None:
+    eager, _ = _run(replace(config, seeds=2), tmp_path / "eager")
+    compiled, _ = _run(replace(config, seeds=2, compile=True), tmp_path / "compiled")
+    assert _difference(eager, compiled) < 1e-4
+
+
+def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "sac",
+        "--env",
+        "Pendulum-v1",
+        "--seeds",
+        "2",
+        "--total-steps",
+        "20",
+        "--hidden",
+        "8",
+    ]
+    assert main([*arguments, "--eval-episodes", "1", "--out", str(tmp_path)]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["steps"] == 20
+    assert set(summary["returns"]) == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sac", "--gamma", "1.5"], "gamma=1.5 must be in"),
+        (["ppo", "--minibatches", "7"], "minibatches=7 must divide"),
+        (["sac", "--hidden", "0"], "hidden=(0,) must"),
+        (["sac", "--target-entropy", "9"], "target_entropy=9"),
+        (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
+    ],
+    ids=["gamma", "minibatches", "hidden", "infeasible", "delta"],
+)
+def test_bad_settings_end_with_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*arguments, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_are_settings(name: str) -> None:
+    config = SACConfig(**PRESETS[name])
+    assert all(getattr(config, key) == value for key, value in PRESETS[name].items())
