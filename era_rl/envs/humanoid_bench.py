@@ -41,7 +41,7 @@ def make(
     """Return a task of HumanoidBench; what ``gymnasium.make("humanoid_bench/...")`` calls.
 
     The paper's setting is ``terminate=False, action_repeat=2``: 500 decisions an episode. The time
-    limit is the innermost wrapper, so it counts control steps.
+    limit is inside the repeats, so it counts control steps.
 
     Args:
         robot: "h1", "h1hand", "h1simplehand", "h1strong", "h1touch" or "g1".
@@ -57,9 +57,12 @@ def make(
     """
     humanoid_bench = load()
     env: gymnasium.Env[Any, Any] = HumanoidBenchEnv(robot, task, render_mode, **kwargs)
-    env = TimeLimit(env, humanoid_bench.env.TASKS[task].max_episode_steps)
     if not terminate:
         env = NoTermination(env)
+    # The reference limits before it drops terminations, to the same effect, but not with the
+    # TimeLimit that rl_zoo3 puts in the place of gymnasium's: where a fallen robot reaches the limit
+    # that one marks no truncation, and the episode would never end.
+    env = TimeLimit(env, humanoid_bench.env.TASKS[task].max_episode_steps)
     return ActionRepeat(env, action_repeat) if action_repeat != 1 else env
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class NoTermination(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstructorArgs):
     """Lets episodes go on where the environment would end them: ``terminated`` is always False.
 
-    A time limit within stays. The environment must bear steps after its termination, as MuJoCo
-    tasks do.
+    The environment must bear steps after its termination, as MuJoCo tasks do. Time limits belong
+    outside, where they work with rl_zoo3's TimeLimit too (it does not truncate what terminates).
     """
 
     def __init__(self, env: gymnasium.Env[ObsType, ActType]) -> None:

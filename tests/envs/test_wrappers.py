@@ -5,9 +5,12 @@ from typing import ClassVar
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.wrappers import TimeLimit
+from rl_zoo3.gym_patches import PatchedTimeLimit
 
 from era_rl.envs.wrappers import ActionRepeat, Float32Observation, NoTermination
+
+# rl_zoo3 replaces gymnasium's, and is its subclass
+(TimeLimit,) = PatchedTimeLimit.__bases__
 
 
 class Counter(gymnasium.Env):
@@ -49,14 +52,16 @@ def test_one_repeat_changes_nothing():
     assert episode(ActionRepeat(Counter(), 1)) == episode(Counter())
 
 
-def test_without_terminations_the_time_limit_stays():
-    steps = episode(NoTermination(TimeLimit(Counter(), 8)))
+@pytest.mark.parametrize("limit", [TimeLimit, PatchedTimeLimit])
+def test_without_terminations_the_time_limit_ends_episodes(limit):
+    steps = episode(limit(NoTermination(Counter()), 8))
     assert [step[2:] for step in steps] == [(False, False)] * 7 + [(False, True)]
 
 
-def test_the_order_of_the_papers_code():
-    """A time limit in single steps, then no termination, then the repeats."""
-    env = ActionRepeat(NoTermination(TimeLimit(Counter(), 7)), 2)
+@pytest.mark.parametrize("limit", [TimeLimit, PatchedTimeLimit])
+def test_the_papers_setting(limit):
+    """A time limit in single steps, and the repeats."""
+    env = ActionRepeat(limit(NoTermination(Counter()), 7), 2)
     assert episode(env) == [
         (2, 3, False, False),
         (4, 7, False, False),
