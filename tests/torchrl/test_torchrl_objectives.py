@@ -169,7 +169,8 @@ def test_torchrls_critic_ensembles_lose_their_entropy_terms(kind: type) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:torch._dynamo.config.inline_inbuilt_nn_modules")
-def test_head_and_loss_compile_to_one_graph() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_head_and_loss_compile_to_one_graph(backend: str) -> None:
     actor = _actor(noise_key="noise")
     loss = SACERALoss(actor, _critic())
     loss.make_value_estimator(gamma=GAMMA)
@@ -178,11 +179,12 @@ def test_head_and_loss_compile_to_one_graph() -> None:
     def losses(data: TensorDict) -> tuple[Tensor, ...]:
         return tuple(loss(data).select("loss_actor", "loss_qvalue").values())
 
-    compiled = torch.compile(losses, fullgraph=True)(batch.clone())
+    compiled = torch.compile(losses, fullgraph=True, backend=backend)(batch.clone())
     torch.testing.assert_close(compiled, losses(batch.clone()))
     head = actor[0][1].module
     raw = torch.randn(5, 4)
-    torch.testing.assert_close(torch.compile(head, fullgraph=True)(raw), head(raw))
+    one_graph = torch.compile(head, fullgraph=True, backend=backend)
+    torch.testing.assert_close(one_graph(raw), head(raw))
 
 
 @pytest.mark.parametrize("distribution", ["truncated", "tanh"])
