@@ -109,7 +109,8 @@ class Trainer:
     def close(self) -> None:
         """End the environments and the collector's processes."""
         self.collector.shutdown()
-        self.evaluation_envs.close()
+        if not self.evaluation_envs.is_closed:  # they open with the first evaluation
+            self.evaluation_envs.close()
 
     def _due(self, interval: int, before: int) -> bool:
         """Whether a multiple of the interval lies after ``before`` and not after now."""
