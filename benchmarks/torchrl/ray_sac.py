@@ -55,7 +55,7 @@ class Collectors(RayCollector):
                 ray.kill(self.remote_collectors[0])
 
 
-def start_ray(address: str | None, workers: int, attempts: int = 3) -> None:
+def start_ray(address: str | None, workers: int, attempts: int = 8) -> None:
     """Connect to a cluster, or start one here; again if it times out, as on slow machines it does."""
     local = {"num_cpus": workers, "include_dashboard": False}
     for attempt in range(1, attempts + 1):

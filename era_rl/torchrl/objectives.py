@@ -19,6 +19,11 @@ class _NoEntropyTerm:
     qvalue_network_params: TensorDictBase
     _ABSENT = ("loss_alpha", "alpha")
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # torchrl 0.12 looks for the names of parameter sets in the class's own annotations
+        cls.__annotations__ = {**cls.__bases__[-1].__annotations__, **cls.__annotations__}
+
     def __init__(self, *args: Any, loss_function: str = "l2", **kwargs: Any) -> None:
         # alpha_init=1 because the host keeps its logarithm; the number is never used
         fixed = {"alpha_init": 1.0, "fixed_alpha": True, "target_entropy": 0.0}
