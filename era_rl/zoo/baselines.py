@@ -1,6 +1,7 @@
-"""Policies of the comparison runs: stock algorithms with what the ERA ones have beside the floor."""
+"""Policies of the comparison runs: stock ones with the critics that the ERA ones have.
 
-from typing import Any
+Their argument ``layer_norm`` is :class:`era_rl.sb3.policies.LayerNormCriticMixin`'s.
+"""
 
 from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.sac.policies import SACPolicy
@@ -9,14 +10,8 @@ from era_rl.sb3.policies import LayerNormCriticMixin
 
 
 class LayerNormSACPolicy(LayerNormCriticMixin, SACPolicy):
-    """``MlpPolicy`` of SAC with layer-normalised critics and, on request, their weight decay."""
-
-    def __init__(self, *args: Any, layer_norm: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, layer_norm=layer_norm, **kwargs)
+    """``MlpPolicy`` of SAC with layer-normalised critics on request."""
 
 
 class LayerNormTQCPolicy(LayerNormCriticMixin, TQCPolicy):
-    """``MlpPolicy`` of TQC with layer-normalised critics and, on request, their weight decay."""
-
-    def __init__(self, *args: Any, layer_norm: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, layer_norm=layer_norm, **kwargs)
+    """``MlpPolicy`` of TQC with layer-normalised critics on request."""

@@ -9,11 +9,14 @@ import gymnasium
 import pytest
 import yaml
 from gymnasium import spaces
+from sb3_contrib import TQC
+from stable_baselines3 import SAC
 from torch import nn
 
 from era_rl.sb3 import PPOERA, SACERA, paper_preset
 from era_rl.zoo import cli
 from era_rl.zoo.algorithms import ALGORITHMS, algorithm_class
+from era_rl.zoo.baselines import LayerNormSACPolicy, LayerNormTQCPolicy
 from era_rl.zoo.config import (
     check,
     config_path,
@@ -53,14 +56,29 @@ def test_every_entry_is_accepted(algo):
     ],
 )
 def test_baselines_differ_in_the_entropy_alone(algo, baseline, env_id):
-    entropy = {"floor", "target_entropy", "log_std_min", "log_std_max", "layer_norm", "policy"}
+    entropy = {"floor", "target_entropy", "log_std_min", "log_std_max", "policy"}
     era, stock = (entry_for(env_id, config_path(name)) for name in (algo, baseline))
+    # an argument of the ERA algorithm, and of the baseline's policy
+    layer_norm = {"layer_norm": True} if era.pop("layer_norm", False) else {}
+    if layer_norm:
+        era["policy_kwargs"] = {**era.get("policy_kwargs", {}), **layer_norm}
     assert {k: v for k, v in era.items() if k not in entropy} == {
         k: v for k, v in stock.items() if k not in entropy
     }
-    normed = "baselines.LayerNorm" in stock["policy"]
-    assert normed == era.get("layer_norm", False)
     assert "ent_coef" not in {**era, **stock}
+
+
+def test_the_baselines_critics_are_those_of_layer_norm():
+    kwargs = {"layer_norm": True, "net_arch": [8], "critic_weight_decay": 1e-4}
+    stock = SAC(LayerNormSACPolicy, "Pendulum-v1", policy_kwargs=kwargs)
+    era = SACERA("MlpPolicy", "Pendulum-v1", layer_norm=True, policy_kwargs=kwargs)
+    assert str(stock.critic.qf0) == str(era.critic.qf0)
+    assert "LayerNorm" in str(stock.critic.qf0)
+    assert type(stock.critic.optimizer) is type(era.critic.optimizer)
+    assert stock.critic.optimizer.defaults == era.critic.optimizer.defaults
+    assert stock.actor.optimizer.defaults == era.actor.optimizer.defaults
+    tqc = TQC(LayerNormTQCPolicy, "Pendulum-v1", policy_kwargs={**kwargs, "n_quantiles": 5})
+    assert "LayerNorm" in str(tqc.critic.qf0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,202 @@
+"""What a trained agent is used for: played, evaluated, filmed, drawn; and searches for settings."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import optuna
+import pytest
+import yaml
+from stable_baselines3.common.logger import configure
+from zoo_runs import train
+
+from era_rl.sb3 import PPOERA, SACERA
+from era_rl.zoo import agent, cli
+from era_rl.zoo.plot import mean_and_error, returns_of_runs
+from era_rl.zoo.search_spaces import HOSTS, register_search_spaces, sample_era
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory) -> Path:
+    """Two runs of SACERA and one of PPOERA, which normalises its observations."""
+    folder = tmp_path_factory.mktemp("logs")
+    for algo in ("sac_era", "sac_era", "ppo_era"):
+        assert train(folder, algo, 60) == 0
+    return folder
+
+
+def names(logs: Path, algo: str) -> list[str]:
+    return ["--algo", algo, "--env", "Pendulum-v1", "-f", str(logs)]
+
+
+def test_a_run_records_its_settings_as_plain_yaml(logs):
+    folder = logs / "ppo_era" / "Pendulum-v1_1" / "Pendulum-v1"
+    settings = yaml.safe_load((folder / "config.yml").read_text())
+    assert settings["normalize"] is True
+    assert settings["n_timesteps"] == 60
+    assert settings["env_kwargs"] == {"max_episode_steps": 20}
+    arguments = yaml.safe_load((folder / "args.yml").read_text())
+    assert (arguments["env"], arguments["algo"], arguments["seed"]) == ("Pendulum-v1", "ppo_era", 0)
+    assert (folder / "vecnormalize.pkl").exists()
+
+
+@pytest.mark.parametrize("algo", ["sac_era", "ppo_era"])
+def test_enjoy_plays_episodes(algo, logs, capsys):
+    assert cli.main(["enjoy", *names(logs, algo), "-n", "45", "--no-render"]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"episode (\d): return -\d+\.\d+, 20 steps", shown) == ["1", "2"]
+
+
+def test_enjoy_without_a_display_says_so_and_plays(logs, capsys, monkeypatch):
+    monkeypatch.setattr(agent, "has_display", lambda: False)
+    assert cli.main(["enjoy", *names(logs, "sac_era"), "-n", "20"]) == 0
+    shown = capsys.readouterr().out
+    assert "no display: playing without a window" in shown
+    assert "episode 1" in shown
+
+
+@pytest.mark.parametrize("algo", ["sac_era", "ppo_era"])
+def test_evaluate_repeats_the_evaluation_of_training(algo, logs, capsys):
+    """The environment has the same seed, so the first evaluation meets the same episodes."""
+    run = max((logs / algo).iterdir())
+    for best in ([], ["--best"]):
+        assert cli.main(["evaluate", *names(logs, algo), *best, "--episodes", "3"]) == 0
+        shown = capsys.readouterr().out
+        loaded = re.search(r"loading (.*)", shown)
+        assert loaded is not None
+        assert loaded[1] == str(run / ("best_model.zip" if best else "Pendulum-v1.zip"))
+        assert re.search(r"3 episodes: return -\d+\.\d\d \+/- \d+\.\d\d, length 20.0", shown)
+
+
+def test_an_agent_is_loaded_without_its_memory(logs):
+    args = cli.parser().parse_args(["evaluate", *names(logs, "sac_era"), "--exp-id", "1"])
+    model, env = agent.load_agent(args, {})
+    assert isinstance(model, SACERA)
+    assert model.replay_buffer.buffer_size == 1
+    env.close()
+
+
+def test_runs_that_do_not_exist_are_named(logs, capsys):
+    assert cli.main(["evaluate", *names(logs, "sac_era"), "--exp-id", "7"]) == 2
+    error = capsys.readouterr().err
+    assert "there is no run" in error
+    assert "Pendulum-v1_1, Pendulum-v1_2" in error
+
+
+def test_a_strangers_config_is_checked_before_it_is_used(logs, tmp_path, capsys):
+    run = tmp_path / "sac_era" / "Pendulum-v1_1"
+    (run / "Pendulum-v1").mkdir(parents=True)
+    (run / "Pendulum-v1.zip").touch()
+    bad = f"!!python/object/apply:os.mkdir [{tmp_path / 'made'}]"
+    for text in (bad, "{policy: MlpPolicy, n_timesteps: 1, env_wrapper: os.system}"):
+        (run / "Pendulum-v1" / "config.yml").write_text(text)
+        assert cli.main(["enjoy", *names(tmp_path, "sac_era")]) == 2
+    assert not (tmp_path / "made").exists()
+
+
+def test_plot_draws_all_runs(logs, tmp_path, capsys):
+    figure = tmp_path / "figures" / "curves.png"
+    algos = ["--algo", "sac_era", "ppo_era", "--env", "Pendulum-v1"]
+    assert cli.main(["plot", *algos, "-f", str(logs), "-o", str(figure)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"sac_era on Pendulum-v1: -\d+\.\d \+/- \d+\.\d at step 60, 2 runs", shown)
+    assert re.search(r"ppo_era on Pendulum-v1: -\d+\.\d \+/- nan at step 60, 1 runs", shown)
+    assert imageio.imread(figure).std() > 10
+    assert cli.main(["plot", "--algo", "tqc", "--env", "Pendulum-v1", "-f", str(logs)]) == 2
+    assert "no evaluations of tqc on Pendulum-v1" in capsys.readouterr().err
+
+
+def test_curves_meet_at_common_steps(tmp_path):
+    paths = [tmp_path / f"{number}.npz" for number in range(2)]
+    np.savez(paths[0], timesteps=[10, 20, 30], results=[[1.0, 3.0], [2.0, 4.0], [0.0, 0.0]])
+    np.savez(paths[1], timesteps=[20, 30], results=[[5.0], [4.0]])
+    steps, returns = returns_of_runs(paths)
+    np.testing.assert_array_equal(steps, [20, 30])
+    np.testing.assert_array_equal(returns, [[3.0, 0.0], [5.0, 4.0]])
+    mean, error = mean_and_error(returns)
+    np.testing.assert_array_equal(mean, [4.0, 2.0])
+    np.testing.assert_allclose(error, [1.0, 2.0])
+
+
+def moving_frames(folder: Path) -> int:
+    """The number of frames of the only film in a folder, in which something moves."""
+    (path,) = folder.glob("*.mp4")
+    frames = imageio.imread(path)
+    assert frames[0].std() > 10
+    assert (frames[0] != frames[-1]).mean() > 0.01
+    return len(frames)
+
+
+def test_record_video_films_an_agent(logs, tmp_path, capsys):
+    film = ["record-video", *names(logs, "ppo_era"), "-n", "12", "-o", str(tmp_path)]
+    assert cli.main(film) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(str(tmp_path))
+    assert 12 <= moving_frames(tmp_path) <= 13
+
+
+@pytest.mark.slow
+def test_a_task_of_dm_control_is_filmed_without_a_display(tmp_path):
+    """In a process of its own, in which nothing has chosen an OpenGL driver before."""
+    run = ["--algo", "sac_era", "--env", "dm_control/walker-walk-v0", "-f", str(tmp_path)]
+    short = ["-n", "20", "--eval-freq", "-1", "--verbose", "0"]
+    assert cli.main(["train", *run, *short, "--params", "policy_kwargs.net_arch=[8]"]) == 0
+    code = "import sys; from era_rl.zoo.cli import main; sys.exit(main())"
+    film = ["record-video", *run, "-n", "12", "-o", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *film],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    if result.returncode and "EGL" in result.stderr:
+        pytest.skip(f"EGL does not work here: {result.stderr.splitlines()[-1]}")
+    assert result.returncode == 0, result.stderr
+    assert 12 <= moving_frames(tmp_path) <= 13
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "algo", ["sac_era", pytest.param("crossq_era", marks=SLOW), pytest.param("ppo_era", marks=SLOW)]
+)
+def test_tune_searches_and_reports(algo, tmp_path, capsys):
+    options = ["-n", "60", "--n-trials", "2", "--n-startup-trials", "1", "--eval-episodes", "1"]
+    short = ["--n-evaluations", "1", "--env-kwargs", "max_episode_steps=20", "--verbose", "0"]
+    params = ["--params", "learning_starts=30"] if algo != "ppo_era" else []
+    assert cli.main(["tune", *names(tmp_path, algo), *options, *short, *params]) == 0
+    shown = capsys.readouterr().out
+    assert "Best trial:" in shown
+    assert "target_entropy: -" in shown
+    (report,) = (tmp_path / algo).glob("report_*.csv")
+    assert len(report.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_search_spaces_draw_what_the_algorithms_take(seed):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    settings = sample_era(study.ask(), 1)
+    assert -1.0 <= settings["target_entropy"] <= -0.1
+    for algorithm in (SACERA, PPOERA):
+        model = algorithm("MlpPolicy", "Pendulum-v1", **settings)
+        model.set_logger(configure(None, []))
+        assert model.policy.entropy_floor == pytest.approx(settings["target_entropy"])
+    fraction = sample_era(study.ask(), 0)
+    assert PPOERA("MlpPolicy", "CartPole-v1", **fraction).policy.entropy_floor > 0.0
+
+
+def test_every_search_space_can_be_read_back_from_a_trial():
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    register_search_spaces()
+    for algo in HOSTS:
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
+        extra = {"using_her_replay_buffer": False, "her_kwargs": {}}
+        settings = HYPERPARAMS_SAMPLER[algo](trial, 3, 1, extra)
+        assert HYPERPARAMS_CONVERTER[algo](trial.params) == settings
+        assert ("tau" in settings) == (algo.startswith(("sac", "fastsac", "tqc")))
