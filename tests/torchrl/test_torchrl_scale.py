@@ -1,0 +1,54 @@
+"""Collecting in other processes: TorchRL's MultiSyncCollector, and RayCollector with a killed worker."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from era_rl.torchrl.config import SACConfig
+from era_rl.torchrl.trainer import Trainer, agents_first
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1_800),
+    pytest.mark.filterwarnings("default"),  # the hosts' start-up and shutdown warn of their own
+]
+
+
+def _config(out: Path, **settings: int) -> SACConfig:
+    return SACConfig(
+        hidden=(16, 16),
+        learning_starts=40,
+        batch_size=32,
+        eval_episodes=1,
+        collectors=2,
+        steps_per_batch=10,
+        updates=2,
+        out=str(out),
+        **settings,
+    )
+
+
+def test_two_processes_collect_with_the_learners_policy(tmp_path: Path) -> None:
+    trainer = Trainer(_config(tmp_path, seeds=2, num_envs=2, total_steps=120))
+    trainer.run()
+    assert trainer.learner.steps == 120
+    data = next(iter(trainer.collector))
+    assert data.shape == (2, 4, 10)  # collectors, agents * environments, time
+    assert not torch.equal(data["observation"][0], data["observation"][1])
+    with set_exploration_type(ExplorationType.RANDOM):
+        for step in agents_first(data, 2).flatten(0, 1).unbind(-1):
+            expected = trainer.learner.policy(step.select("observation", "noise"))
+            torch.testing.assert_close(step["action"], expected["action"])
+    trainer.close()
+
+
+def test_ray_goes_on_after_a_worker_is_killed(tmp_path: Path) -> None:
+    ray_sac = pytest.importorskip("benchmarks.torchrl.ray_sac", reason="ray is not installed")
+    config = _config(tmp_path, total_steps=400, checkpoint_interval=100)
+    summary = ray_sac.train(config, kill_at=200)
+    (death,) = summary["deaths"]
+    assert death["died_at"] >= 200
+    assert summary["last_attempt_resumed_at"] == 200
+    assert summary["steps"] == 400
