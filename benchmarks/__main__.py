@@ -1,9 +1,9 @@
 """Run suites of measurements and report on them.
 
-    python -m benchmarks list
-    python -m benchmarks run pilot --workers 2
-    python -m benchmarks status pilot
-    python -m benchmarks report pilot
+python -m benchmarks list
+python -m benchmarks run pilot --workers 2
+python -m benchmarks status pilot
+python -m benchmarks report pilot
 """
 
 import argparse
@@ -11,8 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-os.environ.setdefault("MUJOCO_GL", "disabled")
 
 from benchmarks import suite as suites
 from benchmarks.results import RESULTS, SCRATCH
@@ -46,12 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="do what is missing of a suite")
     run.set_defaults(function=_run)
     run.add_argument("--workers", type=int, help="runs at a time; default: the cores there are")
-    run.add_argument("--time-limit", type=float, metavar="MINUTES", help="start no run that is longer")
+    run.add_argument(
+        "--time-limit", type=float, metavar="MINUTES", help="start no run that is longer"
+    )
     run.add_argument("--partial", action="store_true", help="start it all the same, to go on later")
     run.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster; local: start one here")
     state = commands.add_parser("status", help="what is done, missing and failed")
     state.set_defaults(function=_status)
-    report = commands.add_parser("report", help="write report.html and report.md beside the results")
+    report = commands.add_parser(
+        "report", help="write report.html and report.md beside the results"
+    )
     report.set_defaults(function=_report)
     for command in (run, state, report):
         command.add_argument("suite", help="name of a suite, or its .yaml file")

@@ -54,7 +54,11 @@ def connect(address: str) -> tuple[Launch, int]:
 def _execute(command: list[str], result: str) -> tuple[int, str, str | None]:
     """Run a command; return exit status, output, and what it wrote as its result."""
     done: Any = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     path = Path(result)
     return done.returncode, done.stdout, path.read_text() if path.exists() else None

@@ -12,17 +12,11 @@ import math
 import os
 import shlex
 import shutil
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-# before numpy, torch and mujoco are imported; each run has one core
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-os.environ.setdefault("MUJOCO_GL", "disabled")
 
 import gymnasium
 import numpy as np
@@ -31,7 +25,7 @@ from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
 
-import benchmarks.reaching
+import benchmarks.reaching  # noqa: F401 (registers ids)
 import era_rl.envs  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
 from benchmarks.results import RESULTS, SCRATCH, circumstances, peak_memory_mib, write_json
@@ -168,6 +162,7 @@ def _result(run: TrainingRun, folder: Path, logs: Path) -> dict[str, Any]:
         "command": f"python -m benchmarks.job {Path(run.suite).stem} {run.name}",
         "config": run.config,
         "config_hash": run.config_hash,
+        "action_dim": _action_dim(run.config),
         **circumstances(),
         "wall_seconds": round(seconds, 1),
         "steps_per_second": _rounded(run.steps / seconds),
@@ -214,7 +209,9 @@ def _remove(path: Path) -> None:
 
 def _end_with_parent() -> None:
     """Wait for the pipe from the runner to close, which it does even where the runner is killed."""
-    sys.stdin.buffer.read()
+    # not through sys.stdin, whose lock would be held when the interpreter ends
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 

@@ -54,12 +54,20 @@ class LocalProcess:
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it is running."""
-        return self.process.poll()
+        exit_status = self.process.poll()
+        if exit_status is not None:
+            self._close()
+        return exit_status
 
     def stop(self) -> None:
         """End it; a training run has its last checkpoint to go on from."""
         self.process.terminate()
         self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
 
 @dataclass
@@ -145,7 +153,9 @@ class Runner:
         self.running: dict[str, tuple[Run, Execution]] = {}
         self.finished: list[str] = []
         self.failures: list[str] = []
-        self._shown, self._shown_at = "", 0.0
+        self.estimate = Estimate(self.suite, self.results)
+        self._shown: tuple[int, ...] = ()
+        self._shown_at = 0.0
 
     def work_off(self) -> bool:
         """Do what is missing, as far as the time allows, and return whether all is done."""
@@ -163,15 +173,21 @@ class Runner:
         return len(self.finished) == self.total
 
     def _start(self) -> None:
-        estimate = Estimate(self.suite, self.results)
         for run in list(self.waiting):
             if len(self.running) >= self.workers:
                 return
-            seconds = estimate.seconds(run, checkpoint_steps(run, self.scratch))
+            if not self._may_run_beside_others(run):
+                continue
+            seconds = self.estimate.seconds(run, checkpoint_steps(run, self.scratch))
             if self.partial or (seconds or 0.0) <= self._time_left():
                 self.waiting.remove(run)
                 (run.folder(self.scratch) / "failure.txt").unlink(missing_ok=True)
                 self.running[run.name] = run, self.launch(run, self.results, self.scratch)
+
+    def _may_run_beside_others(self, run: Run) -> bool:
+        """Return whether a run may start now: what measures time has the machine for itself."""
+        together = [run, *(other for other, _ in self.running.values())]
+        return len(together) == 1 or all(isinstance(r, TrainingRun) for r in together)
 
     def _reap(self) -> None:
         for name, (run, execution) in list(self.running.items()):
@@ -181,6 +197,7 @@ class Runner:
             del self.running[name]
             if exit_status == 0 and _is_done(run, self.results):
                 self.finished.append(name)
+                self.estimate = Estimate(self.suite, self.results)
                 continue
             folder = run.folder(self.scratch)
             tail = "\n".join((folder / "log.txt").read_text().splitlines()[-40:])
@@ -202,14 +219,14 @@ class Runner:
 
     def _show(self) -> None:
         """Write a line on where the suite stands: when it changes, and every minute."""
-        line = (
-            f"{len(self.finished)}/{self.total} done, {len(self.running)} running"
-            f"{self._progress()}, {len(self.failures)} failed"
-        )
-        key = f"{line.partition('(')[0]}{len(self.failures)}"
-        if key != self._shown or time.monotonic() - self._shown_at > 60.0:
-            self._shown, self._shown_at = key, time.monotonic()
-            self._say(f"{line}, {self._eta()}\n")
+        counts = len(self.finished), len(self.running), len(self.failures)
+        if counts != self._shown or time.monotonic() - self._shown_at > 60.0:
+            self._shown, self._shown_at = counts, time.monotonic()
+            done, running, failed = counts
+            self._say(
+                f"{done}/{self.total} done, {running} running{self._progress()}, {failed} failed, "
+                f"{self._eta()}\n"
+            )
 
     def _progress(self) -> str:
         shares = [
@@ -221,12 +238,11 @@ class Runner:
         return f" ({', '.join(shares)})" if shares else ""
 
     def _eta(self) -> str:
-        estimate = Estimate(self.suite, self.results)
         remaining = [
             *((r, checkpoint_steps(r, self.scratch)) for r in self.waiting),
             *((r, progress_steps(r, self.scratch)) for r, _ in self.running.values()),
         ]
-        seconds = [estimate.seconds(run, steps) for run, steps in remaining]
+        seconds = [self.estimate.seconds(run, steps) for run, steps in remaining]
         if None in seconds:
             return "ETA unknown until a run is done"
         return f"ETA {duration(sum(s for s in seconds if s is not None) / self.workers)}"

@@ -18,8 +18,11 @@ from era_rl.zoo.names import ConfigError, check_names
 
 SUITES = Path(__file__).parent / "suites"
 KEYS = frozenset(
-    ["description", "baseline", "tasks", "arms", "seeds", "steps", "evaluate_every"]
-    + ["evaluation_episodes", "checkpoint_every", "device", "gradient_conflict", "commands"]
+    [
+        *("description", "baseline", "tasks", "arms", "seeds", "commands", "device"),
+        *("steps", "evaluate_every", "evaluation_episodes", "checkpoint_every"),
+        "gradient_conflict",
+    ]
 )
 TASK_KEYS = frozenset(["env", "range", "steps", "params", "dimension"])
 ARM_KEYS = frozenset(["algo", "params", "nats_per_dim", "about"])

@@ -1,0 +1,106 @@
+"""Reports as data: sections of text, tables and figures, written as Markdown and as one HTML page."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; ``code`` sets it as it is."""
+
+    text: str
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first column names the row."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file beside the report, with a caption."""
+
+    file: str
+    caption: str
+
+
+Block = Text | Table | Picture
+
+
+@dataclass
+class Section:
+    """A part of a report; without blocks it is left out."""
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+
+def markdown(title: str, sections: Sequence[Section]) -> str:
+    """Return a report as Markdown."""
+    parts = [f"# {title}"]
+    for section in sections:
+        if section.blocks:
+            parts += [f"## {section.title}", *map(markdown_block, section.blocks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_block(block: Block) -> str:
+    """Return a block as Markdown."""
+    if isinstance(block, Text):
+        return f"```\n{block.text}\n```" if block.code else block.text
+    if isinstance(block, Picture):
+        return f"![{block.caption}]({block.file})\n\n{block.caption}"
+    lines = [block.header, ["---"] * len(block.header), *block.rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{block.caption}\n\n{table}" if block.caption else table
+
+
+def page(title: str, sections: Sequence[Section]) -> str:
+    """Return a report as an HTML page that loads nothing but the images beside it."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    for section in sections:
+        if section.blocks:
+            parts += [f"<h2>{html.escape(section.title)}</h2>", *map(_html_block, section.blocks)]
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _html_block(block: Block) -> str:
+    if isinstance(block, Text):
+        tag = "pre" if block.code else "p"
+        return f"<{tag}>{html.escape(block.text)}</{tag}>"
+    if isinstance(block, Picture):
+        caption = html.escape(block.caption)
+        image = f'<img src="{html.escape(block.file)}" alt="{caption}">'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in block.rows
+    )
+    caption = f"<caption>{html.escape(block.caption)}</caption>" if block.caption else ""
+    return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>\n{rows}</table></div>'
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; }
+caption { text-align: left; color: #444; padding-bottom: .4rem; }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+td { font-variant-numeric: tabular-nums; white-space: nowrap; }
+figure { margin: 1rem 0; } img { max-width: 100%; } figcaption { color: #444; }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; }
+"""

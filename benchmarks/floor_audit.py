@@ -1,0 +1,192 @@
+"""How far below its floor each head's entropy can be pushed: random search, gradient ascent, training.
+
+    python -m benchmarks.floor_audit
+
+For every head, the smallest entropy minus floor, in nats over all dimensions, on raw network outputs
+drawn at many scales, then on the worst of them after gradient ascent on the shortfall, each evaluated
+in float32 as in training and measured in float64. "Visited" is the smallest margin on the states that
+the trained policies of the results in ``benchmarks/results`` visited, whatever their task.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.results import RESULTS, circumstances, write_json
+from era_rl.core import (
+    CategoricalHead,
+    GaussianHead,
+    TruncatedGaussianHead,
+    categorical_entropy,
+    tanh_normal_entropy,
+    truncated_normal_entropy,
+)
+
+BATCH, WORST, ASCENT_STEPS = 4_096, 64, 200
+PAPER_NATS = 0.25
+"""Floor per dimension in the paper's code, of the normal before truncation."""
+
+
+class Case(NamedTuple):
+    """A head to audit.
+
+    Attributes:
+        head: What the head does.
+        floor: H0 in nats.
+        size: Action dimensions or classes.
+        raw_dim: Number of raw outputs.
+        entropy: Entropies, (batch,), of raw outputs, (batch, raw_dim).
+        kind: Key of the runs of the results that use such a head, or "".
+    """
+
+    head: str
+    floor: float
+    size: int
+    raw_dim: int
+    entropy: Callable[[Tensor], Tensor]
+    kind: str = ""
+
+
+def continuous_cases(dim: int) -> list[Case]:
+    """Return the heads of Gaussian policies with ``dim`` action dimensions."""
+    half, paper = -0.5 * dim, PAPER_NATS * dim
+    exact = TruncatedGaussianHead(dim, target_entropy=half)
+    slack = TruncatedGaussianHead(dim, target_entropy=half, slack=0.2)
+    eq11 = TruncatedGaussianHead(dim, target_entropy=paper, floor="gaussian")
+    tanh = GaussianHead(dim, target_entropy=paper)
+    return [
+        Case("exact floor", half, dim, 2 * dim, _truncated(exact), "exact"),
+        Case("exact floor, slack", half, dim, 2 * dim + 1, _truncated(slack), "exact, slack"),
+        Case("Eq. 11, truncated", paper, dim, 2 * dim, _truncated(eq11), "gaussian"),
+        Case("Eq. 11, tanh", paper, dim, 2 * dim, _tanh(tanh), "gaussian, tanh"),
+    ]
+
+
+def categorical_cases(classes: int) -> list[Case]:
+    """Return the heads of classifiers and discrete policies."""
+    found = []
+    for method, floor in (("lambert", 1.0), ("paper", 1.0), ("temperature", 1.0)):
+        head = CategoricalHead(classes, target_entropy=floor, method=method)
+        found.append(Case(f"softmax, {method}", floor, classes, classes, _categorical(head)))
+    return found
+
+
+def audit(case: Case, batches: int) -> dict[str, Any]:
+    """Return the smallest margins found by random search and, from its worst, by gradient ascent.
+
+    Args:
+        case: The head.
+        batches: Batches of random raw outputs, 4,096 each.
+    """
+    generator = torch.Generator().manual_seed(0)
+    smallest, raws = float("inf"), []
+    for _ in range(batches):
+        raw = random_raw(case.raw_dim, generator)
+        with torch.no_grad():
+            entropy = case.entropy(raw)
+        worst = entropy.topk(WORST, largest=False)
+        smallest = min(smallest, worst.values[0].item())
+        raws.append((worst.values, raw[worst.indices]))
+    values, raw = (torch.cat(parts) for parts in zip(*raws, strict=True))
+    start = raw[values.topk(WORST, largest=False).indices]
+    ascended = min(smallest, ascend(case.entropy, start))
+    return {
+        "head": case.head,
+        "size": case.size,
+        "floor": case.floor,
+        "kind": case.kind,
+        "random": smallest - case.floor,
+        "ascent": ascended - case.floor,
+    }
+
+
+def random_raw(raw_dim: int, generator: torch.Generator) -> Tensor:
+    """Return raw outputs, (4096, raw_dim), of scales from 1e-2 to 1e3."""
+    scale = 10.0 ** torch.empty(BATCH, 1).uniform_(-2.0, 3.0, generator=generator)
+    return scale * torch.randn(BATCH, raw_dim, generator=generator)
+
+
+def ascend(entropy: Callable[[Tensor], Tensor], raw: Tensor) -> float:
+    """Return the smallest entropy met while the raw outputs go down its gradient, by Adam."""
+    # at the largest scales tanh and softmax are flat
+    raw = torch.cat([raw, raw.clamp(-3.0, 3.0)]).requires_grad_()
+    optimizer = torch.optim.Adam([raw], lr=0.05)
+    smallest = float("inf")
+    for _ in range(ASCENT_STEPS):
+        values = entropy(raw)
+        smallest = min(smallest, values.min().item())
+        optimizer.zero_grad()
+        values.sum().backward()
+        optimizer.step()
+    return smallest
+
+
+def visited(results: Path) -> dict[str, float]:
+    """Return the smallest margin on visited states by kind of head, over all results of SACERA."""
+    margins: dict[str, float] = {}
+    for path in sorted(results.glob("*/*.json")):
+        run = json.loads(path.read_text())
+        if "trace" not in run or not run["config"]["algo"].startswith("sac_era"):
+            continue
+        kind = kind_of(run["config"]["settings"])
+        margin = min(run["trace"]["margin_min"])
+        margins[kind] = min(margins.get(kind, float("inf")), margin)
+    return margins
+
+
+def kind_of(settings: dict[str, Any]) -> str:
+    """Return the kind of head of a run's settings: floor, and what departs from the defaults."""
+    parts = [settings.get("floor", "exact")]
+    if settings.get("slack"):
+        parts.append("slack")
+    if settings.get("distribution", "truncated") == "tanh":
+        parts.append("tanh")
+    return ", ".join(parts)
+
+
+def _truncated(head: TruncatedGaussianHead) -> Callable[[Tensor], Tensor]:
+    def entropy(raw: Tensor) -> Tensor:
+        loc, log_std = head.loc_log_std(raw)
+        return truncated_normal_entropy(loc.double(), log_std.double()).sum(-1)
+
+    return entropy
+
+
+def _tanh(head: GaussianHead) -> Callable[[Tensor], Tensor]:
+    def entropy(raw: Tensor) -> Tensor:
+        loc, log_std = head.loc_log_std(raw)
+        return tanh_normal_entropy(loc.double(), log_std.double()).sum(-1)
+
+    return entropy
+
+
+def _categorical(head: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda raw: categorical_entropy(head(raw).double())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Audit every head and write one JSON file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.floor_audit", description=__doc__)
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[1, 6, 38])
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 1000])
+    parser.add_argument("--batches", type=int, default=10, help="random batches of 4,096")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where trained runs are")
+    parser.add_argument("--out", type=Path, default=RESULTS / "floor-audit" / "audit.json")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    cases = [case for dim in args.dimensions for case in continuous_cases(dim)]
+    cases += [case for classes in args.classes for case in categorical_cases(classes)]
+    rows = [audit(case, args.batches) for case in cases]
+    content = {**circumstances(), "batches": args.batches, "rows": rows}
+    write_json(args.out, {**content, "visited": visited(args.results)})
+    sys.stdout.write(f"{args.out}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Tables of single measurements, for reports and, between two comments, for README."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.document import Block, Table, Text, markdown_block
+from benchmarks.results import RESULTS
+from benchmarks.suite import SuiteError
+
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+PAPER = "7%"
+"""The paper's bound on its overhead."""
+
+
+def blocks(module: str, path: Path) -> list[Block]:
+    """Return what a report shows of the file that a module wrote."""
+    if path.suffix == ".md":
+        return [_parsed(path.read_text())]
+    if module in TABLES:
+        return [TABLES[module](path)]
+    return [Text(f"{path}")]
+
+
+def throughput(path: Path) -> Table:
+    """Return speed over the reference: median and quartiles of pairs of neighbouring blocks."""
+    content = json.loads(path.read_text())
+    settings = content["settings"]
+    reference = f"speed_over_{settings['reference']}"
+    kinds = {"env_step": "training", "update": "update alone"}
+    rows = [
+        [row["algorithm"], kinds[row["per"]], _spread(row[reference]), f"{row['milliseconds']:.2f}"]
+        for row in content["ratios"]
+        if row["algorithm"] != settings["reference"]
+    ]
+    caption = (
+        f"Speed over {settings['reference']}: {settings['env']}, width {settings['width']}, batch "
+        f"{settings['batch_size']}, {settings['device']}, {settings['threads']} thread(s)"
+    )
+    return Table(["algorithm", "what", "speed, median [quartiles]", "ms a step"], rows, caption)
+
+
+def floor_audit(path: Path) -> Table:
+    """Return the smallest margins found, head by head."""
+    content = json.loads(path.read_text())
+    rows = []
+    for row in content["rows"]:
+        visited = content["visited"].get(row["kind"])
+        rows.append(
+            [
+                f"{row['head']}, {row['size']}",
+                f"{row['floor']:g}",
+                f"{row['random']:+.2e}",
+                f"{row['ascent']:+.2e}",
+                "-" if visited is None else f"{visited:+.2e}",
+            ]
+        )
+    caption = (
+        "Smallest entropy less floor, in nats over all dimensions: negative where the floor does not "
+        "hold (float32 rounds at about 1e-6 a dimension). Eq. 11 holds the entropy before truncation. "
+        "Visited: the smallest on states that trained policies visited, of any dimension"
+    )
+    header = ["head, dimensions or classes", "floor", "random search", "gradient ascent", "visited"]
+    return Table(header, rows, caption)
+
+
+def overhead(path: Path) -> Table:
+    """Return what the floor adds to heads and training steps of one file of benchmarks.overhead."""
+    content = json.loads(path.read_text())
+    names = {"head": "head alone, forward and backward"}
+    rows = [
+        [names.get(group, f"{group}, update"), row["algorithm"], _added(row["speed_over_plain"])]
+        for group, found in content["ratios"].items()
+        for row in found
+        if row["algorithm"] != "plain"
+    ]
+    settings = content["settings"]
+    caption = f"Time added by the floor: {settings['env']}, {settings['device']}, 1 thread"
+    return Table(["what", "with", "added time, median [quartiles]"], rows, caption)
+
+
+TABLES: dict[str, Callable[[Path], Table]] = {
+    "benchmarks.throughput": throughput,
+    "benchmarks.sbx": throughput,
+    "benchmarks.floor_audit": floor_audit,
+    "benchmarks.overhead": overhead,
+}
+
+
+def three_domains(results: Path = RESULTS) -> Table:
+    """Return the overhead of a training step in the three domains, beside the paper's."""
+    rows: list[list[str]] = []
+    path = results / "overhead" / "cpu.json"
+    if path.exists():
+        rows += [row for row in overhead(path).rows if "alone" not in row[0]]  # type: ignore[misc]
+    path = results / "throughput" / "cpu-256-threads1.json"
+    if path.exists():
+        for row in json.loads(path.read_text())["ratios"]:
+            if row["per"] == "update" and row["algorithm"] != "sac":
+                added = _added(row["speed_over_sac"])
+                rows.append(["SACERA's update beside SB3's SAC", row["algorithm"], added])
+    path = results / "vision" / "overhead.json"
+    if path.exists():
+        for case, run in json.loads(path.read_text())["runs"].items():
+            for method, ratio in run["ratio"].items():
+                rows.append([f"vision, training step, {case}", method, f"{ratio - 1.0:+.0%}"])
+    path = results / "llm" / "loss_step.json"
+    if path.exists():
+        ratio = json.loads(path.read_text())["median_ratio_to_stock"]["era"]
+        what = "LLM, loss step of the head alone (vocabulary 32k)"
+        rows.append([what, "half of the responses scaled", f"{ratio - 1.0:+.0%}"])
+    caption = f"Time added to a training step, one CPU thread (the paper says: less than {PAPER})"
+    return Table(["what", "with", "added time, median [quartiles]"], rows, caption)
+
+
+def readme_tables(results: Path = RESULTS) -> str:
+    """Return the generated part of README, as Markdown."""
+    found: list[Block] = []
+    for name, table in (("floor-audit/audit.json", floor_audit), ("throughput/*.json", throughput)):
+        found += [table(path) for path in sorted(results.glob(name))]
+    found.append(three_domains(results))
+    command = (
+        "Generated by `python -m benchmarks readme` from [benchmarks/results](benchmarks/results)."
+    )
+    return "\n\n".join([command, *map(markdown_block, found), *_reports(results)])
+
+
+def update(readme: Path, results: Path = RESULTS) -> None:
+    """Replace what stands between the two comments in README.
+
+    Raises:
+        SuiteError: If the comments are not there.
+    """
+    text = readme.read_text()
+    pattern = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
+    if not pattern.search(text):
+        raise SuiteError(f"{readme} must have the lines {BEGIN} and {END}")
+    replacement = f"{BEGIN}\n{readme_tables(results)}\n{END}"
+    readme.write_text(pattern.sub(lambda _: replacement, text))
+
+
+def _reports(results: Path) -> list[str]:
+    """Return links to the reports there are."""
+    found = sorted(results.glob("*/report.md"))
+    links = [
+        f"- [{path.parent.name}](benchmarks/results/{path.parent.name}/report.md)" for path in found
+    ]
+    return ["Reports:\n\n" + "\n".join(links)] if links else []
+
+
+def _spread(ratio: dict[str, Any]) -> str:
+    low, high = ratio["quartiles"]
+    return f"{ratio['median']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _added(speed: dict[str, Any]) -> str:
+    """Return the added time of a speed ratio, as a percentage."""
+    low, high = speed["quartiles"]
+    return f"{1 / speed['median'] - 1:+.0%} [{1 / high - 1:+.0%}, {1 / low - 1:+.0%}]"
+
+
+def _parsed(text: str) -> Table:
+    """Return the first table of a Markdown text."""
+    lines = [_cells(line) for line in text.splitlines() if line.startswith("|")]
+    return Table(lines[0], lines[2:])
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]

@@ -1,0 +1,122 @@
+"""Reports say what there is, what is missing and what failed, and hold the statistics' numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench_tiny import made_up, tiny
+
+from benchmarks import metrics, report, results, suite, tables
+from benchmarks.suite import Suite, SuiteError, TrainingRun
+
+LEVELS = {"sac": -800.0, "era": -400.0}
+
+
+@pytest.fixture(autouse=True)
+def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "REPETITIONS", 50)
+
+
+def fill(runs: list[TrainingRun], folder: Path) -> None:
+    for run in runs:
+        results.write_json(run.result(folder), made_up(run, LEVELS[run.arm]))
+
+
+def written(loaded: Suite, folder: Path, scratch: Path) -> str:
+    """Write the report and return its Markdown; the page has the same cells and images."""
+    page = report.write(loaded, folder, scratch).read_text()
+    text = (folder / "report.md").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    for image in folder.glob("*.png"):
+        assert image.name in page
+        assert image.name in text
+    return text
+
+
+def test_a_complete_suite(tmp_path: Path) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    fill(loaded.runs, tmp_path / "r")
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    assert "INCOMPLETE" not in text
+    assert "## Not done" not in text
+    grid = report.read_grid(loaded, tmp_path / "r")
+    era, sac = (report.score_matrix(loaded, grid, arm) for arm in ("era", "sac"))
+    finals = [metrics.final_return(run["evaluation"]) for run in grid["pendulum", "era"]]
+    np.testing.assert_allclose(era[:, 0], (np.array(finals) + 1600.0) / 1600.0)
+    expected = [*metrics.aggregates(era).values(), metrics.improvement(era, sac)]
+    assert f"| era | 2 | {' | '.join(map(str, expected))} |" in text
+    assert {path.name for path in (tmp_path / "r").glob("*.png")} == {
+        "curves.png",
+        "entropy.png",
+        "gradient_norm.png",
+        "log_std.png",
+    }
+
+
+def test_an_incomplete_suite_says_so_and_compares_no_single_seed(tmp_path: Path) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    fill(loaded.runs[:-1], tmp_path / "r")
+    failed = loaded.runs[-1]
+    failed.folder(tmp_path / "s").mkdir(parents=True)
+    (failed.folder(tmp_path / "s") / "failure.txt").write_text("Traceback: of this run")
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    assert "INCOMPLETE: 3 of 4 runs are done, 1 failed" in text
+    assert "| era | 1/2 | floor |" in text
+    assert "Traceback: of this run" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| era | 1 |"))
+    assert row.count("(one seed)") == len(metrics.AGGREGATES)
+    assert row.endswith("| - |")
+
+
+def test_an_empty_suite_has_a_report_of_what_is_missing(tmp_path: Path) -> None:
+    text = written(suite.load(tiny(tmp_path)), tmp_path / "r", tmp_path / "s")
+    assert "INCOMPLETE: 0 of 4" in text
+    assert "4 runs are missing: pendulum-sac-seed0" in text
+
+
+def test_results_of_another_config_are_not_reported(tmp_path: Path) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    fill(loaded.runs, tmp_path / "r")
+    other = suite.load(tiny(tmp_path, ("evaluate_every: 100", "evaluate_every: 50")))
+    with pytest.raises(SuiteError, match="changed: evaluate_every"):
+        report.write(other, tmp_path / "r", tmp_path / "s")
+
+
+def test_gains_are_drawn_against_the_number_of_dimensions(tmp_path: Path) -> None:
+    task = "pendulum: {env: Pendulum-v1, dimension: 1, range: [-1600, 0]}"
+    old = "pendulum: {env: Pendulum-v1, range: [-1600, 0]}"
+    second = task.replace("pendulum", "other").replace("dimension: 1", "dimension: 4")
+    loaded = suite.load(tiny(tmp_path, (old, f"{task}\n  {second}")))
+    fill(loaded.runs, tmp_path / "r")
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    assert (tmp_path / "r" / "dimensions.png").exists()
+    assert "| era, D = 4 | 1.00 [1.00, 1.00] |" in text
+
+
+def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n")
+    with pytest.raises(SuiteError, match="must have the lines"):
+        tables.update(readme, tmp_path)
+    audit = {"head": "exact floor", "size": 6, "floor": -3.0, "kind": "exact"}
+    content = {"rows": [{**audit, "random": 1e-5, "ascent": -2e-6}], "visited": {"exact": 3e-4}}
+    results.write_json(tmp_path / "floor-audit" / "audit.json", content)
+    readme.write_text(f"before\n{tables.BEGIN}\noutdated\n{tables.END}\nafter\n")
+    tables.update(readme, tmp_path)
+    text = readme.read_text()
+    assert "| exact floor, 6 | -3 | +1.00e-05 | -2.00e-06 | +3.00e-04 |" in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "outdated" not in text
+    tables.update(readme, tmp_path)
+    assert readme.read_text() == text
+
+
+def test_added_time_is_the_inverse_of_speed(tmp_path: Path) -> None:
+    ratio = {"median": 0.8, "quartiles": [0.5, 1.0]}
+    row = {"algorithm": "ERA", "per": "step", "milliseconds": 1.0, "speed_over_plain": ratio}
+    content = {"settings": {"env": "E", "device": "cpu"}, "ratios": {"PPO": [row]}}
+    (tmp_path / "overhead").mkdir()
+    (tmp_path / "overhead" / "cpu.json").write_text(json.dumps(content))
+    assert ["PPO, update", "ERA", "+25% [+0%, +100%]"] in tables.three_domains(tmp_path).rows

@@ -1,0 +1,181 @@
+"""The runner does what is missing, whatever fails, is killed, or runs out of time."""
+
+import fcntl
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from bench_tiny import made_up, tiny
+
+from benchmarks import __main__ as cli
+from benchmarks import results, suite
+from benchmarks.runner import Estimate, Runner, checkpoint_steps, status
+from benchmarks.suite import Run, TrainingRun
+
+ROOT = Path(__file__).parents[2]
+
+
+class Instant:
+    """A run that is over when it has started; what it leaves is decided by its name."""
+
+    started: ClassVar[list[str]] = []
+    failing: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, run: Run, results_folder: Path, scratch: Path) -> None:
+        assert isinstance(run, TrainingRun)
+        self.started.append(run.name)
+        folder = run.folder(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "log.txt").write_text("a line\nZeroDivisionError: of this run\n")
+        self.fails = run.name in self.failing
+        if not self.fails:
+            results.write_json(run.result(results_folder), made_up(run, 0.0))
+
+    def poll(self) -> int | None:
+        return int(self.fails)
+
+    def stop(self) -> None:
+        raise AssertionError("nothing is left to be stopped")
+
+
+class Endless(Instant):
+    """A run that does not end, and leaves a checkpoint when it is stopped."""
+
+    def __init__(self, run: Run, results_folder: Path, scratch: Path) -> None:
+        self.started.append(run.name)
+        self.checkpoint = run.folder(scratch) / "sac" / "Pendulum-v1_1" / "checkpoint-100"
+
+    def poll(self) -> int | None:
+        return None
+
+    def stop(self) -> None:
+        self.checkpoint.mkdir(parents=True)
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.runner.POLL_SECONDS", 0.01)
+    monkeypatch.setattr(Instant, "started", [])
+
+
+def test_only_what_is_missing_is_run(tmp_path: Path) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    there = loaded.runs[1]
+    results.write_json(there.result(tmp_path / "results"), made_up(there, 0.0))
+    runner = Runner(loaded, tmp_path / "results", tmp_path / "scratch", Instant, workers=2)
+    assert runner.work_off()
+    assert Instant.started == [run.name for run in loaded.runs if run is not there]
+    again = Runner(loaded, tmp_path / "results", tmp_path / "scratch", Instant)
+    assert again.work_off()
+    assert len(Instant.started) == len(loaded.runs) - 1
+
+
+def test_a_failed_run_is_reported_and_stops_no_other(tmp_path: Path, monkeypatch, capsys) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    folders = tmp_path / "results", tmp_path / "scratch"
+    monkeypatch.setattr(Instant, "failing", (loaded.runs[0].name,))
+    assert not Runner(loaded, *folders, Instant).work_off()
+    assert "ZeroDivisionError: of this run" in capsys.readouterr().out
+    state = status(loaded, *folders)
+    assert [run.name for run in state.missing] == [loaded.runs[0].name]
+    assert "ZeroDivisionError: of this run" in state.failed[loaded.runs[0].name]
+    # it is tried again, and then counts as failed no more
+    monkeypatch.setattr(Instant, "failing", ())
+    assert Runner(loaded, *folders, Instant).work_off()
+    assert status(loaded, *folders).failed == {}
+
+
+def test_no_run_is_started_that_cannot_finish_in_the_time(tmp_path: Path) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    folders = tmp_path / "results", tmp_path / "scratch"
+    results.write_json(loaded.runs[0].result(folders[0]), made_up(loaded.runs[0], 0.0))
+    # 300 steps at 10 steps/s and 30 s to start: a minute
+    assert Estimate(loaded, folders[0]).seconds(loaded.runs[1]) == pytest.approx(60.0)
+    assert Estimate(loaded, folders[0]).seconds(loaded.runs[1], 200) == pytest.approx(40.0)
+    assert not Runner(loaded, *folders, Instant, time_limit=59.0).work_off()
+    assert Instant.started == []
+    assert Runner(loaded, *folders, Instant, time_limit=90.0).work_off()
+
+
+def test_what_runs_at_the_time_limit_is_stopped_to_go_on_later(tmp_path: Path, capsys) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    folders = tmp_path / "results", tmp_path / "scratch"
+    runner = Runner(loaded, *folders, Endless, workers=2, time_limit=0.1, partial=True)
+    assert not runner.work_off()
+    assert Instant.started == [run.name for run in loaded.runs[:2]]
+    assert [checkpoint_steps(run, folders[1]) for run in loaded.runs] == [100, 100, 0, 0]
+    assert "the next call goes on with it" in capsys.readouterr().out
+
+
+STEPS = (("steps", 300, 3000), ("evaluate_every", 100, 500), ("checkpoint_every", 100, 400))
+
+
+def commands_suite(folder: Path) -> str:
+    """Write a suite of three commands, the second of which fails, and return its path."""
+    lines = ["description: Commands.", "commands:"]
+    for name, statement in (("fine", ""), ("fails", "1 / 0"), ("later", "")):
+        output = folder / name
+        statement = statement or f"open('{output}', 'w').close()"
+        lines.append(
+            f'  {name}: {{module: timeit, arguments: [-n1, -r1, "{statement}"], '
+            f"output: {output}, minutes: 1}}"
+        )
+    path = folder / "commands.yaml"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_commands_run_as_subprocesses_and_their_tracebacks_are_kept(tmp_path: Path, capsys) -> None:
+    arguments = [commands_suite(tmp_path), "--scratch", str(tmp_path / "scratch")]
+    assert cli.main(["run", *arguments, "--workers", "2"]) == 1
+    assert (tmp_path / "fine").exists()
+    assert (tmp_path / "later").exists()
+    assert cli.main(["status", *arguments]) == 1
+    shown = capsys.readouterr().out
+    assert "ZeroDivisionError: division by zero" in shown
+    assert "2/3 done" in shown
+
+
+def test_unknown_suites_are_answered_in_a_line(capsys) -> None:
+    assert cli.main(["status", "pilots"]) == 2
+    assert "close: pilot" in capsys.readouterr().err
+
+
+def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    untrained = "algo: sac_era, params: {learning_starts: 10000, policy_kwargs: {net_arch: [8]}}"
+    changes = [("algo: sac_era", untrained), ("seeds: [0, 1]", "seeds: [0]")]
+    changes += [(f"{key}: {old}", f"{key}: {new}") for key, old, new in STEPS]
+    path = tiny(
+        tmp_path, *changes, ("  sac: {algo: sac, about: stock}\n", ""), ("baseline: sac\n", "")
+    )
+    (run,) = suite.load(path).runs
+    results_folder, scratch = tmp_path / "results", tmp_path / "scratch"
+    command = [sys.executable, "-m", "benchmarks", "run", path, "--results", str(results_folder)]
+    runner = subprocess.Popen([*command, "--scratch", str(scratch)], cwd=ROOT)
+    _wait_for(lambda: checkpoint_steps(run, scratch) >= 400)
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    with (run.folder(scratch) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the run's own process ends with the runner's
+    assert not run.result(results_folder).exists()
+    reached = checkpoint_steps(run, scratch)
+    assert Runner(suite.load(path), results_folder, scratch).work_off()
+    result = results.read(run, results_folder)
+    assert result is not None
+    assert result["resumed_at"] == [reached]
+    assert result["evaluation"]["timesteps"] == list(range(500, 3001, 500))
+    assert result["trace"]["timesteps"] == sorted(set(result["trace"]["timesteps"]))
+    assert result["trace"]["timesteps"][-1] == 3000
+    assert min(result["trace"]["margin_min"]) > -1e-4
+    assert checkpoint_steps(run, scratch) == 0
+
+
+def _wait_for(condition, seconds: float = 200.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

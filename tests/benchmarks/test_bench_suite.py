@@ -1,0 +1,85 @@
+"""Suites are data: each committed one can be read, and what does not fit is refused by name."""
+
+from pathlib import Path
+
+import pytest
+from bench_tiny import tiny
+
+from benchmarks import results, suite
+from benchmarks.suite import SuiteError
+from era_rl.zoo.names import ConfigError
+
+
+@pytest.mark.parametrize("name", suite.names())
+def test_every_suite_can_be_read(name: str) -> None:
+    loaded = suite.load(name)
+    names = [run.name for run in loaded.all]
+    assert len(set(names)) == len(names) > 0
+    for task in loaded.content.get("tasks", {}):
+        low, high = loaded.range(task)
+        assert low < high
+    assert all(arm["about"] for arm in loaded.content.get("arms", {}).values())
+
+
+def test_the_main_suites_compare_five_seeds() -> None:
+    core = suite.load("entropy-ablation")
+    assert len({run.arm for run in core.runs}) == 6
+    assert len(core.runs) == 6 * 2 * 5
+    gym = suite.load("gym-ppo")
+    assert len(gym.runs) == 4 * 2 * 5
+    assert len({run.config["env"] for run in gym.runs}) == 4
+
+
+def test_arms_of_the_ablation_differ_in_entropy_alone() -> None:
+    runs = [run for run in suite.load("entropy-ablation").runs if run.seed == 0]
+    entropy = {"floor", "slack", "policy", "layer_norm"}
+    for task in ("walker-run", "cheetah-run"):
+        rest = [
+            {k: v for k, v in run.config["settings"].items() if k not in entropy}
+            for run in runs
+            if run.task == task
+        ]
+        assert all(settings == rest[0] for settings in rest)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("algo: sac_era", "algo: sac_eras", "sac_eras"),
+        ("nats_per_dim: -0.5", "params: {target_entrpy: 1}", "target_entrpy"),
+        ("baseline: sac", "baseline: ppo", "ppo"),
+        ("seeds:", "sedes:", "sedes"),
+        ("env: Pendulum-v1", "envs: Pendulum-v1", "envs"),
+    ],
+    ids=["algo", "setting", "baseline", "key", "task key"],
+)
+def test_what_does_not_fit_is_refused_by_name(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        suite.load(tiny(tmp_path, (old, new)))
+
+
+def test_unknown_suites_are_refused_with_the_close_ones() -> None:
+    with pytest.raises(ConfigError, match="'pilots' is unknown; close: pilot"):
+        suite.load("pilots")
+
+
+def test_the_hash_changes_with_the_config_and_not_with_the_seed(tmp_path: Path) -> None:
+    first = suite.load(tiny(tmp_path)).runs
+    second = suite.load(tiny(tmp_path, ("nats_per_dim: -0.5", "nats_per_dim: -0.4"))).runs
+    first, second = ([run for run in runs if run.arm == "era"] for runs in (first, second))
+    assert first[0].config_hash == first[1].config_hash
+    assert first[0].config_hash != second[0].config_hash
+    assert first[0].folder(tmp_path) != second[0].folder(tmp_path)
+
+
+def test_results_of_another_config_are_refused(tmp_path: Path) -> None:
+    run = suite.load(tiny(tmp_path)).runs[0]
+    assert results.read(run, tmp_path) is None
+    content = {"config_hash": run.config_hash, "config": run.config}
+    results.write_json(run.result(tmp_path), content)
+    assert results.read(run, tmp_path) == content
+    changed = suite.load(tiny(tmp_path, ("steps: 300", "steps: 400"))).runs[0]
+    with pytest.raises(SuiteError, match="changed: steps"):
+        results.read(changed, tmp_path)
