@@ -9,9 +9,9 @@ pre-trained model ("scratch"), or continue from a model trained with ERA on the 
 tokens ("continued").
 
 At one threshold the three choices qualify very different shares of the responses, since H_resp of
-other tokens is lower. So "matched" arms take thresholds that stand where 1.5 nats stand for the
-highest-entropy tokens: between the 1% and the 5% quantile of the initial models (`era-llm calibrate
---tokens bottom`). A run that has its file is not repeated.
+other tokens is lower. So the "matched" arms ("response") take thresholds that stand where 1.5 nats
+stand for the highest-entropy tokens: between the 1% and the 5% quantile of the initial models
+(`era-llm calibrate --tokens bottom`). A run that has its file is not repeated.
 """
 
 import argparse
@@ -24,26 +24,19 @@ from era_llm.toy import pretrained_toy
 from era_llm.toy_runs import ERA, MEASURES, read, run, table, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
-# era_tokens and era_entropy_low by name
-SELECTIONS = {
-    "top": ("top", ERA["era_entropy_low"]),
-    "bottom": ("bottom", ERA["era_entropy_low"]),
-    "random": ("random", ERA["era_entropy_low"]),
-    "bottom-matched": ("bottom", 0.6),
-    "random-matched": ("random", 0.7),
-}
 ARMS: dict[str, dict[str, Any]] = {
     "no-era": {"era_enabled": False},
     **{
-        f"{name}-{apply_to}": {
-            **ERA, "era_tokens": tokens, "era_entropy_low": low, "era_apply_to": apply_to
-        }
+        f"{tokens}-{apply_to}": {**ERA, "era_tokens": tokens, "era_apply_to": apply_to}
         for apply_to in ("response", "forking")
-        for name, (tokens, low) in SELECTIONS.items()
+        for tokens in ("top", "bottom", "random")
     },
-}  # fmt: skip
+    "bottom-matched": {**ERA, "era_tokens": "bottom", "era_entropy_low": 0.6},
+    "random-matched": {**ERA, "era_tokens": "random", "era_entropy_low": 0.7},
+}
 CHECKPOINT = "top-response"
 STEPS, MORE_STEPS = 260, 130
+COLUMNS = (*MEASURES, "sharpened")
 
 
 def main() -> None:
@@ -51,17 +44,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--table-only", action="store_true", help="the table of what has been run")
     options = parser.parse_args()
-    for seed in options.seeds:
+    for seed in [] if options.table_only else options.seeds:
         run_seed(options.output, seed)
-    records = {
-        f"{start}: {arm}": [read(_path(options.output, start, arm, s)) for s in options.seeds]
+    text = report(options.output, options.seeds)
+    (options.output / "table.md").write_text(text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+def report(output: Path, seeds: list[int]) -> str:
+    """Return the table of the runs that have files; its second column says how many seeds have.
+
+    Args:
+        output: Folder of the runs.
+        seeds: Seeds to look for.
+    """
+    paths = {
+        f"{start}: {arm}": [_path(output, start, arm, seed) for seed in seeds]
         for start in ("scratch", "continued")
         for arm in ARMS
     }
-    text = table(records, (*MEASURES, "sharpened"))
-    (options.output / "table.md").write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    records = {title: [read(path) for path in ps if path.exists()] for title, ps in paths.items()}
+    return table({title: found for title, found in records.items() if found}, COLUMNS)
 
 
 def run_seed(output: Path, seed: int) -> None:

@@ -4,10 +4,10 @@
 
 Four ways to get the log-probabilities of tokens from hidden states: TRL's fused head; the same with
 ERA, half of the responses scaled; full logits; and full logits with the scaled rows written into a
-copy, the usual way to modify logits. Time is that of 1024 tokens in CPU seconds of one thread, in
+copy, the usual way to modify logits. There are 1024 tokens. Time is in CPU seconds of one thread, in
 which other processes do not count. The ways take turns, and the ratios to stock are taken within a
-turn, so that drift of the machine falls on all alike. Memory is that of 1024 and of 8192 tokens:
-the peak of a fresh process above its level before the step (Linux).
+turn, so that drift of the machine falls on all alike. Memory is the peak of a fresh process above
+its level before the step (Linux).
 """
 
 import argparse
@@ -32,8 +32,7 @@ from era_llm.options import ERAOptions
 from era_llm.toy_runs import versions, write_json
 
 RESULTS = Path("benchmarks/results/llm/loss_step.json")
-TIME, HIDDEN, VOCABULARY = 128, 512, 32_000
-BATCH, LARGE_BATCH = 8, 64
+BATCH, TIME, HIDDEN, VOCABULARY = 8, 128, 512, 32_000
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -69,39 +68,38 @@ def copied(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Te
 WAYS: dict[str, Step] = {"stock": stock, "era": era, "full_logits": full, "logits_copy": copied}
 
 
-def step(way: str, batch: int) -> float:
+def step(way: str) -> float:
     """Run one forward and backward and return its CPU seconds.
 
     Args:
         way: A key of WAYS.
-        batch: Number of responses, a multiple of 4.
     """
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(batch, TIME, HIDDEN, generator=generator, requires_grad=True)
+    hidden = torch.randn(BATCH, TIME, HIDDEN, generator=generator, requires_grad=True)
     weight = (torch.randn(VOCABULARY, HIDDEN, generator=generator) / 20).requires_grad_()
-    targets = torch.randint(VOCABULARY, (batch, TIME), generator=generator)
-    scale = torch.tensor([2.0, 1.0, 0.5, 1.0] * (batch // 4))[:, None].expand(batch, TIME)
+    targets = torch.randint(VOCABULARY, (BATCH, TIME), generator=generator)
+    scale = torch.tensor([2.0, 1.0, 0.5, 1.0] * (BATCH // 4))[:, None].expand(BATCH, TIME)
     started = time.process_time()
     WAYS[way](hidden, weight, targets, scale).sum().backward()
     return time.process_time() - started
 
 
-def peak(way: str, batch: int) -> float:
+def peak(way: str) -> float:
     """Return the MiB by which one step raises the peak memory of a fresh process.
 
     Args:
         way: A key of WAYS.
-        batch: Number of responses.
     """
-    command = [sys.executable, "-m", "benchmarks.llm.loss_step", "--memory-of", way, str(batch)]
+    command = [sys.executable, "-m", "benchmarks.llm.loss_step", "--memory-of", way]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure_memory(way: str, batch: int) -> float:
+def measure_memory(way: str) -> float:
     """Run one step in this process and return the rise of its peak memory in MiB."""
     torch.set_num_threads(1)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the imports
     before = _peak_mib()
-    step(way, batch)
+    step(way)
     return _peak_mib() - before
 
 
@@ -116,29 +114,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=list(WAYS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
-        way, batch = options.memory_of
-        sys.stdout.write(str(measure_memory(way, int(batch))))
+        sys.stdout.write(str(measure_memory(options.memory_of)))
         return
-    result = {**timings(options.repeats), "memory": [memory(BATCH), memory(LARGE_BATCH)]}
-    write_json(options.output, result)
-    sys.stdout.write(options.output.read_text())
-
-
-def memory(batch: int) -> dict[str, Any]:
-    """Return the peak memory of every way.
-
-    Args:
-        batch: Number of responses.
-    """
-    tokens = batch * TIME
-    return {
-        "tokens": tokens,
-        "logits_mib": tokens * VOCABULARY * 4 / 2**20,
-        "peak_mib": {way: round(peak(way, batch)) for way in WAYS},
+    memory = {
+        "logits_mib": BATCH * TIME * VOCABULARY * 4 / 2**20,
+        "peak_mib": {way: round(peak(way)) for way in WAYS},
     }
+    write_json(options.output, {**timings(options.repeats), **memory})
+    sys.stdout.write(options.output.read_text())
 
 
 def timings(repeats: int) -> dict[str, Any]:
@@ -149,8 +135,8 @@ def timings(repeats: int) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     for way in WAYS:
-        step(way, BATCH)
-    turns = [{way: step(way, BATCH) for way in WAYS} for _ in range(repeats)]
+        step(way)
+    turns = [{way: step(way) for way in WAYS} for _ in range(repeats)]
     ratios = {way: [turn[way] / turn["stock"] for turn in turns] for way in WAYS}
     return {
         "command": " ".join(["python", *sys.orig_argv[1:]]),
