@@ -28,6 +28,8 @@ INSTALL = (
     f'"git+https://github.com/carlosferrazza/humanoid-bench@{COMMIT}#egg=humanoid_bench"'
 )
 
+METADATA = {"render_modes": ["rgb_array"], "render_fps": 50}
+
 
 def make(
     robot: str,
@@ -75,8 +77,6 @@ class HumanoidBenchEnv(
     that a seed decides the episodes, and no environment disturbs another.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
-
     def __init__(
         self, robot: str, task: str, render_mode: str | None = None, **kwargs: Any
     ) -> None:
@@ -95,6 +95,7 @@ class HumanoidBenchEnv(
                 **{**upstream.TASKS[task].kwargs, **kwargs},
             )
         )
+        self.metadata = METADATA
         space = self.env.observation_space
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
         self._random = np.random.RandomState().get_state()
@@ -142,7 +143,7 @@ class HumanoidBenchEnv(
 
 
 # gymnasium.make reads this where it is asked for a window, and wraps one around "rgb_array"
-make.metadata = HumanoidBenchEnv.metadata  # type: ignore[attr-defined]
+make.metadata = METADATA  # type: ignore[attr-defined]
 
 
 def load() -> ModuleType:
@@ -164,8 +165,9 @@ def load() -> ModuleType:
         package = importlib.import_module("humanoid_bench")
         importlib.import_module("humanoid_bench.env")
     sizes = importlib.import_module("humanoid_bench.dmc_deps.dmc_sizes").array_sizes
-    for name, struct in (("mjmodel", mujoco.MjModel), ("mjdata", mujoco.MjData)):
-        for field in [field for field in sizes[name] if not hasattr(struct, field)]:
+    for name, struct in (("mjmodel", "MjModel"), ("mjdata", "MjData")):
+        fields = dir(getattr(mujoco, struct))
+        for field in sizes[name].keys() - fields:
             del sizes[name][field]
     return package
 

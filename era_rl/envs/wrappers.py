@@ -48,13 +48,14 @@ class ActionRepeat(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Record
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Repeat the action; observation and info are the last step's."""
-        total = 0.0
-        for _ in range(self.repeats):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        total = float(reward)
+        for _ in range(self.repeats - 1):
             if terminated or truncated:
                 break
-        return observation, total, terminated, truncated, info  # pyright: ignore[reportPossiblyUnboundVariable]
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+        return observation, total, terminated, truncated, info
 
 
 class Float32Observation(

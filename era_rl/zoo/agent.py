@@ -54,7 +54,7 @@ def evaluate(args: argparse.Namespace) -> None:
         return_episode_rewards=True,
     )
     sys.stdout.write(
-        f"{len(returns)} episodes: return {np.mean(returns):.2f} +/- {np.std(returns):.2f}, "
+        f"{args.episodes} episodes: return {np.mean(returns):.2f} +/- {np.std(returns):.2f}, "
         f"length {np.mean(lengths):.1f}\n"
     )
     if env.has_attr("success_bar"):
@@ -110,7 +110,7 @@ def load_agent(
         env_kwargs={**settings.get("env_kwargs", {}), **env_kwargs},
     )
     # an agent that is not trained needs no memory
-    memory = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+    memory: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
     sys.stdout.write(f"loading {path}\n")
     return algorithm.load(path, device=args.device, seed=args.seed, **memory), env
 

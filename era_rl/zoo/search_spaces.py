@@ -58,8 +58,8 @@ def _sample(
     return _without_foreign(name, settings)
 
 
-def _convert(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    return _without_foreign(name, HYPERPARAMS_CONVERTER[HOSTS[name]](parameters))
+def _convert(name: str, sampled_params: dict[str, Any]) -> dict[str, Any]:
+    return _without_foreign(name, HYPERPARAMS_CONVERTER[HOSTS[name]](sampled_params))
 
 
 def _without_foreign(name: str, settings: dict[str, Any]) -> dict[str, Any]:

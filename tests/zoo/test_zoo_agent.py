@@ -133,6 +133,7 @@ def moving_frames(folder: Path) -> int:
     return len(frames)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # moviepy's pipes to ffmpeg
 def test_record_video_films_an_agent(logs, tmp_path, capsys):
     film = ["record-video", *names(logs, "ppo_era"), "-n", "12", "-o", str(tmp_path)]
     assert cli.main(film) == 0

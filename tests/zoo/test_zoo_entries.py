@@ -69,7 +69,14 @@ def train_a_little(algo: str, env_id: str, settings: dict[str, Any], folder: Pat
     return data["_n_updates"]
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+# the rest have the same entries; they are tried with the slow tests
+DEFAULT = ("sac_era", "sac_era_paper", "fastsac_era", "tqc_era", "ppo_era", "sac")
+
+
+@pytest.mark.parametrize(
+    "algo",
+    [pytest.param(a, marks=() if a in DEFAULT else pytest.mark.slow, id=a) for a in ALGORITHMS],
+)
 def test_every_entry_trains(algo, tmp_path, fake_humanoid_bench):
     """On a small environment of its suite; entries that say the same are tried once."""
     tried = []
