@@ -36,7 +36,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 CHECKPOINT = "top-response"
 STEPS, MORE_STEPS = 260, 130
-# A fresh Adam at the full rate unlearns in its first ten steps half of what the checkpoint can do.
+# A fresh Adam at the full rate unlearns most of the checkpoint's gain in its first ten steps.
 WARM_UP = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 20}
 COLUMNS = (*MEASURES, "sharpened")
 
