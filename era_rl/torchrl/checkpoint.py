@@ -22,13 +22,13 @@ def save_checkpoint(path: Path, config: Config, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
-    """Return the content of a checkpoint that was written with the same settings.
+    """Return the content, on the CPU, of a checkpoint that was written with the same settings.
 
     Raises:
         ValueError: If the file is no checkpoint, or a setting that matters differs.
     """
     try:
-        state = torch.load(path, map_location=config.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"checkpoint={str(path)!r} is truncated or no checkpoint") from error
     asked = {"algorithm": type(config).__name__, **asdict(config)}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data.replay_buffers import Sampler, Storage
@@ -114,8 +114,8 @@ def stack_losses(
     )
     trainable = {name for name, _ in losses[0].named_parameters()}
     for name in trained:
-        for key, value in params[name].items(True, True):
-            value.requires_grad_(".".join((name, *_path(key))) in trainable)
+        for key, value in params[name].flatten_keys(".").items():
+            value.requires_grad_(f"{name}.{key}" in trainable)
     return losses[0], params
 
 
@@ -140,10 +140,6 @@ def call_with(
     finally:
         for name in names:
             del loss.__dict__[name]
-
-
-def _path(key: NestedKey) -> tuple[str, ...]:
-    return (key,) if isinstance(key, str) else tuple(key)
 
 
 class StackedPolicy(TensorDictModuleBase):
@@ -172,9 +168,10 @@ class StackedPolicy(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the actions of all agents, and what else the actor writes, to the tensordict."""
-        data = tensordict.select(*self.in_keys).view(self.agents, -1)
+        environment_device = tensordict["noise"].device
+        data = tensordict.select(*self.in_keys).view(self.agents, -1).to(self.uniform.device)
         out = torch.vmap(self._act)(self.params.data, data)
-        return tensordict.update(out.select(*self.out_keys).view(-1))
+        return tensordict.update(out.select(*self.out_keys).view(-1).to(environment_device))
 
     def _act(self, params: TensorDictBase, data: TensorDictBase) -> TensorDictBase:
         with params.to_module(self.actor):

@@ -72,6 +72,7 @@ class Trainer:
         self.evaluation_envs = make_envs(config, config.eval_episodes, EVALUATION)
         self.learner = make_learner(config, self.evaluation_envs)
         self.collector = make_collector(config, self.learner.policy)
+        self.batches = iter(self.collector)  # kept: a collector ends with its iterator
         name = f"{type(config).__name__.removesuffix('Config').lower()}-era"
         self.loggers = [CSVLogger(name, config.out), TensorboardLogger(name, config.out)]
         self.checkpoints = 0
@@ -82,11 +83,10 @@ class Trainer:
     def run(self) -> Tensor:
         """Train to ``total_steps`` and return the last evaluation's returns, (agents, episodes)."""
         started, begun_at = time.monotonic(), self.learner.steps
-        batches = iter(self.collector)
         returns = None
         while self.learner.steps < self.config.total_steps:
             before = self.learner.steps
-            data = agents_first(next(batches), self.config.seeds)
+            data = agents_first(next(self.batches), self.config.seeds)
             metrics = {**self.learner.learn(data), **episode_returns(data)}
             if self.config.collectors:
                 self.collector.update_policy_weights_()

@@ -1,4 +1,4 @@
-"""Collecting in other processes: TorchRL's MultiSyncCollector, and RayCollector with a killed worker."""
+"""Collecting in other processes: MultiSyncCollector, and RayCollector with a killed worker."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_two_processes_collect_with_the_learners_policy(tmp_path: Path) -> None:
     trainer = Trainer(_config(tmp_path, seeds=2, num_envs=2, total_steps=120))
     trainer.run()
     assert trainer.learner.steps == 120
-    data = next(iter(trainer.collector))
+    data = next(trainer.batches)
     assert data.shape == (2, 4, 10)  # collectors, agents * environments, time
     assert not torch.equal(data["observation"][0], data["observation"][1])
     with set_exploration_type(ExplorationType.RANDOM):

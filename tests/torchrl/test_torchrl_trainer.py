@@ -99,11 +99,10 @@ def test_each_agents_metrics_are_logged(tmp_path: Path) -> None:
 
 def test_actions_are_uniform_until_learning_starts(tmp_path: Path) -> None:
     trainer = Trainer(replace(SAC, out=str(tmp_path)))
-    batches = iter(trainer.collector)
-    data = next(batches)
+    data = next(trainer.batches)
     torch.testing.assert_close(data["action"], -2.0 + 4.0 * data["noise"])
     trainer.learner.policy.uniform.zero_()
-    data = next(batches)
+    data = next(trainer.batches)
     assert (data["action"] - (-2.0 + 4.0 * data["noise"])).abs().amax() > 1e-2
     trainer.close()
 
