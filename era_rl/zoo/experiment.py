@@ -68,6 +68,8 @@ class Experiment(ExperimentManager):
         if self.checkpoint is not None:
             restore_logs(self.checkpoint)
             return
+        if self.optimize_hyperparameters:
+            return  # a search writes a report and no run
         while True:
             try:
                 os.makedirs(self.params_path)
@@ -80,7 +82,7 @@ class Experiment(ExperimentManager):
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Return environments, noted so that they can be closed (rl_zoo3's hook)."""
-        env = super().create_envs(n_envs, eval_env, no_log)
+        env = super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
         if not self.optimize_hyperparameters:  # there rl_zoo3 closes them
             self._envs.append(env)
         return env
