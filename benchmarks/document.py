@@ -85,22 +85,24 @@ def _html_block(block: Block) -> str:
         image = f'<img src="{html.escape(block.file)}" alt="{caption}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
-    rows = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in block.rows
-    )
-    caption = f"<caption>{html.escape(block.caption)}</caption>" if block.caption else ""
-    return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>\n{rows}</table></div>'
+    rows = "\n".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in block.rows)
+    caption = f'<p class="caption">{html.escape(block.caption)}</p>' if block.caption else ""
+    return f'{caption}<div class="wide"><table><thead><tr>{head}</tr></thead>\n{rows}</table></div>'
+
+
+def _html_cell(cell: str) -> str:
+    words = ' class="words"' if cell[:1].isalpha() else ""
+    return f"<td{words}>{html.escape(cell)}</td>"
 
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; }
-caption { text-align: left; color: #444; padding-bottom: .4rem; }
+.caption, figcaption { color: #444; max-width: 55rem; }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .words { text-align: left; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; }
-figure { margin: 1rem 0; } img { max-width: 100%; } figcaption { color: #444; }
+figure { margin: 1rem 0; } img { max-width: 100%; }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; }
 """

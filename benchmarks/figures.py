@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from benchmarks import metrics
 from benchmarks.metrics import Array, Interval
@@ -124,6 +125,7 @@ def _panels(
             if runs := grid.get((task, arm)):
                 draw(axis, runs, COLORS[index % len(COLORS)], arm)
         axis.set(title=task, xlabel="environment steps", yscale="log" if log else "linear")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(color="0.9")
     for axis in axes[len(tasks) :]:
         axis.remove()

@@ -27,6 +27,8 @@ from era_rl.core import TruncatedGaussianHead
 from era_rl.sb3 import PPOERA, TQCERA
 
 PLAIN = "plain"
+EXPERIENCE = 512
+"""Steps taken before updates are timed."""
 HOSTS: dict[str, tuple[Any, Any]] = {"PPO": (PPO, PPOERA), "TQC": (TQC, TQCERA)}
 
 
@@ -60,13 +62,13 @@ def training_steps(host: str, args: argparse.Namespace) -> dict[str, Callable[[]
         model = algorithm(
             "MlpPolicy",
             gymnasium.make(args.env),
-            policy_kwargs={"net_arch": [256, 256]},
+            policy_kwargs={"net_arch": [args.width, args.width]},
             device=args.device,
             seed=0,
-            **({"n_steps": 512} if host == "PPO" else {"learning_starts": 0}),
+            **({"n_steps": EXPERIENCE} if host == "PPO" else {"learning_starts": EXPERIENCE}),
         )
         model.set_logger(Logger(folder=None, output_formats=[]))
-        model.learn(512)
+        model.learn(EXPERIENCE)
         # PPO's epochs on its rollout, or as many updates on the replay buffer
         on_policy = isinstance(model, OnPolicyAlgorithm)
         steps[name] = model.train if on_policy else lambda model=model: model.train(10, 256)
@@ -97,6 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--env", default="HalfCheetah-v5")
     parser.add_argument("--action-dim", type=int, default=6, help="of the heads alone")
     parser.add_argument("--batch-size", type=int, default=256, help="of the heads alone")
+    parser.add_argument("--width", type=int, default=256, help="units of two hidden layers")
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=50, help="passes of a head in a block")
     parser.add_argument("--compile", action="store_true", help="the compiled exact head too")

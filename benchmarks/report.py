@@ -31,8 +31,28 @@ def write(suite: Suite, results_folder: Path, scratch: Path) -> Path:
     if grid:
         sections += [
             _scores(suite, grid),
-            *_drawn(grid, results_folder),
+            _picture(
+                "Learning curves",
+                grid,
+                figures.learning_curves,
+                results_folder / "curves.png",
+                f"Evaluation return: {INTERVALS}",
+            ),
             _entropy(grid, results_folder),
+            _picture(
+                "Standard deviation",
+                grid,
+                figures.log_stds,
+                results_folder / "log_std.png",
+                "Mean log std on visited states, before squashing or truncation, averaged over seeds",
+            ),
+            _picture(
+                "Gradients",
+                grid,
+                figures.gradient_norms,
+                results_folder / "gradient_norm.png",
+                "Norm of the actor's last gradient, averaged over seeds",
+            ),
             _conflict(grid, results_folder),
             _dimensions(suite, grid, results_folder),
             _speed(grid),
@@ -138,33 +158,12 @@ def _aggregate_row(suite: Suite, grid: Grid, arm: str) -> list[str]:
     return [arm, str(len(scores)), *map(str, metrics.aggregates(scores).values()), better]
 
 
-def _drawn(grid: Grid, folder: Path) -> list[Section]:
-    """Return the sections that are one figure each."""
-    drawn: list[tuple[str, Callable[[Grid, Path], None], str, str]] = [
-        (
-            "Learning curves",
-            figures.learning_curves,
-            "curves.png",
-            f"Evaluation return: {INTERVALS}",
-        ),
-        (
-            "Standard deviation",
-            figures.log_stds,
-            "log_std.png",
-            "Mean log std on visited states, averaged over seeds; before the squashing or truncation",
-        ),
-        (
-            "Gradients",
-            figures.gradient_norms,
-            "gradient_norm.png",
-            "Norm of the actor's last gradient, averaged over seeds",
-        ),
-    ]
-    sections = []
-    for title, draw, file, caption in drawn:
-        draw(grid, folder / file)
-        sections.append(Section(title, [Picture(file, caption)]))
-    return sections
+def _picture(
+    title: str, grid: Grid, draw: Callable[[Grid, Path], None], path: Path, caption: str
+) -> Section:
+    """Draw a figure and return the section that shows it."""
+    draw(grid, path)
+    return Section(title, [Picture(path.name, caption)])
 
 
 def _entropy(grid: Grid, folder: Path) -> Section:

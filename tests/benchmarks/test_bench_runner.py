@@ -1,10 +1,8 @@
 """The runner does what is missing, whatever fails, is killed, or runs out of time."""
 
 import fcntl
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,11 +10,9 @@ import pytest
 from bench_tiny import made_up, tiny
 
 from benchmarks import __main__ as cli
-from benchmarks import results, suite
+from benchmarks import job, results, suite
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, status
 from benchmarks.suite import Run, TrainingRun
-
-ROOT = Path(__file__).parents[2]
 
 
 class Instant:
@@ -154,16 +150,19 @@ def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> Non
     )
     (run,) = suite.load(path).runs
     results_folder, scratch = tmp_path / "results", tmp_path / "scratch"
-    command = [sys.executable, "-m", "benchmarks", "run", path, "--results", str(results_folder)]
-    runner = subprocess.Popen([*command, "--scratch", str(scratch)], cwd=ROOT)
+    # forked, so that it need not import everything again
+    runner = get_context("fork").Process(
+        target=Runner(suite.load(path), results_folder, scratch).work_off
+    )
+    runner.start()
     _wait_for(lambda: checkpoint_steps(run, scratch) >= 400)
-    runner.send_signal(signal.SIGKILL)
-    runner.wait()
+    runner.kill()
+    runner.join()
     with (run.folder(scratch) / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the run's own process ends with the runner's
     assert not run.result(results_folder).exists()
     reached = checkpoint_steps(run, scratch)
-    assert Runner(suite.load(path), results_folder, scratch).work_off()
+    job.main([path, run.name, "--results", str(results_folder), "--scratch", str(scratch)])
     result = results.read(run, results_folder)
     assert result is not None
     assert result["resumed_at"] == [reached]

@@ -1,0 +1,132 @@
+"""What is measured is what it is called: entropies, floors, margins, rewards of the synthetic task."""
+
+import copy
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import PPO, SAC
+
+from benchmarks import floor_audit, overhead, reaching
+from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, entropy_and_log_std, read_rows
+from era_rl.sb3 import PPOERA, SACERA
+
+SMALL = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
+ALGORITHMS = {
+    "SAC": (SAC, {"learning_starts": 30, "batch_size": 8, **SMALL}),
+    "SACERA": (SACERA, {"learning_starts": 30, "batch_size": 8, **SMALL}),
+    "PPO": (PPO, {"n_steps": 32, "batch_size": 16, "n_epochs": 1, **SMALL}),
+    "PPOERA": (PPOERA, {"n_steps": 32, "batch_size": 16, "n_epochs": 1, **SMALL}),
+}
+
+
+def build(name: str) -> Any:
+    algorithm, settings = ALGORITHMS[name]
+    env = gymnasium.make("benchmarks/reach-4-v0")
+    return algorithm("MlpPolicy", env, **copy.deepcopy(settings))  # SAC adds to policy_kwargs
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_trace_has_entropies_floors_and_times(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    model.learn(64, callback=PolicyTrace(20, tmp_path / "trace.csv"))
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in read_rows(tmp_path / "trace.csv")]
+    assert [row["timesteps"] for row in rows] == [20, 40, 60, 64]
+    for row in rows:
+        assert row["entropy_min"] <= row["entropy_mean"] <= row["entropy_max"]
+        assert row["log_std_min"] <= row["log_std_mean"]
+    assert all(a["seconds"] < b["seconds"] for a, b in pairwise(rows))
+    floors = [row["floor"] for row in rows]
+    if name.endswith("ERA"):
+        assert floors == [model.policy.entropy_floor] * 4
+        assert all(row["margin_min"] > -1e-4 for row in rows)
+    else:
+        assert np.isnan(floors).all()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_entropies_are_those_of_sampled_densities(name: str) -> None:
+    model = build(name)
+    obs = torch.randn(1, 8).expand(40_000, 8)
+    with torch.no_grad():
+        entropy = entropy_and_log_std(model, obs)[0][0].item()
+        if name.startswith("SAC"):
+            log_prob = model.actor.action_log_prob(obs)[1]
+        else:
+            log_prob = model.policy.get_distribution(obs).log_prob(model.policy(obs)[0])
+    standard_error = log_prob.std().item() / 200.0
+    assert entropy == pytest.approx(-log_prob.mean().item(), abs=5 * standard_error)
+
+
+def test_what_came_after_the_checkpoint_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("timesteps,x\r\n10,1\r\n20,2\r\n30,3\r\n40,0.")  # killed while writing
+    assert read_rows(path) == [[10.0, 1.0], [20.0, 2.0], [30.0, 3.0]]
+    drop_rows_after(path, 20)
+    assert read_rows(path) == [[10.0, 1.0], [20.0, 2.0]]
+    assert path.read_text().startswith("timesteps,x\n")
+    drop_rows_after(tmp_path / "absent.csv", 20)
+
+
+@pytest.mark.parametrize("dim", reaching.DIMENSIONS)
+def test_reaching_has_the_documented_reward(dim: int) -> None:
+    env = gymnasium.make(f"benchmarks/reach-{dim}-v0")
+    obs, _ = env.reset(seed=0)
+    start, offset = obs[:dim], obs[dim:]
+    action = np.clip(offset / reaching.SPEED, -1.0, 1.0)
+    obs, reward, *_ = env.step(action)
+    assert obs[:dim] == pytest.approx(start + reaching.SPEED * action, abs=1e-6)
+    distance = np.mean(obs[dim:] ** 2)
+    assert reward == pytest.approx(math.exp(-distance / (2 * reaching.WIDTH**2)), rel=1e-5)
+    if dim == 4:
+        check_env(env.unwrapped, skip_render_check=True)
+
+
+def test_the_audit_tells_a_floor_that_holds_from_one_that_does_not() -> None:
+    cases = {case.head: case for case in floor_audit.continuous_cases(2)}
+    rows = {head: floor_audit.audit(case, batches=1) for head, case in cases.items()}
+    for head in ("exact floor", "exact floor, slack"):
+        assert -1e-5 < rows[head]["ascent"] <= rows[head]["random"] < 0.1
+    # the least a truncation to half of its normal takes away is ln 2 a dimension
+    for head in ("Eq. 11, truncated", "Eq. 11, tanh"):
+        assert rows[head]["ascent"] < -math.log(2.0)
+
+
+def test_the_audit_takes_the_worst_of_trained_runs(tmp_path: Path) -> None:
+    for index, (settings, margin) in enumerate(
+        [({}, [0.2, 0.1]), ({}, [0.3]), ({"floor": "gaussian"}, [-1.0])]
+    ):
+        run = {"config": {"algo": "sac_era", "settings": settings}, "trace": {"margin_min": margin}}
+        path = tmp_path / "suite" / f"{index}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(run))
+    (tmp_path / "suite" / "other.json").write_text("{}")
+    assert floor_audit.visited(tmp_path) == {"exact": 0.1, "gaussian": -1.0}
+
+
+def test_overhead_writes_ratios_of_heads_and_training_steps(tmp_path: Path) -> None:
+    out = tmp_path / "overhead.json"
+    arguments = [
+        "--blocks",
+        "2",
+        "--repeats",
+        "2",
+        "--batch-size",
+        "4",
+        "--hosts",
+        "TQC",
+        "--width",
+        "8",
+    ]
+    overhead.main([*arguments, "--env", "benchmarks/reach-4-v0", "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert set(result["ratios"]) == {"head", "TQC"}
+    assert [row["algorithm"] for row in result["ratios"]["TQC"]] == ["plain", "ERA"]
+    assert all(row["speed_over_plain"]["median"] > 0 for row in result["ratios"]["head"])
