@@ -4,13 +4,13 @@ The machines need this repository, installed, at the path where it is here. Chec
 machine that writes them; a retried run goes on from them if the folder is shared, and else begins anew.
 """
 
-import subprocess
+import tempfile
+import time
 from pathlib import Path
-from typing import Any
 
 import ray
 
-from benchmarks.runner import Launch
+from benchmarks.runner import POLL_SECONDS, Launch, start
 from benchmarks.suite import Run
 
 RETRIES = 3
@@ -50,15 +50,13 @@ def connect(address: str) -> tuple[Launch, int]:
     return RemoteTask, int(ray.cluster_resources()["CPU"])
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _execute(command: list[str], result: str) -> tuple[int, str, str | None]:
     """Run a command; return exit status, output, and what it wrote as its result."""
-    done: Any = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    path = Path(result)
-    return done.returncode, done.stdout, path.read_text() if path.exists() else None
+    with tempfile.TemporaryFile("w+") as log, start(command, log) as process:
+        # not communicate(), which closes the pipe that the run watches
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+        log.seek(0)
+        path = Path(result)
+        return process.returncode, log.read(), path.read_text() if path.exists() else None

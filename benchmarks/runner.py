@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Protocol
+from typing import IO, Protocol
 
 from benchmarks import results
 from benchmarks.suite import Run, Suite, TrainingRun
@@ -34,23 +34,25 @@ class Execution(Protocol):
 Launch = Callable[[Run, Path, Path], Execution]
 
 
-class LocalProcess:
-    """A run as a subprocess, its output in ``log.txt`` of its folder.
+def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[bytes]:
+    """Start a run's command as a subprocess with one thread.
 
     A training run watches its standard input, a pipe that closes with this process, however that ends.
     """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "BENCHMARKS_PARENT_PIPE": "1"}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
+    )
+
+
+class LocalProcess:
+    """A run as a subprocess, its output in ``log.txt`` of its folder."""
 
     def __init__(self, run: Run, results: Path, scratch: Path) -> None:
         folder = run.folder(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log:
-            self.process = subprocess.Popen(
-                run.command(results, scratch),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "BENCHMARKS_PARENT_PIPE": "1"},
-            )
+            self.process = start(run.command(results, scratch), log)
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it is running."""

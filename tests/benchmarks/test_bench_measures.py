@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO, SAC
 
-from benchmarks import floor_audit, overhead, reaching
+from benchmarks import floor_audit, overhead, reaching, sbx, tables
 from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, entropy_and_log_std, read_rows
 from era_rl.sb3 import PPOERA, SACERA
 
@@ -130,3 +131,21 @@ def test_overhead_writes_ratios_of_heads_and_training_steps(tmp_path: Path) -> N
     assert set(result["ratios"]) == {"head", "TQC"}
     assert [row["algorithm"] for row in result["ratios"]["TQC"]] == ["plain", "ERA"]
     assert all(row["speed_over_plain"]["median"] > 0 for row in result["ratios"]["head"])
+
+
+def test_sbx_is_measured_in_the_interpreter_given(tmp_path: Path) -> None:
+    """SB3's SAC stands in for SBX's, under an interpreter that finds it by that name."""
+    (tmp_path / "sbx.py").write_text("from stable_baselines3 import SAC\n__version__ = '0.0'\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    arguments = ["--env", "Pendulum-v1", "--width", "8", "--batch-size", "8", "--blocks", "3"]
+    out = tmp_path / "out.json"
+    sbx.main(
+        [*arguments, "--steps", "2", "--warmup", "5", "--python", str(python), "--out", str(out)]
+    )
+    result = json.loads(out.read_text())
+    assert [row["algorithm"] for row in result["ratios"]] == ["sac", "exact", "sbx"]
+    assert all(len(kinds["env_step"]) == 3 for kinds in result["seconds"].values())
+    assert result["sbx"] == "0.0"
+    assert len(tables.throughput(out).rows) == 2

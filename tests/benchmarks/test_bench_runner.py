@@ -178,3 +178,16 @@ def _wait_for(condition, seconds: float = 200.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_does_the_same(tmp_path: Path, capsys) -> None:
+    ray = pytest.importorskip("ray")
+    path, scratch = commands_suite(tmp_path), str(tmp_path / "scratch")
+    try:
+        assert cli.main(["run", path, "--scratch", scratch, "--ray", "local"]) == 1
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "fine").exists()
+    assert (tmp_path / "later").exists()
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().out
