@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
 from benchmarks.runner import POLL_SECONDS, Launch, start
 from benchmarks.suite import Run
@@ -30,7 +31,7 @@ class RemoteTask:
             return None
         try:
             exit_status, output, result = ray.get(self.reference)
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             exit_status, output, result = 1, str(error), None
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "log.txt").write_text(output)

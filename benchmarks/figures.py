@@ -131,16 +131,22 @@ def _panels(
         axis.remove()
     for row in range(rows):
         axes[row * columns].set_ylabel(ylabel)
+    _legend(figure, arms)
+    figure.savefig(path, dpi=110)
+
+
+def _legend(figure: Figure, labels: Sequence[str]) -> None:
+    """Put one legend for all panels below them, in the order of the labels."""
     handles = {
         label: handle
-        for axis in axes[: len(tasks)]
+        for axis in figure.axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    order = [arm for arm in arms if arm in handles]
+    order = [label for label in labels if label in handles]
+    columns = min(len(order), 4)
     figure.legend(
-        [handles[arm] for arm in order], order, loc="outside lower center", ncols=min(len(order), 4)
+        [handles[label] for label in order], order, loc="outside lower center", ncols=columns
     )
-    figure.savefig(path, dpi=110)
 
 
 def unique(values: Any) -> Sequence[str]:

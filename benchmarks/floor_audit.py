@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,12 @@ from era_rl.core import (
     tanh_normal_entropy,
     truncated_normal_entropy,
 )
+from era_rl.core.activations import SoftmaxMethod
 
 BATCH, WORST, ASCENT_STEPS = 4_096, 64, 200
 PAPER_NATS = 0.25
 """Floor per dimension in the paper's code, of the normal before truncation."""
+CATEGORICAL_NATS = 1.0
 
 
 class Case(NamedTuple):
@@ -70,11 +72,14 @@ def continuous_cases(dim: int) -> list[Case]:
 
 def categorical_cases(classes: int) -> list[Case]:
     """Return the heads of classifiers and discrete policies."""
-    found = []
-    for method, floor in (("lambert", 1.0), ("paper", 1.0), ("temperature", 1.0)):
-        head = CategoricalHead(classes, target_entropy=floor, method=method)
-        found.append(Case(f"softmax, {method}", floor, classes, classes, _categorical(head)))
-    return found
+    heads = {
+        method: CategoricalHead(classes, target_entropy=CATEGORICAL_NATS, method=method)
+        for method in get_args(SoftmaxMethod)
+    }
+    return [
+        Case(f"softmax, {method}", CATEGORICAL_NATS, classes, classes, _categorical(head))
+        for method, head in heads.items()
+    ]
 
 
 def audit(case: Case, batches: int) -> dict[str, Any]:

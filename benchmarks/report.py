@@ -29,40 +29,45 @@ def write(suite: Suite, results_folder: Path, scratch: Path) -> Path:
     results_folder.mkdir(parents=True, exist_ok=True)
     sections = [_overview(suite, state), *_commands(suite, results_folder)]
     if grid:
-        sections += [
-            _scores(suite, grid),
-            _picture(
-                "Learning curves",
-                grid,
-                figures.learning_curves,
-                results_folder / "curves.png",
-                f"Evaluation return: {INTERVALS}",
-            ),
-            _entropy(grid, results_folder),
-            _picture(
-                "Standard deviation",
-                grid,
-                figures.log_stds,
-                results_folder / "log_std.png",
-                "Mean log std on visited states, before squashing or truncation, averaged over seeds",
-            ),
-            _picture(
-                "Gradients",
-                grid,
-                figures.gradient_norms,
-                results_folder / "gradient_norm.png",
-                "Norm of the actor's last gradient, averaged over seeds",
-            ),
-            _conflict(grid, results_folder),
-            _dimensions(suite, grid, results_folder),
-            _speed(grid),
-            _provenance(grid),
-        ]
+        sections += _measured(suite, grid, results_folder)
     sections.append(_not_done(state))
     (results_folder / "report.md").write_text(markdown(title, sections))
     path = results_folder / "report.html"
     path.write_text(page(title, sections))
     return path
+
+
+def _measured(suite: Suite, grid: Grid, folder: Path) -> list[Section]:
+    """Return the sections on training runs, in the order of reading."""
+    return [
+        _scores(suite, grid),
+        _picture(
+            "Learning curves",
+            grid,
+            figures.learning_curves,
+            folder / "curves.png",
+            f"Evaluation return: {INTERVALS}",
+        ),
+        _entropy(grid, folder),
+        _conflict(grid, folder),
+        _dimensions(suite, grid, folder),
+        _picture(
+            "Standard deviation",
+            grid,
+            figures.log_stds,
+            folder / "log_std.png",
+            "Mean log std on visited states, before squashing or truncation, averaged over seeds",
+        ),
+        _picture(
+            "Gradients",
+            grid,
+            figures.gradient_norms,
+            folder / "gradient_norm.png",
+            "Norm of the actor's last gradient, averaged over seeds",
+        ),
+        _speed(grid),
+        _provenance(grid),
+    ]
 
 
 def read_grid(suite: Suite, results_folder: Path) -> Grid:
@@ -83,7 +88,7 @@ def score_matrix(suite: Suite, grid: Grid, arm: str) -> Array:
     ]
     seeds = sorted(set.intersection(*(set(found) for found in by_task)))
     columns = [
-        metrics.normalised(np.array([found[seed] for seed in seeds]), *suite.range(task))
+        metrics.normalised(np.array([found[seed] for seed in seeds]), *suite.score_range(task))
         for task, found in zip(suite.content["tasks"], by_task, strict=True)
     ]
     return np.array(columns).T.reshape(len(seeds), len(by_task))
@@ -123,7 +128,7 @@ def _scores(suite: Suite, grid: Grid) -> Section:
     tasks = list(suite.content["tasks"])
     arms = [arm for arm in suite.content["arms"] if any((task, arm) in grid for task in tasks)]
     returns = [[arm, *(_final(grid.get((task, arm), [])) for task in tasks)] for arm in arms]
-    ranges = "; ".join("{} {:g} to {:g}".format(t, *suite.range(t)) for t in tasks)
+    ranges = "; ".join("{} {:g} to {:g}".format(t, *suite.score_range(t)) for t in tasks)
     blocks: list[Block] = [
         Table(
             ["arm", *tasks],
@@ -266,7 +271,7 @@ def _dimensions(suite: Suite, grid: Grid, folder: Path) -> Section:
 
 def _column(suite: Suite, task: str, runs: Runs) -> Array:
     returns = np.array([[metrics.final_return(run["evaluation"])] for run in runs]).reshape(-1, 1)
-    return metrics.normalised(returns, *suite.range(task))
+    return metrics.normalised(returns, *suite.score_range(task))
 
 
 def _speed(grid: Grid) -> Section:

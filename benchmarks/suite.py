@@ -144,7 +144,7 @@ class Suite:
         check_names("run", [name], names)
         return names[name]
 
-    def range(self, task: str) -> tuple[float, float]:
+    def score_range(self, task: str) -> tuple[float, float]:
         """Return the returns of a task that score 0 and 1."""
         low, high = self.content["tasks"][task]["range"]
         return float(low), float(high)

@@ -16,7 +16,7 @@ def test_every_suite_can_be_read(name: str) -> None:
     names = [run.name for run in loaded.all]
     assert len(set(names)) == len(names) > 0
     for task in loaded.content.get("tasks", {}):
-        low, high = loaded.range(task)
+        low, high = loaded.score_range(task)
         assert low < high
     assert all(arm["about"] for arm in loaded.content.get("arms", {}).values())
 
