@@ -200,12 +200,10 @@ def _training_runs(suite: str, content: dict[str, Any]) -> list[TrainingRun]:
 def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of an arm on a task: the zoo's entry with the suite's changes."""
     check_names("algo", [arm["algo"]], ALGORITHMS)
-    settings = {
-        **entry_for(task["env"], config_path(arm["algo"])),
-        **task.get("params", {}),
-        **arm.get("params", {}),
-        "n_timesteps": int(task.get("steps", content["steps"])),
-    }
+    settings = entry_for(task["env"], config_path(arm["algo"]))
+    steps = int(task.get("steps", content["steps"]))
+    for changes in (task.get("params", {}), arm.get("params", {}), {"n_timesteps": steps}):
+        settings = _changed(settings, changes)
     check(settings, algorithm_class(arm["algo"]))
     return {
         "algo": arm["algo"],
@@ -218,3 +216,16 @@ def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) 
         "device": content.get("device", "cpu"),
         "gradient_conflict": content.get("gradient_conflict", False),
     }
+
+
+def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with others put in; mappings are merged, and null takes a setting out."""
+    result = dict(settings)
+    for name, value in changes.items():
+        if isinstance(value, dict) and isinstance(result.get(name), dict):
+            result[name] = _changed(result[name], value)
+        elif value is None:
+            result.pop(name, None)
+        else:
+            result[name] = value
+    return result

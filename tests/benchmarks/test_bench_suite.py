@@ -1,6 +1,7 @@
 """Suites are data: each committed one can be read, and what does not fit is refused by name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_tiny import tiny
@@ -32,14 +33,26 @@ def test_the_main_suites_compare_five_seeds() -> None:
 
 def test_arms_of_the_ablation_differ_in_entropy_alone() -> None:
     runs = [run for run in suite.load("entropy-ablation").runs if run.seed == 0]
-    entropy = {"floor", "slack", "policy", "layer_norm"}
     for task in ("walker-run", "cheetah-run"):
-        rest = [
-            {k: v for k, v in run.config["settings"].items() if k not in entropy}
-            for run in runs
-            if run.task == task
-        ]
-        assert all(settings == rest[0] for settings in rest)
+        rest = [_without_entropy(run.config["settings"]) for run in runs if run.task == task]
+        assert rest == [rest[0]] * 6
+        assert rest[0]["layer_norm"] is True
+
+
+def _without_entropy(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with LayerNorm where SACERA has it; the baseline's policy has it."""
+    rest = {k: v for k, v in settings.items() if k not in ("floor", "slack", "policy")}
+    kwargs = rest.pop("policy_kwargs", {})
+    return {**rest, **kwargs}
+
+
+def test_params_are_merged_into_the_zoos_settings(tmp_path: Path) -> None:
+    params = "params: {policy_kwargs: {net_arch: [8]}, learning_starts: 7}"
+    (run, *_) = suite.load(tiny(tmp_path, ("algo: sac,", f"algo: sac, {params},"))).runs
+    assert run.config["settings"]["policy_kwargs"] == {"layer_norm": True, "net_arch": [8]}
+    assert run.config["settings"]["learning_starts"] == 7
+    stock = [run for run in suite.load("dmc-hard").runs if run.arm == "sac-stock"]
+    assert all("policy_kwargs" not in run.config["settings"] for run in stock)
 
 
 @pytest.mark.parametrize(
