@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from sb3_contrib.common.maskable.distributions import (
@@ -128,8 +129,8 @@ class ERAActorCriticMixin(ActorCriticMixin):
     """Gives SB3's actor-critic policies an entropy floor, on Box and discrete action spaces.
 
     A Box takes a truncated normal, its actions normalised to [-1, 1]; with ``squash=False`` an
-    unbounded normal under Eq. 11, whose actions the host clips. Discrete and MultiDiscrete take
-    categoricals (:class:`MultiCategoricalHead`).
+    unbounded normal under Eq. 11, whose actions the host clips. Discrete, MultiDiscrete and
+    MultiBinary take categoricals (:class:`MultiCategoricalHead`).
     """
 
     log_half_range: Tensor
@@ -285,9 +286,11 @@ def num_actions(space: spaces.Space) -> list[int]:
         return [int(space.n)]
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return [int(n) for n in space.nvec]
+    if isinstance(space, spaces.MultiBinary) and isinstance(space.n, int | np.integer):
+        return [2] * int(space.n)
     raise ValueError(
-        f"action_space={space} must be a bounded Box, Discrete or one-dimensional MultiDiscrete; for "
-        "binary actions use MultiDiscrete([2, 2, ...])"
+        f"action_space={space} must be a bounded Box, Discrete, or MultiDiscrete or MultiBinary of one "
+        "dimension"
     )
 
 

@@ -183,8 +183,8 @@ class PPOERA(_OnPolicyERAMixin, PPO):
     """PPO whose policy has an entropy floor in every state.
 
     H[pi(.|s)] >= H0 by the policy's head. A Box action space takes a truncated normal on actions
-    normalised to [-1, 1], with a log_std that depends on the state; Discrete and MultiDiscrete take
-    categoricals. Drop-in for ``stable_baselines3.PPO``, whose training loop it runs.
+    normalised to [-1, 1], with a log_std that depends on the state; Discrete, MultiDiscrete and
+    MultiBinary take categoricals. Drop-in for ``stable_baselines3.PPO``, whose training loop it runs.
 
     The floor bounds the density of the policy, p(a|s) <= exp(D / 2 - H0), and with it the importance
     ratio of the clipped objective.
@@ -270,7 +270,7 @@ class MaskablePPOERA(ERAMixin, MaskablePPO):
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
-        env: Environment with ``action_masks``; its action space is Discrete or MultiDiscrete.
+        env: Environment with ``action_masks``; its action space is discrete.
         *args: MaskablePPO's arguments by position.
         target_entropy_fraction: f in [0, 1), the floor as a fraction of the largest entropy.
         **kwargs: MaskablePPO's arguments; ``ent_coef`` is 0 by default and may be set.

@@ -11,10 +11,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
 from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, CrossQERA, MaskablePPOERA
+from era_rl.sb3.actor_critic import num_actions
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 DISCRETE = spaces.Discrete(4)
 MULTI_DISCRETE = spaces.MultiDiscrete([3, 1, 4])
+MULTI_BINARY = spaces.MultiBinary(3)
 
 OFF_POLICY: dict[str, Any] = {"SACERA": SACERA, "TQCERA": TQCERA, "CrossQERA": CrossQERA}
 ON_POLICY: dict[str, Any] = {"PPOERA": PPOERA, "A2CERA": A2CERA}
@@ -24,7 +26,8 @@ FAMILY: dict[str, Any] = {**OFF_POLICY, **ON_POLICY, "MaskablePPOERA": MaskableP
 CASES: list[tuple[str, spaces.Space]] = [
     *((name, BOX) for name in (*OFF_POLICY, *ON_POLICY)),
     *((name, space) for name in ON_POLICY for space in (DISCRETE, MULTI_DISCRETE)),
-    *(("MaskablePPOERA", space) for space in (DISCRETE, MULTI_DISCRETE)),
+    ("PPOERA", MULTI_BINARY),
+    *(("MaskablePPOERA", space) for space in (DISCRETE, MULTI_DISCRETE, MULTI_BINARY)),
 ]
 CASE_IDS = [f"{name}-{type(space).__name__}" for name, space in CASES]
 
@@ -37,8 +40,7 @@ class ChoiceEnv(gym.Env):
 
     def __init__(self, action_space: spaces.Space) -> None:
         self.action_space = action_space
-        discrete = isinstance(action_space, spaces.Discrete)
-        self.nvec = [int(action_space.n)] if discrete else [int(n) for n in action_space.nvec]
+        self.nvec = num_actions(action_space)
         self.observation_space = spaces.Box(-1.0, 1.0, (len(self.nvec),), dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
