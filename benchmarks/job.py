@@ -10,7 +10,6 @@ import argparse
 import fcntl
 import math
 import os
-import shlex
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from stable_baselines3.common.utils import set_random_seed
 import benchmarks.reaching  # noqa: F401 (registers ids)
 import era_rl.envs  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
-from benchmarks.results import RESULTS, SCRATCH, circumstances, peak_memory_mib, write_json
+from benchmarks.results import RESULTS, SCRATCH, circumstances, peak_memory_mib, read, write_json
 from benchmarks.suite import SuiteError, TrainingRun
 from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, read_rows
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, GradientConflict
@@ -73,10 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     suite = suites.load(args.suite)
     run = suite.run(args.run)
+    results = args.results or RESULTS / suite.name
     folder = run.folder(args.scratch or SCRATCH / suite.name)
     with locked(folder):
-        result = execute(run, folder)
-        write_json(run.result(args.results or RESULTS / suite.name), result)
+        if read(run, results) is None:
+            write_json(run.result(results), execute(run, folder))
         # the result first: a kill in between must not cost the run
         for checkpoint in folder.glob("*/*/checkpoint-*"):
             shutil.rmtree(checkpoint)
@@ -129,7 +129,6 @@ def _experiment(run: TrainingRun, folder: Path, checkpoint: Path | None) -> Meas
     command = ["train", "--algo", config["algo"], "--env", config["env"], "--seed", str(run.seed)]
     command += ["--log-folder", str(folder), "--device", config["device"], "--verbose", "0"]
     args = zoo_parser().parse_args([*command, "--save-freq", str(run.checkpoint_every)])
-    args.command = shlex.join(command)
     ALGOS[config["algo"]] = algorithm_class(config["algo"])
     set_random_seed(run.seed)
     every = max(run.steps // CHECKS // settings.get("n_envs", 1), 1)

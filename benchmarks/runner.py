@@ -95,7 +95,10 @@ def status(suite: Suite, results_folder: Path, scratch: Path) -> Status:
     """
     found = Status()
     for run in suite.all:
-        (found.done if _is_done(run, results_folder) else found.missing).append(run)
+        if _is_done(run, results_folder):
+            found.done.append(run)
+            continue
+        found.missing.append(run)
         failure = run.folder(scratch) / "failure.txt"
         if failure.exists():
             found.failed[run.name] = failure.read_text()

@@ -1,6 +1,7 @@
 """The runner does what is missing, whatever fails, is killed, or runs out of time."""
 
 import fcntl
+import json
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,7 +13,7 @@ from bench_tiny import made_up, tiny
 from benchmarks import __main__ as cli
 from benchmarks import job, results, suite
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, status
-from benchmarks.suite import Run, TrainingRun
+from benchmarks.suite import Run, SuiteError, TrainingRun
 
 
 class Instant:
@@ -191,3 +192,17 @@ def test_a_ray_cluster_does_the_same(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "fine").exists()
     assert (tmp_path / "later").exists()
     assert "ZeroDivisionError: division by zero" in capsys.readouterr().out
+
+
+def test_a_run_that_is_worked_on_elsewhere_is_refused(tmp_path: Path) -> None:
+    with job.locked(tmp_path), pytest.raises(SuiteError, match="by another process"):
+        job.locked(tmp_path).__enter__()
+
+
+def test_a_run_does_not_replace_a_result_of_another_config(tmp_path: Path) -> None:
+    run = suite.load(tiny(tmp_path)).runs[0]
+    other = {**made_up(run, 0.0), "config_hash": "0" * 12}
+    results.write_json(run.result(tmp_path), other)
+    with pytest.raises(SuiteError, match="rename the arm"):
+        job.main([run.suite, run.name, "--results", str(tmp_path), "--scratch", str(tmp_path)])
+    assert run.result(tmp_path).read_text() == json.dumps(other, indent=1) + "\n"
