@@ -18,9 +18,9 @@ class Reach(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """Move a point in [-1, 1]^D to a target.
 
     x' = clip(x + 0.2 a), r = exp(-mean_i (x'_i - g_i)^2 / (2 w^2)), w = 0.5. The distance is a mean
-    over dimensions, so that returns of random and of optimal policies hardly depend on D; what grows
-    with D is the number of actions to find at once. Observations are (x, g - x), shape (2 D,), actions
-    in [-1, 1]^D; x and g are uniform at the start.
+    over dimensions, so that the best return hardly depends on D; what grows with D is the number of
+    actions to find at once. Observations are (x, g - x), shape (2 D,), actions in [-1, 1]^D; x and g
+    are uniform at the start.
 
     Args:
         action_dim: D, at least 1.

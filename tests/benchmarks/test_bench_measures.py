@@ -15,7 +15,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO, SAC
 
-from benchmarks import floor_audit, overhead, reaching, sbx, tables
+from benchmarks import floor_audit, overhead, reaching, sbx, suite, tables
 from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, entropy_and_log_std, read_rows
 from era_rl.sb3 import PPOERA, SACERA
 
@@ -86,8 +86,23 @@ def test_reaching_has_the_documented_reward(dim: int) -> None:
     assert obs[:dim] == pytest.approx(start + reaching.SPEED * action, abs=1e-6)
     distance = np.mean(obs[dim:] ** 2)
     assert reward == pytest.approx(math.exp(-distance / (2 * reaching.WIDTH**2)), rel=1e-5)
-    if dim == 4:
-        check_env(env.unwrapped, skip_render_check=True)
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize("task", suite.load("dimension-scaling").content["tasks"])
+def test_straight_lines_score_one_on_reaching(task: str) -> None:
+    loaded = suite.load("dimension-scaling")
+    env = gymnasium.make(loaded.content["tasks"][task]["env"])
+    dim = loaded.content["tasks"][task]["dimension"]
+    returns = np.zeros(50)
+    for episode in range(50):
+        obs, _ = env.reset(seed=episode)
+        for _ in range(reaching.STEPS):
+            action = np.clip(obs[dim:] / reaching.SPEED, -1.0, 1.0)
+            obs, reward, *_ = env.step(action)
+            returns[episode] += float(reward)
+    standard_error = returns.std() / 50**0.5
+    assert returns.mean() == pytest.approx(loaded.score_range(task)[1], abs=4 * standard_error)
 
 
 def test_the_audit_tells_a_floor_that_holds_from_one_that_does_not() -> None:
