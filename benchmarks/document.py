@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; ``code`` sets it as it is."""
+    """A paragraph; ``code`` sets it as it is, ``notice`` so that it is not missed."""
 
     text: str
     code: bool = False
+    notice: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
 def markdown_block(block: Block) -> str:
     """Return a block as Markdown."""
     if isinstance(block, Text):
-        return f"```\n{block.text}\n```" if block.code else block.text
+        plain = f"> **{block.text}**" if block.notice else block.text
+        return f"```\n{block.text}\n```" if block.code else plain
     if isinstance(block, Picture):
         return f"![{block.caption}]({block.file})\n\n{block.caption}"
     lines = [block.header, ["---"] * len(block.header), *block.rows]
@@ -79,26 +81,32 @@ def page(title: str, sections: Sequence[Section]) -> str:
 def _html_block(block: Block) -> str:
     if isinstance(block, Text):
         tag = "pre" if block.code else "p"
-        return f"<{tag}>{html.escape(block.text)}</{tag}>"
+        notice = ' class="notice"' if block.notice else ""
+        return f"<{tag}{notice}>{html.escape(block.text)}</{tag}>"
     if isinstance(block, Picture):
         caption = html.escape(block.caption)
         image = f'<img src="{html.escape(block.file)}" alt="{caption}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
-    rows = "\n".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in block.rows)
+    columns = zip(block.header, zip(*block.rows, strict=True), strict=True)
+    head = "".join(_html_cell("th", name, cells[0]) for name, cells in columns)
+    rows = "\n".join(
+        f"<tr>{''.join(_html_cell('td', cell, cell) for cell in row)}</tr>" for row in block.rows
+    )
     caption = f'<p class="caption">{html.escape(block.caption)}</p>' if block.caption else ""
     return f'{caption}<div class="wide"><table><thead><tr>{head}</tr></thead>\n{rows}</table></div>'
 
 
-def _html_cell(cell: str) -> str:
-    words = ' class="words"' if cell[:1].isalpha() else ""
-    return f"<td{words}>{html.escape(cell)}</td>"
+def _html_cell(tag: str, text: str, like: str) -> str:
+    """Return a cell that stands on the left where ``like`` is words."""
+    words = ' class="words"' if like[:1].isalpha() else ""
+    return f"<{tag}{words}>{html.escape(text)}</{tag}>"
 
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; }
+.notice { background: #fff3cd; padding: .6rem .8rem; font-weight: 600; }
 .caption, figcaption { color: #444; max-width: 55rem; }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child, .words { text-align: left; }

@@ -101,7 +101,8 @@ def _overview(suite: Suite, state: Status) -> Section:
         blocks.append(
             Text(
                 f"INCOMPLETE: {done} of {total} runs are done, {len(state.failed)} failed when last "
-                "tried. Figures are of what there is; what is missing stands at the end."
+                "tried. Figures are of what there is; what is missing stands at the end.",
+                notice=True,
             )
         )
     blocks.append(Text(f"python -m benchmarks run {suite.name}", code=True))
