@@ -16,7 +16,7 @@ from benchmarks.metrics import Array, Interval
 Runs = list[dict[str, Any]]
 Grid = Mapping[tuple[str, str], Runs]
 """Results by task and arm."""
-COLORS = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+COLORS = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["Dark2"].colors]  # type: ignore[attr-defined]
 
 
 def learning_curves(grid: Grid, path: Path) -> None:
