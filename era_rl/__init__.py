@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         GradientConflict,
         MaskablePPOERA,
     )
+    from era_rl.torchrl import ERAActor, SACERALoss
 
 __version__ = "0.1.0"
 
@@ -40,10 +41,12 @@ __all__ = [
     "TQCERA",
     "CategoricalHead",
     "CrossQERA",
+    "ERAActor",
     "EntropyMonitor",
     "GradientConflict",
     "MaskablePPOERA",
     "MultiCategoricalHead",
+    "SACERALoss",
     "TruncatedGaussianHead",
     "TruncatedNormal",
     "gaussian_era",
@@ -54,24 +57,20 @@ __all__ = [
     "truncated_normal_sample",
 ]
 
-_SB3_NAMES = frozenset(
-    {
-        "A2CERA",
-        "PPOERA",
-        "SACERA",
-        "TQCERA",
-        "CrossQERA",
-        "EntropyMonitor",
-        "GradientConflict",
-        "MaskablePPOERA",
-    }
-)
+_ADAPTERS = {
+    "era_rl.sb3": (
+        *("A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "MaskablePPOERA"),
+        *("EntropyMonitor", "GradientConflict"),
+    ),
+    "era_rl.torchrl": ("ERAActor", "SACERALoss"),
+}
+_MODULES = {name: module for module, names in _ADAPTERS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("era_rl.sb3" if name in _SB3_NAMES else "era_rl.core"), name)
+    return getattr(import_module(_MODULES.get(name, "era_rl.core")), name)
 
 
 def __dir__() -> list[str]:

@@ -47,7 +47,8 @@ def assert_same_step(step, timestep) -> None:
     assert type(truncated) is bool
     assert (terminated or truncated) == timestep.last()
     assert terminated == (timestep.last() and timestep.discount == 0)
-    assert info == {}
+    # rl_zoo3, once imported in the process, puts a TimeLimit of its own in gymnasium's place
+    assert info.keys() <= {"TimeLimit.truncated"}
 
 
 @pytest.mark.parametrize(("domain", "task"), TASKS)
