@@ -224,7 +224,13 @@ def test_a_spec_rebuilds_its_environment():
         np.testing.assert_array_equal(rollout(twin, 1), rollout(env, 1))
 
 
-@pytest.mark.parametrize("task", [("walker", "walk"), ("dog", "trot")])
+PAPER_TASKS = [
+    *(("dog", task) for task in ("stand", "walk", "trot", "run")),
+    *(("humanoid", task) for task in ("stand", "walk", "run")),
+]
+
+
+@pytest.mark.parametrize("task", [("walker", "walk"), *PAPER_TASKS], ids="-".join)
 def test_gymnasium_and_sb3_accept_the_environment(task):
     with warnings.catch_warnings():
         # Positions and velocities have no bounds; gymnasium says so about every such Box.
