@@ -7,13 +7,11 @@ what a killed run has lost is what it did since. The result is written when the 
 """
 
 import argparse
-import fcntl
 import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,16 @@ from stable_baselines3.common.utils import set_random_seed
 import benchmarks.reaching  # noqa: F401 (registers ids)
 import era_rl.envs  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
-from benchmarks.results import RESULTS, SCRATCH, circumstances, peak_memory_mib, read, write_json
-from benchmarks.suite import SuiteError, TrainingRun
+from benchmarks.results import (
+    RESULTS,
+    SCRATCH,
+    circumstances,
+    locked,
+    peak_memory_mib,
+    read,
+    write_json,
+)
+from benchmarks.suite import TrainingRun
 from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, read_rows
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, GradientConflict
 from era_rl.zoo.algorithms import algorithm_class
@@ -107,18 +113,6 @@ def last_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint to go on from, or None."""
     found = [path for run in folder.glob("*/*_1") for path in checkpoints(run)]
     return found[-1] if found else None
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's folder; SuiteError where another process works on it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SuiteError(f"{folder} is being worked on by another process") from None
-        yield
 
 
 def _experiment(run: TrainingRun, folder: Path, checkpoint: Path | None) -> MeasuredExperiment:

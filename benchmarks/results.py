@@ -1,9 +1,12 @@
-"""Results: one JSON file a run, written in one piece and never mixed across configurations."""
+"""Files of runs: results, written in one piece and never mixed across configurations, and folders."""
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,18 @@ def read(run: TrainingRun, results: Path) -> dict[str, Any] | None:
             f"(changed: {', '.join(changed)}): rename the arm or the suite, or remove the old results"
         )
     return result
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; SuiteError where another process works on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SuiteError(f"{folder} is being worked on by another process") from None
+        yield
 
 
 def circumstances() -> dict[str, Any]:

@@ -148,9 +148,19 @@ def test_overhead_writes_ratios_of_heads_and_training_steps(tmp_path: Path) -> N
     assert all(row["speed_over_plain"]["median"] > 0 for row in result["ratios"]["head"])
 
 
+FAKE_SBX = """
+import time
+__version__ = "0.0"
+class SAC:
+    def __init__(self, *args, **kwargs):
+        assert kwargs["policy_kwargs"] == {"net_arch": [8, 8]}
+    def learn(self, total_timesteps, reset_num_timesteps=True):
+        time.sleep(0.001 * total_timesteps)
+"""
+
+
 def test_sbx_is_measured_in_the_interpreter_given(tmp_path: Path) -> None:
-    """SB3's SAC stands in for SBX's, under an interpreter that finds it by that name."""
-    (tmp_path / "sbx.py").write_text("from stable_baselines3 import SAC\n__version__ = '0.0'\n")
+    (tmp_path / "sbx.py").write_text(FAKE_SBX)
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
@@ -163,4 +173,5 @@ def test_sbx_is_measured_in_the_interpreter_given(tmp_path: Path) -> None:
     assert [row["algorithm"] for row in result["ratios"]] == ["sac", "exact", "sbx"]
     assert all(len(kinds["env_step"]) == 3 for kinds in result["seconds"].values())
     assert result["sbx"] == "0.0"
+    assert min(result["seconds"]["sbx"]["env_step"]) >= 0.001
     assert len(tables.throughput(out).rows) == 2

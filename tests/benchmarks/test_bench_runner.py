@@ -3,6 +3,7 @@
 import fcntl
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ import pytest
 from bench_tiny import made_up, tiny
 
 from benchmarks import __main__ as cli
-from benchmarks import job, results, suite
+from benchmarks import results, suite
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, status
 from benchmarks.suite import Run, SuiteError, TrainingRun
 
@@ -142,6 +143,20 @@ def test_unknown_suites_are_answered_in_a_line(capsys) -> None:
     assert "close: pilot" in capsys.readouterr().err
 
 
+def do_job(run: TrainingRun, results_folder: Path, scratch: Path) -> None:
+    """Do a run in a forked process, so that nothing is imported here."""
+    folders = "--results", str(results_folder), "--scratch", str(scratch)
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        pool.submit(_main_of_job, run.suite, run.name, *folders).result()
+
+
+def _main_of_job(*arguments: str) -> None:
+    # brings rl_zoo3, which replaces gymnasium's TimeLimit: other tests would notice
+    from benchmarks import job
+
+    job.main(arguments)
+
+
 def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
     untrained = "algo: sac_era, params: {learning_starts: 10000, policy_kwargs: {net_arch: [8]}}"
     changes = [("algo: sac_era", untrained), ("seeds: [0, 1]", "seeds: [0]")]
@@ -163,7 +178,7 @@ def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> Non
         fcntl.flock(lock, fcntl.LOCK_EX)  # the run's own process ends with the runner's
     assert not run.result(results_folder).exists()
     reached = checkpoint_steps(run, scratch)
-    job.main([path, run.name, "--results", str(results_folder), "--scratch", str(scratch)])
+    do_job(run, results_folder, scratch)
     result = results.read(run, results_folder)
     assert result is not None
     assert result["resumed_at"] == [reached]
@@ -195,8 +210,8 @@ def test_a_ray_cluster_does_the_same(tmp_path: Path, capsys) -> None:
 
 
 def test_a_run_that_is_worked_on_elsewhere_is_refused(tmp_path: Path) -> None:
-    with job.locked(tmp_path), pytest.raises(SuiteError, match="by another process"):
-        job.locked(tmp_path).__enter__()
+    with results.locked(tmp_path), pytest.raises(SuiteError, match="by another process"):
+        results.locked(tmp_path).__enter__()
 
 
 def test_a_run_does_not_replace_a_result_of_another_config(tmp_path: Path) -> None:
@@ -204,5 +219,5 @@ def test_a_run_does_not_replace_a_result_of_another_config(tmp_path: Path) -> No
     other = {**made_up(run, 0.0), "config_hash": "0" * 12}
     results.write_json(run.result(tmp_path), other)
     with pytest.raises(SuiteError, match="rename the arm"):
-        job.main([run.suite, run.name, "--results", str(tmp_path), "--scratch", str(tmp_path)])
+        do_job(run, tmp_path, tmp_path)
     assert run.result(tmp_path).read_text() == json.dumps(other, indent=1) + "\n"
