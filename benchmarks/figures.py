@@ -20,12 +20,16 @@ COLORS = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["Dark2"].colors]  # typ
 
 
 def learning_curves(grid: Grid, path: Path) -> None:
-    """Draw evaluation returns: the IQM over seeds with its interval, a panel a task."""
+    """Draw evaluation returns: the IQM over seeds with its interval, a panel a task.
+
+    A single seed is dashed.
+    """
 
     def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
         steps, returns = evaluations(runs)
         value, low, high = metrics.curve(returns[:, None, :])
-        axis.plot(steps, value, color=color, label=label)
+        style = "-" if len(runs) > 1 else "--"
+        axis.plot(steps, value, style, color=color, label=label)
         axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
 
     _panels(grid, draw, "evaluation return", path)

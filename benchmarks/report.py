@@ -46,7 +46,7 @@ def _measured(suite: Suite, grid: Grid, folder: Path) -> list[Section]:
             grid,
             figures.learning_curves,
             folder / "curves.png",
-            f"Evaluation return: {INTERVALS}",
+            f"Evaluation return: {INTERVALS}; dashed: a single seed, which compares with nothing",
         ),
         _entropy(grid, folder),
         _conflict(grid, folder),
