@@ -5,7 +5,7 @@
 For every head, the smallest entropy minus floor, in nats over all dimensions, on raw network outputs
 drawn at many scales, then on the worst of them after gradient ascent on the shortfall, each evaluated
 in float32 as in training and measured in float64. "Visited" is the smallest margin on the states that
-the trained policies of the results in ``benchmarks/results`` visited, whatever their task.
+the trained policies of the results in ``benchmarks/results`` visited, with as many dimensions.
 """
 
 import argparse
@@ -133,13 +133,13 @@ def ascend(entropy: Callable[[Tensor], Tensor], raw: Tensor) -> float:
 
 
 def visited(results: Path) -> dict[str, float]:
-    """Return the smallest margin on visited states by kind of head, over all results of SACERA."""
+    """Return the smallest margin on visited states by kind of head and size, over SACERA's results."""
     margins: dict[str, float] = {}
     for path in sorted(results.glob("*/*.json")):
         run = json.loads(path.read_text())
         if "trace" not in run or not run["config"]["algo"].startswith("sac_era"):
             continue
-        kind = kind_of(run["config"]["settings"])
+        kind = f"{kind_of(run['config']['settings'])}, {run['action_dim']}"
         margin = min(run["trace"]["margin_min"])
         margins[kind] = min(margins.get(kind, float("inf")), margin)
     return margins

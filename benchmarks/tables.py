@@ -48,7 +48,7 @@ def floor_audit(path: Path) -> Table:
     content = json.loads(path.read_text())
     rows = []
     for row in content["rows"]:
-        visited = content["visited"].get(row["kind"])
+        visited = content["visited"].get(f"{row['kind']}, {row['size']}")
         rows.append(
             [
                 f"{row['head']}, {row['size']}",
@@ -61,7 +61,7 @@ def floor_audit(path: Path) -> Table:
     caption = (
         "Smallest entropy less floor, in nats over all dimensions: negative where the floor does not "
         "hold (float32 rounds at about 1e-6 a dimension). Eq. 11 holds the entropy before truncation. "
-        "Visited: the smallest on states that trained policies visited, of any dimension"
+        "Visited: the smallest on states that trained policies of that size visited"
     )
     header = ["head, dimensions or classes", "floor", "random search", "gradient ascent", "visited"]
     return Table(header, rows, caption)

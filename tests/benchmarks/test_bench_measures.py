@@ -119,12 +119,13 @@ def test_the_audit_takes_the_worst_of_trained_runs(tmp_path: Path) -> None:
     for index, (settings, margin) in enumerate(
         [({}, [0.2, 0.1]), ({}, [0.3]), ({"floor": "gaussian"}, [-1.0])]
     ):
-        run = {"config": {"algo": "sac_era", "settings": settings}, "trace": {"margin_min": margin}}
+        config = {"algo": "sac_era", "settings": settings}
+        run = {"config": config, "action_dim": 6, "trace": {"margin_min": margin}}
         path = tmp_path / "suite" / f"{index}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(run))
     (tmp_path / "suite" / "other.json").write_text("{}")
-    assert floor_audit.visited(tmp_path) == {"exact": 0.1, "gaussian": -1.0}
+    assert floor_audit.visited(tmp_path) == {"exact, 6": 0.1, "gaussian, 6": -1.0}
 
 
 def test_overhead_writes_ratios_of_heads_and_training_steps(tmp_path: Path) -> None:

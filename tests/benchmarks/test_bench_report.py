@@ -100,7 +100,10 @@ def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="must have the lines"):
         tables.update(readme, tmp_path)
     audit = {"head": "exact floor", "size": 6, "floor": -3.0, "kind": "exact"}
-    content = {"rows": [{**audit, "random": 1e-5, "ascent": -2e-6}], "visited": {"exact": 3e-4}}
+    content = {
+        "rows": [{**audit, "random": 1e-5, "ascent": -2e-6}],
+        "visited": {"exact, 6": 3e-4, "exact, 1": 1e-4},
+    }
     results.write_json(tmp_path / "floor-audit" / "audit.json", content)
     readme.write_text(f"before\n{tables.BEGIN}\noutdated\n{tables.END}\nafter\n")
     tables.update(readme, tmp_path)
