@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
 from era_rl.sb3 import TanhNormalDistribution
-from era_rl.sb3.callbacks import MeasuringCallback
+from era_rl.sb3.callbacks import VisitedStatesCallback
 
 COLUMNS = (
     *("timesteps", "entropy_mean", "entropy_min", "entropy_max", "floor", "margin_min"),
@@ -21,7 +20,7 @@ COLUMNS = (
 )
 
 
-class PolicyTrace(MeasuringCallback):
+class PolicyTrace(VisitedStatesCallback):
     """Measures, on all states visited since the last check, entropy, floor and std of the policy.
 
     The entropy H[pi(.|s)] in nats is the policy's own: of the truncated normal, of SAC's squashed
@@ -37,28 +36,17 @@ class PolicyTrace(MeasuringCallback):
     def __init__(self, check_freq: int, csv_path: Path) -> None:
         self._seconds_before = float(rows[-1][-1]) if (rows := read_rows(csv_path)) else 0.0
         super().__init__("trace", COLUMNS, check_freq, csv_path, 0)
-        self._visited: list[np.ndarray] = []
 
     def _on_training_start(self) -> None:
         self._started = time.monotonic()
 
-    def _on_step(self) -> bool:
-        # a copy: some vectorised environments reuse their arrays
-        self._visited.append(np.array(self.model._last_obs))  # type: ignore[attr-defined]
-        if len(self._visited) >= self.check_freq:
-            self._check()
-        return True
-
-    def _on_training_end(self) -> None:
-        if self._visited:
-            self._check()
-
     def _check(self) -> None:
-        visited, self._visited = np.concatenate(self._visited), []
         policy: Any = self.model.policy
         policy.set_training_mode(False)  # training ends in the other mode
         with torch.no_grad():
-            entropy, log_std = entropy_and_log_std(self.model, policy.obs_to_tensor(visited)[0])
+            entropy, log_std = entropy_and_log_std(
+                self.model, policy.obs_to_tensor(self._take_visited())[0]
+            )
         floor = getattr(policy, "entropy_floor", math.nan)
         entropies = [x.item() for x in (entropy.mean(), entropy.min(), entropy.max())]
         self._record(

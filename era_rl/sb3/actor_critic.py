@@ -77,12 +77,7 @@ class ActorCriticMixin(BasePolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         self.head, distribution = self._make_head()
         # the host's own network for so many logits: one linear layer, and no log_std beside it
-        host = (
-            MaskableCategoricalDistribution
-            if isinstance(distribution, MaskableDistribution)
-            else CategoricalDistribution
-        )
-        self.action_dist: Any = host(self.head.raw_dim)
+        self.action_dist: Any = CategoricalDistribution(self.head.raw_dim)
         super()._build(lr_schedule)  # type: ignore[misc]
         self.action_dist = distribution
 

@@ -1,13 +1,13 @@
 """The ERA algorithms whose training loops are the host's: only policy and arguments differ."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from sb3_contrib import TQC, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv
 
 from era_rl.core.heads import Floor
 from era_rl.sb3.actor_critic import (
@@ -71,20 +71,6 @@ class TQCERA(_ReplayedDeltaMixin, TQC):
         "MultiInputPolicy": TQCERAMultiInputPolicy,
     }
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "TQCERA",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
-
 
 class CrossQERA(_ReplayedDeltaMixin, CrossQ):
     """CrossQ in which the policy's entropy is held by the actor's head, not by the losses.
@@ -114,20 +100,6 @@ class CrossQERA(_ReplayedDeltaMixin, CrossQ):
                 "layer_norm=True must be False: CrossQ's critics are batch-renormalised"
             )
         super().__init__(policy, env, *args, **kwargs)
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "CrossQERA",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
 
 
 class _OnPolicyERAMixin(LearnedDeltaMixin, OnPolicyAlgorithm):
@@ -223,20 +195,6 @@ class PPOERA(_OnPolicyERAMixin, PPO):
         "MultiInputPolicy": ERAMultiInputActorCriticPolicy,
     }
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "PPOERA",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
-
 
 class A2CERA(_OnPolicyERAMixin, A2C):
     """A2C whose policy has an entropy floor in every state: see :class:`PPOERA` for its arguments.
@@ -245,20 +203,6 @@ class A2CERA(_OnPolicyERAMixin, A2C):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPOERA.policy_aliases
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 100,
-        tb_log_name: str = "A2CERA",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Train for ``total_timesteps`` environment steps; arguments as in SB3."""
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
 
 
 class MaskablePPOERA(ERAMixin, MaskablePPO):
@@ -296,24 +240,3 @@ class MaskablePPOERA(ERAMixin, MaskablePPO):
         refuse_sde(kwargs.pop("use_sde", False))
         self.era_kwargs = {"head_kwargs": {"target_entropy_fraction": target_entropy_fraction}}
         super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
-
-    def learn(  # type: ignore[override]
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "MaskablePPOERA",
-        reset_num_timesteps: bool = True,
-        use_masking: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Train for ``total_timesteps`` environment steps; arguments as in sb3-contrib."""
-        return super().learn(
-            total_timesteps,
-            callback,
-            log_interval,
-            tb_log_name,
-            reset_num_timesteps,
-            use_masking,
-            progress_bar,
-        )

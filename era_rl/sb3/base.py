@@ -75,6 +75,15 @@ class ERAMixin(BaseAlgorithm):
         super()._setup_model()
         self.policy_kwargs = own
 
+    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        """Train for ``total_timesteps`` environment steps and return self; arguments as the host's.
+
+        The run's name in TensorBoard (``tb_log_name``, the third of them) is by default the class's.
+        """
+        if len(args) < 3:
+            kwargs.setdefault("tb_log_name", type(self).__name__)
+        return super().learn(total_timesteps, *args, **kwargs)
+
 
 class LearnedDeltaMixin(ERAMixin):
     """Learns Eq. 11's compensation delta beside any algorithm, and logs and saves it."""

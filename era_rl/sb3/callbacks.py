@@ -70,7 +70,38 @@ class MeasuringCallback(BaseCallback):
             csv.writer(file).writerow(row)
 
 
-class EntropyMonitor(MeasuringCallback):
+class VisitedStatesCallback(MeasuringCallback):
+    """Keeps the states acted in, and every ``check_freq`` steps has a subclass measure the policy.
+
+    Arguments are those of :class:`MeasuringCallback`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._visited: list[Any] = []
+
+    def _on_step(self) -> bool:
+        # some vectorised environments reuse their arrays
+        self._visited.append(copy.deepcopy(self.model._last_obs))  # type: ignore[attr-defined]
+        if len(self._visited) >= self.check_freq:
+            self._check()
+        return True
+
+    def _on_training_end(self) -> None:
+        if self._visited:
+            self._check()
+
+    def _take_visited(self) -> Any:
+        """Return the states kept, as one batch, and forget them."""
+        visited, self._visited = self._visited, []
+        return _concatenate(visited)
+
+    def _check(self) -> None:
+        """Measure the policy on :meth:`_take_visited`."""
+        raise NotImplementedError
+
+
+class EntropyMonitor(VisitedStatesCallback):
     """Measures the policy's true entropy on the states it visits, and warns of what goes wrong.
 
     Every ``check_freq`` callback steps the entropies H[pi(.|s)] of all states visited since the last
@@ -103,7 +134,6 @@ class EntropyMonitor(MeasuringCallback):
             raise ValueError(f"spike_factor={spike_factor} must be above 1")
         self.spike_factor = spike_factor
         self.minimum = self.margin = float("inf")
-        self._visited: list[Any] = []
         self._masks: list[Any] = []
         self._norms: list[float] = []
         self._checks = 0
@@ -115,18 +145,10 @@ class EntropyMonitor(MeasuringCallback):
         return cast(ERAPolicy, self.model.policy)
 
     def _on_step(self) -> bool:
-        # the states acted in, and their masks; some vectorised environments reuse their arrays
-        self._visited.append(copy.deepcopy(self.model._last_obs))
         masks = self.locals.get("action_masks")
         if masks is not None:
             self._masks.append(np.asarray(masks))
-        if len(self._visited) >= self.check_freq:
-            self._check()
-        return True
-
-    def _on_training_end(self) -> None:
-        if self._visited:
-            self._check()
+        return super()._on_step()
 
     def _check(self) -> None:
         entropy, floor = self._entropies_and_floors()
@@ -140,8 +162,7 @@ class EntropyMonitor(MeasuringCallback):
 
     def _entropies_and_floors(self) -> tuple[np.ndarray, Any]:
         """Return the entropies of the states visited, (n,), and their floor or floors."""
-        visited, masks = _concatenate(self._visited), self._masks
-        self._visited, self._masks = [], []
+        visited, masks, self._masks = self._take_visited(), self._masks, []
         # training ends in training mode, in which batch statistics are learned
         self._policy.set_training_mode(False)
         with torch.no_grad():
