@@ -60,7 +60,9 @@ class Config:
     target_entropy: Annotated[float | None, "H0 in nats, None for the algorithm's default"] = None
     floor: Annotated[Floor, "exact, or gaussian (Eq. 11)"] = "exact"
     slack: Annotated[float | None, "share of the entropy budget unspent at the start"] = None
-    delta: Annotated[float, "compensation in nats, for the gaussian floor"] = 0.0
+    delta: Annotated[
+        float | Literal["auto"], "compensation in nats, for the gaussian floor; auto: learned"
+    ] = 0.0
     log_std_min: Annotated[float, "lower bound of log_std"] = -8.0
     device: Annotated[str, "torch device of networks, replay data and noise"] = "cpu"
     compile: Annotated[bool, "torch.compile, and CUDA graphs on CUDA"] = False
@@ -88,12 +90,18 @@ class Config:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             low, high = _RANGES.get(name, (-math.inf, math.inf))
-            if isinstance(value, int | float) and not low <= value <= high:
-                raise ValueError(f"{name}={value} must be in [{low}, {high}]")
+            if isinstance(value, int | float) and not (low <= value <= high and value < math.inf):
+                end = "]" if high < math.inf else ")"
+                raise ValueError(f"{name}={value} must be in [{low}, {high}{end}")
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ValueError(f"{name}={value!r} must be one of {get_args(kind)}")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden={self.hidden} must be widths of at least 1")
+        if isinstance(self.delta, str) and (self.delta != "auto" or self.floor != "gaussian"):
+            raise ValueError(
+                f"delta={self.delta!r} must be a number, or 'auto' where floor={self.floor!r} is"
+                " 'gaussian'"
+            )
 
     def head_kwargs(self, action_dim: int, nats_per_dim: float) -> dict[str, Any]:
         """Return the arguments of the head of a bounded action, the default floor filled in."""
@@ -103,7 +111,8 @@ class Config:
             "floor": self.floor,
             "log_std_min": self.log_std_min,
         }
-        given = {"slack": self.slack, "delta": self.delta or None}
+        delta = None if self.delta == "auto" else self.delta or None
+        given = {"slack": self.slack, "delta": delta}
         return kwargs | {name: value for name, value in given.items() if value is not None}
 
 
@@ -134,6 +143,7 @@ class PPOConfig(Config):
     lmbda: Annotated[float, "lambda of the generalised advantage estimate"] = 0.95
     clip: Annotated[float, "clipping range of the probability ratio"] = 0.2
     max_grad_norm: Annotated[float, "largest gradient norm of each agent"] = 0.5
+    normalize_observations: Annotated[bool, "by the mean and deviation of all before"] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

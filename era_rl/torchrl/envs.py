@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from tensordict import TensorDictBase
@@ -86,19 +87,33 @@ def make_env(env_id: str, stream: tuple[int, ...] = (0,)) -> StreamEnv:
         env_id: A gymnasium id, or ``dm_control/<domain>-<task>-v0``, whose observations are joined in
             dm_control's own order.
         stream: The name of its random stream.
+
+    Raises:
+        ValueError: If there is no such environment.
     """
     # TorchRL's collectors warn where InitTracker is absent
     transforms: list[Any] = [DoubleToFloat(), RewardSum(), InitTracker()]
-    if env_id.startswith("dm_control/"):
-        domain, task = env_id.removeprefix("dm_control/").removesuffix("-v0").split("-", 1)
-        env: EnvBase = DMControlEnv(domain, task)
+    env = _host_env(env_id)
+    if isinstance(env, DMControlEnv):
         keys = list(env.observation_spec.keys())
         transforms.insert(1, CatTensors(keys, "observation", sort=False))
-    else:
-        env = GymEnv(env_id)
     spec = env.action_spec
     noise_dim = spec.shape[-1] if spec.dtype.is_floating_point else 1
     return StreamEnv(env, transforms, noise_dim, stream)
+
+
+def _host_env(env_id: str) -> EnvBase:
+    """Return TorchRL's environment of that id."""
+    try:
+        if env_id.startswith("dm_control/"):
+            name = env_id.removeprefix("dm_control/").removesuffix("-v0")
+            domain, _, task = name.partition("-")
+            return DMControlEnv(domain, task)
+        return GymEnv(env_id)
+    except (gymnasium.error.Error, RuntimeError) as error:
+        raise ValueError(
+            f"env={env_id!r} must be a gymnasium id or dm_control/DOMAIN-TASK-v0: {error}"
+        ) from error
 
 
 def make_envs(config: Config, num_envs: int, purpose: int) -> EnvBase:

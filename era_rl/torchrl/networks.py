@@ -64,5 +64,13 @@ def make_critic(config: Config, env: EnvBase, *, of_action: bool) -> ValueOperat
 
 
 def observation_dim(env: EnvBase) -> int:
-    """Return the length of the environment's ``observation``."""
-    return env.observation_spec["observation"].shape[-1]
+    """Return the length of the environment's ``observation``.
+
+    Raises:
+        ValueError: If its observations are not one vector of floats.
+    """
+    spec = env.observation_spec_unbatched.get("observation", None)
+    if spec is None or spec.ndim != 1 or not spec.dtype.is_floating_point:
+        found = "none of that key" if spec is None else f"{spec.dtype} of shape {tuple(spec.shape)}"
+        raise ValueError(f"env: 'observation' must be a vector of floats; this one has {found}")
+    return spec.shape[-1]

@@ -1,6 +1,5 @@
 """SAC-ERA for stacked agents: replay data on the device, one update for all agents."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,65 +8,41 @@ from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import EnvBase
 
-from era_rl.torchrl.compiling import compiled, graphed
 from era_rl.torchrl.config import SACConfig
-from era_rl.torchrl.networks import make_actor, make_critic
+from era_rl.torchrl.learner import ACTOR, Learner
+from era_rl.torchrl.networks import make_critic
 from era_rl.torchrl.objectives import SACERALoss
-from era_rl.torchrl.stacked import (
-    AgentStreams,
-    StackedPolicy,
-    StackedSampler,
-    call_with,
-    leaves,
-    stack_losses,
-)
+from era_rl.torchrl.stacked import StackedSampler, leaves
 
-ACTOR, CRITIC, TARGET = (
-    "actor_network_params",
-    "qvalue_network_params",
-    "target_qvalue_network_params",
-)
+CRITIC, TARGET = "qvalue_network_params", "target_qvalue_network_params"
 
 
-class SACLearner:
-    """Independent SAC-ERA agents with stacked parameters, replay data and optimizer states.
+class SACLearner(Learner):
+    """Independent SAC-ERA agents, each with replay data of its own (see :class:`Learner`).
 
-    Args:
-        config: The settings.
-        env: An environment of the run, for its specs.
+    Raises:
+        ValueError: If the environment's actions are discrete.
     """
 
-    nats_per_dim = -0.5
+    config: SACConfig
+    name, nats_per_dim, log_prob = "SAC", -0.5, False
+    trained, kept = (ACTOR, CRITIC), (TARGET,)
 
     def __init__(self, config: SACConfig, env: EnvBase) -> None:
-        self.config = config
-        self.device = torch.device(config.device)
         if not env.action_spec_unbatched.dtype.is_floating_point:
             raise ValueError(f"env={config.env!r} has discrete actions; SAC-ERA needs bounded ones")
-        self.actor = make_actor(config, env, self.nats_per_dim, log_prob=False)
+        super().__init__(config, env)
         self.action_dim = env.action_spec_unbatched.shape[-1]
-        self.loss, self.params = stack_losses(
-            lambda: self._make_loss(env), config.agent_seeds, [ACTOR, CRITIC], [TARGET]
-        )
-        self.optimizers = self._make_optimizers()
-        self.policy = StackedPolicy(self.actor, self.params[ACTOR], config.learning_starts > 0)
-        self.streams = AgentStreams(config.agent_seeds, self.device)
+        self.policy.uniform.fill_(config.learning_starts > 0)
         self.buffer = ReplayBuffer(
             storage=LazyTensorStorage(config.buffer_size, device=self.device),
             sampler=StackedSampler(self.streams),
             batch_size=config.batch_size,
         )
-        self.steps = 0
-        self._losses: Any = self._plain_losses
-        self._update: Any = self._plain_update
-        if config.compile:
-            self._losses = compiled(self._plain_losses, "the SAC losses")
-            if self.device.type == "cuda":
-                self._update = graphed(self._plain_update, "the SAC update")
 
     def _make_loss(self, env: EnvBase) -> SACERALoss:
         loss = SACERALoss(
-            make_actor(self.config, env, self.nats_per_dim, log_prob=False),
+            self._make_actor(env),
             make_critic(self.config, env, of_action=True),
             num_qvalue_nets=self.config.num_qvalue_nets,
         )
@@ -75,10 +50,7 @@ class SACLearner:
         return loss
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
-        common: dict[str, Any] = {"lr": self.config.lr, "fused": True}
-        if self.device.type == "cuda":
-            common["capturable"] = True  # steps counted on the device, for CUDA graphs
-        decay = self.config.critic_weight_decay
+        common, decay = self._adam_kwargs(), self.config.critic_weight_decay
         return [
             torch.optim.Adam(leaves(self.params[ACTOR]), **common),
             torch.optim.AdamW(leaves(self.params[CRITIC]), weight_decay=decay, **common),
@@ -106,49 +78,30 @@ class SACLearner:
         return data.select(*keys).permute(2, 1, 0).flatten(0, 1).to(self.device)
 
     def _plain_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        total, metrics = self._losses(batch)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        total.backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        metrics = super()._plain_update(batch)
         self.params[TARGET].lerp_(self.params[CRITIC].data, self.config.tau)
         return metrics
 
-    def _plain_losses(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of all agents' losses, which share no parameter, and each one's metrics."""
-        actor, critic, entropy = torch.vmap(partial(call_with, self.loss, self._agent_losses))(
-            self.params, batch
-        )
-        metrics = {"loss_actor": actor, "loss_qvalue": critic, "entropy": entropy}
-        total = (actor + critic).sum()
-        return total, {name: value.detach() for name, value in metrics.items()}
-
-    def _agent_losses(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+    def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         critic, _ = self.loss.qvalue_v2_loss(batch)
         actor, extra = self.loss.actor_loss(batch)
-        return actor, critic, -extra["log_prob"].mean()
+        return {
+            "loss_actor": actor,
+            "loss_qvalue": critic,
+            "entropy": -extra["log_prob"].mean(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that learning goes on from."""
         return {
-            "steps": self.steps,
-            "uniform": self.policy.uniform,
-            "params": self.params.data.flatten_keys(".").to_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "streams": self.streams.state_dict(),
+            **super().state_dict(),
             "buffer": self.buffer[:].flatten_keys(".").to_dict() if len(self.buffer) else {},
             "writer": self.buffer.writer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.steps = state["steps"]
-        self.policy.uniform.copy_(state["uniform"])
-        self.params.data.update_(TensorDict(state["params"]).unflatten_keys("."))
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.streams.load_state_dict(state["streams"])
+        super().load_state_dict(state)
         if state["buffer"]:  # in the order of its places, for indices are drawn, not transitions
             stored = TensorDict(state["buffer"]).unflatten_keys(".")
             self.buffer.extend(stored.auto_batch_size_(2))

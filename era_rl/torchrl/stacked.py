@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data.replay_buffers import Sampler, Storage
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
@@ -150,16 +150,17 @@ class StackedPolicy(TensorDictModuleBase):
     Args:
         actor: The actor, with ``noise_key="noise"``; its own parameters are not used.
         params: Its stacked parameters (agents, ...), shared with the learner.
-        uniform: Whether to act uniformly at random within the bounds until ``uniform`` is unset.
     """
 
     uniform: Tensor
+    """While set, bounded actions are uniformly random; a buffer, which collectors in other processes
+    receive with the parameters."""
 
-    def __init__(self, actor: ERAActor, params: TensorDictBase, uniform: bool = False) -> None:
+    def __init__(self, actor: ERAActor, params: TensorDictBase) -> None:
         super().__init__()
         self.params = TensorDictParams(params, no_convert=True)
-        # a buffer, so that collectors in other processes receive it with the parameters
-        self.register_buffer("uniform", torch.tensor(uniform, device=params.device))
+        self.register_buffer("uniform", torch.tensor(False, device=params.device))
+        self.normalize: nn.Module = nn.Identity()
         self.__dict__["actor"] = actor
         self.agents = params.shape[0]
         self.in_keys = list(actor.in_keys)
@@ -170,6 +171,7 @@ class StackedPolicy(TensorDictModuleBase):
         """Write the actions of all agents, and what else the actor writes, to the tensordict."""
         environment_device = tensordict["noise"].device
         data = tensordict.select(*self.in_keys).view(self.agents, -1).to(self.uniform.device)
+        data["observation"] = self.normalize(data["observation"])
         out = torch.vmap(self._act)(self.params.data, data)
         return tensordict.update(out.select(*self.out_keys).view(-1).to(environment_device))
 
@@ -181,3 +183,7 @@ class StackedPolicy(TensorDictModuleBase):
             at_random = low + data["noise"] * (high - low)
             data["action"] = torch.where(self.uniform, at_random, data["action"])
         return data
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return the buffers beside the actor's parameters, by name."""
+        return {"uniform": self.uniform, **dict(self.normalize.named_buffers("normalize"))}

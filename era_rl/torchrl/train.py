@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -70,8 +70,20 @@ def _add_option(command: argparse.ArgumentParser, name: str, annotated: Any, tex
     elif get_origin(annotated) is tuple:
         command.add_argument(flag, type=int, nargs="+", help=text)
     else:
-        (kind,) = [k for k in get_args(annotated) or [annotated] if k is not NoneType]
-        command.add_argument(flag, type=kind, help=text)
+        kinds = [k for k in get_args(annotated) or [annotated] if k is not NoneType]
+        words = {word for k in kinds if get_origin(k) is Literal for word in get_args(k)}
+        (kind,) = (k for k in kinds if get_origin(k) is not Literal)
+        command.add_argument(flag, type=_either(kind, words), help=text)
+
+
+def _either(kind: type, words: set[str]) -> Callable[[str], Any]:
+    """Return a parser of the type or one of the words, under the type's name for argparse."""
+
+    def parse(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    parse.__name__ = " or ".join([kind.__name__, *sorted(words)])
+    return parse
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torchrl.record import CSVLogger, TensorboardLogger
 from era_rl.torchrl.checkpoint import load_checkpoint, save_checkpoint
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.envs import make_envs
+from era_rl.torchrl.learner import Learner
 from era_rl.torchrl.ppo import PPOLearner
 from era_rl.torchrl.sac import SACLearner
 from era_rl.torchrl.stacked import StackedPolicy
@@ -25,7 +26,6 @@ from era_rl.torchrl.stacked import StackedPolicy
 EVALUATION, COLLECTION = 1, 2
 """Purposes of environments' random streams; several collectors count on from COLLECTION."""
 
-Learner = SACLearner | PPOLearner
 MakeCollector = Callable[[Config, StackedPolicy], BaseCollector]
 
 
@@ -64,9 +64,13 @@ class Trainer:
     Args:
         config: The settings.
         make_collector: Builds the collector, by default one of this machine.
+
+    Raises:
+        ValueError: If the device, the folder or the environment of the settings cannot be used.
     """
 
     def __init__(self, config: Config, make_collector: MakeCollector = make_collector) -> None:
+        _check_host(config)
         self.config = config
         self.path = Path(config.out) / "checkpoint.pt"
         self.evaluation_envs = make_envs(config, config.eval_episodes, EVALUATION)
@@ -143,6 +147,20 @@ class Trainer:
                 if not math.isnan(value):
                     for logger in self.loggers:
                         logger.log_scalar(f"seed{seed}/{name}", value, step=self.learner.steps)
+
+
+def _check_host(config: Config) -> None:
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).split("\n", 1)[0]
+        raise ValueError(
+            f"device={config.device!r} must be a usable torch device: {cause}"
+        ) from error
+    try:
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out={config.out!r} must be a folder: {error}") from error
 
 
 def agents_first(data: TensorDictBase, agents: int) -> TensorDictBase:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from era_rl.torchrl import DeltaLoss
 from era_rl.torchrl.checkpoint import load_checkpoint
 from era_rl.torchrl.compiling import Fallback
 from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
+from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.ppo import clip_agent_norms
 from era_rl.torchrl.train import main
-from era_rl.torchrl.trainer import Trainer
+from era_rl.torchrl.trainer import Trainer, agents_first
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No target network updater"),
@@ -35,7 +37,10 @@ SAC = SACConfig(
 PPO = PPOConfig(
     total_steps=64, num_envs=2, steps_per_batch=16, minibatches=4, epochs=2, eval_episodes=1
 )
-ALGORITHMS = pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
+LEARNED_DELTA = replace(SAC, floor="gaussian", delta="auto", lr=1e-2)
+ALGORITHMS = pytest.mark.parametrize(
+    "config", [SAC, PPO, LEARNED_DELTA], ids=["sac", "ppo", "learned-delta"]
+)
 
 
 def _run(config: Config, out: Path) -> tuple[TensorDictBase, Tensor]:
@@ -72,6 +77,56 @@ def test_a_resumed_run_equals_the_uninterrupted_one(config: Config, tmp_path: Pa
     resumed, resumed_returns = _run(replace(config, resume=True), tmp_path / "parts")
     assert _difference(params, resumed) == 0.0
     assert torch.equal(returns, resumed_returns)
+
+
+def test_evaluation_leaves_the_normalization_as_it_is(tmp_path: Path) -> None:
+    trainer = Trainer(replace(PPO, seeds=2, out=str(tmp_path)))
+    trainer.run()
+    before = {k: v.clone() for k, v in trainer.learner.policy.own_state().items()}
+    trainer.evaluate()
+    trainer.close()
+    after = trainer.learner.policy.own_state()
+    assert before["normalize.count"] == PPO.total_steps
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_ratios_begin_at_one_with_normalized_observations(tmp_path: Path) -> None:
+    trainer = Trainer(replace(PPO, seeds=2, total_steps=32, out=str(tmp_path)))
+    trainer.run()
+    data = agents_first(next(trainer.batches), 2)
+    trainer.close()
+    learner = trainer.learner
+    batch = learner._with_advantages(data).flatten(1, 2)
+    assert not torch.equal(batch["observation"], data["observation"].flatten(1, 2))
+    _, metrics = learner._plain_losses(batch)
+    torch.testing.assert_close(metrics["kl_approx"], torch.zeros(2), atol=1e-5, rtol=0.0)
+
+
+def test_learned_delta_is_that_of_delta_loss(tmp_path: Path) -> None:
+    trainer = Trainer(replace(LEARNED_DELTA, seeds=2, out=str(tmp_path)))
+    trainer.run()
+    trainer.close()
+    learner = trainer.learner
+    delta = learner.params["delta"]
+    assert (delta > 0.0).any()
+    batch = TensorDict({"observation": torch.randn(2, 9, 3)}, [2, 9])
+    batch["noise"] = torch.rand(2, 9, 1)
+    for index in range(2):
+        with learner.params[ACTOR][index].data.to_module(learner.actor):
+            loss = DeltaLoss(learner.actor, initial=delta[index].item())
+            assert learner.actor.gaussian_head.delta == delta[index]
+            out = loss(batch[index])
+        out["loss_delta"].backward()
+        missing = out["entropy"] - learner.actor.target_entropy
+        torch.testing.assert_close(loss.delta.parameter.grad, missing)
+        ours = _delta_gradient(learner, batch)[index]
+        torch.testing.assert_close(ours, missing)
+
+
+def _delta_gradient(learner: Learner, batch: TensorDict) -> Tensor:
+    learner._agent_losses = lambda _: {}
+    total, _ = learner._plain_losses(batch)
+    return torch.autograd.grad(total, learner.params["delta"])[0]
 
 
 def test_resuming_refuses_other_settings_and_broken_files(tmp_path: Path) -> None:
@@ -202,8 +257,16 @@ def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFi
         (["sac", "--hidden", "0"], "hidden=(0,) must"),
         (["sac", "--target-entropy", "9"], "target_entropy=9"),
         (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
+        (["sac", "--delta", "auto"], "delta='auto' must be a number, or 'auto' where floor="),
+        (["sac", "--device", "floppy"], "device='floppy' must be a usable torch device"),
+        (["sac", "--env", "Nope-v1"], "env='Nope-v1' must be a gymnasium id or dm_control/"),
+        (["sac", "--env", "dm_control/walker"], "env='dm_control/walker' must be"),
+        (["ppo", "--env", "FrozenLake-v1"], "'observation' must be a vector of floats"),
     ],
-    ids=["gamma", "minibatches", "hidden", "infeasible", "delta"],
+    ids=[
+        *("gamma", "minibatches", "hidden", "infeasible", "delta", "learned-delta", "device"),
+        *("gym-env", "dm-env", "observation"),
+    ],
 )
 def test_bad_settings_end_with_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path

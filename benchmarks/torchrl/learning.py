@@ -1,0 +1,94 @@
+"""Does the TorchRL trainer learn? Stacked seeds on small tasks, written to benchmarks/results/torchrl.
+
+::
+
+    python -m benchmarks.torchrl.learning pendulum walker-walk cartpole
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchrl.modules import RandomPolicy
+
+from era_rl.torchrl.config import Config, PPOConfig, SACConfig
+from era_rl.torchrl.trainer import Trainer, episode_rollouts
+
+RUNS: dict[str, Config] = {
+    "pendulum": SACConfig(
+        env="Pendulum-v1", seeds=3, total_steps=10_000, hidden=(64, 64), lr=1e-3, eval_episodes=20
+    ),
+    "walker-walk": SACConfig(
+        env="dm_control/walker-walk-v0", seeds=3, total_steps=25_000, hidden=(128, 128), lr=1e-3
+    ),
+    "cartpole": PPOConfig(
+        env="CartPole-v1",
+        seeds=3,
+        total_steps=40_960,
+        num_envs=4,
+        steps_per_batch=128,
+        minibatches=4,
+        epochs=4,
+        lr=1e-3,
+        target_entropy=0.05,
+    ),
+}
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Train and return the settings, each seed's returns and, of as many episodes, random ones.
+
+    Returns are those of whole episodes, the policy's with deterministic actions.
+    """
+    trainer = Trainer(config)
+    started = time.process_time()
+    try:
+        torch.manual_seed(config.seed)
+        at_random = episode_rollouts(
+            trainer.evaluation_envs, RandomPolicy(trainer.evaluation_envs.action_spec), seed=0
+        ).view(config.seeds, -1)
+        returns = trainer.run()
+    finally:
+        trainer.close()
+    return {
+        "config": asdict(config),
+        "mean_return": dict(zip(config.agent_seeds, returns.mean(1).tolist(), strict=True)),
+        "mean_random_return": dict(
+            zip(config.agent_seeds, at_random.mean(1).tolist(), strict=True)
+        ),
+        "returns": returns.tolist(),
+        "random_returns": at_random.tolist(),
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "versions": {name: version(name) for name in ("torch", "torchrl", "tensordict")},
+        "python": platform.python_version(),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is named and write one JSON file each."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.torchrl.learning")
+    parser.add_argument("runs", nargs="+", choices=sorted(RUNS))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/torchrl"))
+    options = parser.parse_args(arguments)
+    # nothing is rendered; without a display mujoco would warn of it
+    os.environ.setdefault("MUJOCO_GL", "disabled")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.runs:
+        result = measure(replace(RUNS[name], out=f"runs/torchrl/{name}"))
+        command = f"python -m benchmarks.torchrl.learning {name}"
+        text = json.dumps({"command": command, **result}, indent=1)
+        (options.out / f"{name}.json").write_text(text + "\n")
+        sys.stdout.write(f"{name}: {result['mean_return']}\n")
+
+
+if __name__ == "__main__":
+    main()

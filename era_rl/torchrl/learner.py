@@ -1,0 +1,148 @@
+"""What the learners of all algorithms share: stacked agents, one update for all of them, its state."""
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.envs import EnvBase
+from torchrl.objectives import LossModule
+
+from era_rl.core import LearnedDelta, delta_loss
+from era_rl.torchrl.actors import ERAActor
+from era_rl.torchrl.compiling import compiled, graphed
+from era_rl.torchrl.config import Config
+from era_rl.torchrl.networks import make_actor
+from era_rl.torchrl.stacked import AgentStreams, StackedPolicy, call_with, stack_losses
+
+ACTOR = "actor_network_params"
+
+
+class Learner(ABC):
+    """Independent agents with stacked parameters and optimizer states.
+
+    An algorithm gives its loss module, its optimizers, and an agent's losses on a batch.
+
+    Args:
+        config: The settings.
+        env: An environment of the run, for its specs.
+    """
+
+    name: ClassVar[str]
+    nats_per_dim: ClassVar[float]
+    """The default floor of bounded actions."""
+    log_prob: ClassVar[bool]
+    """Whether the actor writes the log-probability of its actions."""
+    trained: ClassVar[tuple[str, ...]]
+    """Names of the loss module's parameter sets that are trained."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Names of those that are not."""
+
+    def __init__(self, config: Config, env: EnvBase) -> None:
+        self.config = config
+        self.device = torch.device(config.device)
+        self.actor = self._make_actor(env)
+        self.loss, self.params = stack_losses(
+            lambda: self._make_loss(env), config.agent_seeds, self.trained, self.kept
+        )
+        self.optimizers = self._make_optimizers()
+        if config.delta == "auto":
+            self._learn_delta()
+        self.policy = StackedPolicy(self.actor, self.params[ACTOR])
+        self.streams = AgentStreams(config.agent_seeds, self.device)
+        self.steps = 0
+        self._losses: Any = self._plain_losses
+        self._update: Any = self._plain_update
+        if config.compile:
+            self._losses = compiled(self._plain_losses, f"the {self.name} losses")
+            if self.device.type == "cuda":
+                self._update = graphed(self._plain_update, f"the {self.name} update")
+
+    @abstractmethod
+    def learn(self, data: TensorDictBase) -> dict[str, Tensor]:
+        """Update from a batch of data, shape (agents, envs, time), and return metrics (agents,)."""
+
+    @abstractmethod
+    def _make_loss(self, env: EnvBase) -> LossModule:
+        """Return the loss module of one agent, its networks initialised at random."""
+
+    @abstractmethod
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return the optimizers of the stacked parameters."""
+
+    @abstractmethod
+    def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Return the metrics of one agent, scalars: their ``loss_*`` are what it minimises."""
+
+    def _make_actor(self, env: EnvBase) -> ERAActor:
+        return make_actor(self.config, env, self.nats_per_dim, log_prob=self.log_prob)
+
+    def _adam_kwargs(self) -> dict[str, Any]:
+        # capturable: steps counted on the device, for CUDA graphs
+        return {"lr": self.config.lr, "fused": True, "capturable": self.device.type == "cuda"}
+
+    def _plain_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        total, metrics = self._losses(batch)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        total.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return metrics
+
+    def _plain_losses(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of all agents' losses, which share no parameter, and each one's metrics."""
+        losses = self._delta_and_agent_losses if "delta" in self.params else self._agent_losses
+        metrics = torch.vmap(partial(call_with, self.loss, losses))(self.params, batch)
+        total = sum(value.sum() for name, value in metrics.items() if name.startswith("loss_"))
+        return total, {name: value.detach() for name, value in metrics.items()}
+
+    def _delta_and_agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        actor, delta = self.loss.actor_network, self.loss.delta
+        with torch.no_grad(), self.loss.actor_network_params.to_module(actor):
+            entropy = actor.entropy(batch.select("observation"))
+        loss = delta_loss(delta, entropy, actor.target_entropy)
+        return {**self._agent_losses(batch), "loss_delta": loss, "delta": delta.clone()}
+
+    def _learn_delta(self) -> None:
+        """Add each agent's delta to what is trained, as :class:`DeltaLoss` does for one actor."""
+        head = self.actor.gaussian_head
+        delta_max = LearnedDelta(
+            head.target_entropy, head.action_dim, log_std_max=head.log_std_max
+        ).delta_max
+        (in_head,) = (
+            value for key, value in self.params[ACTOR].items(True, True) if key[-1] == "delta"
+        )
+        delta = in_head.clone().requires_grad_()
+        self.params["delta"] = delta
+
+        @torch.no_grad()
+        def write_to_head(*_: Any) -> None:
+            delta.clamp_(0.0, delta_max)
+            in_head.copy_(delta)
+
+        optimizer = torch.optim.Adam([delta], **self._adam_kwargs())
+        optimizer.register_step_post_hook(write_to_head)
+        self.optimizers.append(optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that learning goes on from."""
+        return {
+            "steps": self.steps,
+            "params": self.params.data.flatten_keys(".").to_dict(),
+            "policy": self.policy.own_state(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "streams": self.streams.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.steps = state["steps"]
+        self.params.data.update_(TensorDict(state["params"]).unflatten_keys("."))
+        for name, value in self.policy.own_state().items():
+            value.copy_(state["policy"][name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.streams.load_state_dict(state["streams"])
