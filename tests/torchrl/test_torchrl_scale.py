@@ -1,12 +1,13 @@
 """Collecting in other processes: MultiSyncCollector, and RayCollector with a killed worker."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from era_rl.torchrl.config import SACConfig
+from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.trainer import Trainer, agents_first
 
 pytestmark = [
@@ -16,22 +17,14 @@ pytestmark = [
 ]
 
 
-def _config(out: Path, **settings: int) -> SACConfig:
-    return SACConfig(
-        hidden=(16, 16),
-        learning_starts=40,
-        batch_size=32,
-        eval_episodes=1,
-        collectors=2,
-        steps_per_batch=10,
-        updates=2,
-        out=str(out),
-        **settings,
-    )
+COMMON = {"hidden": (16, 16), "eval_episodes": 1, "collectors": 2, "steps_per_batch": 10}
+SAC = SACConfig(**COMMON, learning_starts=40, batch_size=32, updates=2)
+PPO = PPOConfig(**COMMON, minibatches=4)
 
 
-def test_two_processes_collect_with_the_learners_policy(tmp_path: Path) -> None:
-    trainer = Trainer(_config(tmp_path, seeds=2, num_envs=2, total_steps=120))
+@pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
+def test_two_processes_collect_with_the_learners_policy(config: Config, tmp_path: Path) -> None:
+    trainer = Trainer(replace(config, seeds=2, num_envs=2, total_steps=120, out=str(tmp_path)))
     trainer.run()
     assert trainer.learner.steps == 120
     data = next(trainer.batches)
@@ -41,13 +34,16 @@ def test_two_processes_collect_with_the_learners_policy(tmp_path: Path) -> None:
         for step in agents_first(data, 2).flatten(0, 1).unbind(-1):
             expected = trainer.learner.policy(step.select("observation", "noise"))
             torch.testing.assert_close(step["action"], expected["action"])
+    if isinstance(config, PPOConfig):
+        assert trainer.learner.policy.normalize.count == 120
     trainer.close()
 
 
 def test_ray_goes_on_after_a_worker_is_killed(tmp_path: Path) -> None:
     ray_sac = pytest.importorskip("benchmarks.torchrl.ray_sac", reason="ray is not installed")
-    config = _config(tmp_path, total_steps=400, checkpoint_interval=100)
-    summary = ray_sac.train(config, kill_at=200)
+    config = replace(SAC, total_steps=400, checkpoint_interval=100, out=str(tmp_path))
+    with ray_sac.ray_cluster(None, config.collectors):
+        summary = ray_sac.train(config, kill_at=200)
     (death,) = summary["deaths"]
     assert death["died_at"] >= 200
     assert summary["last_attempt_resumed_at"] == 200
