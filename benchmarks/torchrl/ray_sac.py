@@ -12,11 +12,9 @@ README.md beside it says how to use a cluster of several machines.
 import argparse
 import json
 import logging
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 from tensordict import TensorDictBase
 from torchrl.collectors.distributed import RayCollector
@@ -36,13 +33,6 @@ from era_rl.torchrl.stacked import StackedPolicy
 from era_rl.torchrl.trainer import COLLECTION, Trainer
 
 log = logging.getLogger("ray_sac")
-
-AGENT_PORTS = (
-    "metrics_agent_port",
-    "metrics_export_port",
-    "dashboard_agent_listen_port",
-    "runtime_env_agent_port",
-)
 
 
 class Collectors(RayCollector):
@@ -65,43 +55,19 @@ class Collectors(RayCollector):
                 ray.kill(self.remote_collectors[0])
 
 
-@contextmanager
-def ray_cluster(address: str | None, workers: int) -> Iterator[None]:
-    """Connect to a Ray cluster, or to one that is started on this machine and ends with the context."""
-    cluster = None if address else start_cluster(workers)
-    # the workers' own output stays in Ray's log files
-    ray.init(address=address or cluster.address, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if cluster is not None:
-            cluster.shutdown()
-
-
-def start_cluster(workers: int, attempts: int = 3) -> Cluster:
-    """Start Ray on this machine, with one CPU a worker; again if it fails."""
+def start_ray(address: str | None, workers: int, attempts: int = 4) -> None:
+    """Connect to a cluster, or start one here; again if it times out, as on slow machines it does."""
+    cluster = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
     for attempt in range(1, attempts + 1):
-        # Ray waits 15 seconds for the ports that its agents choose, too few on a loaded machine;
-        # for ports that are given it does not wait (ray-project/ray issue 65983)
-        ports = dict(zip(AGENT_PORTS, free_ports(len(AGENT_PORTS)), strict=True))
-        arguments = {"num_cpus": workers, "include_dashboard": False, **ports}
         try:
-            return Cluster(initialize_head=True, head_node_args=arguments)
+            # the workers' own output stays in Ray's log files
+            ray.init(**cluster, log_to_driver=False)
+            return
         except Exception as error:  # Ray raises a plain Exception
+            ray.shutdown()
             if attempt == attempts:
                 raise
             log.warning("Ray did not start (attempt %d): %s", attempt, error)
-    raise ValueError(f"attempts={attempts} must be at least 1")
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of this machine that nothing listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def make_collectors(config: Config, policy: StackedPolicy, *, kill_at: int | None) -> Collectors:
@@ -124,13 +90,17 @@ def make_collectors(config: Config, policy: StackedPolicy, *, kill_at: int | Non
     return collectors
 
 
-def train(config: Config, *, kill_at: int | None = None) -> dict[str, Any]:
-    """Train on the connected cluster to the end, through deaths of workers, and say what happened.
+def train(
+    config: Config, *, address: str | None = None, kill_at: int | None = None
+) -> dict[str, Any]:
+    """Train to the end, through the death of workers, and return what happened.
 
     Args:
         config: The settings; ``collectors`` is the number of Ray workers.
+        address: Of a running Ray cluster; None starts one on this machine.
         kill_at: Frames after which a worker of the first attempt is killed.
     """
+    start_ray(address, config.collectors)
     started, deaths = time.monotonic(), []
     while True:
         trainer = Trainer(config, partial(make_collectors, kill_at=kill_at))
@@ -181,8 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options |= {"hidden": tuple(options["hidden"]), "out": str(options["out"])}
     config = SACConfig(collectors=workers, steps_per_batch=10, updates=10 * workers, **options)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    with ray_cluster(address, workers):
-        summary = train(config, kill_at=kill_at)
+    summary = train(config, address=address, kill_at=kill_at)
     path = path or Path(config.out, "summary.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(summary, indent=1) + "\n")

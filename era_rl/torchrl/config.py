@@ -99,8 +99,8 @@ class Config:
             raise ValueError(f"hidden={self.hidden} must be widths of at least 1")
         if isinstance(self.delta, str) and (self.delta != "auto" or self.floor != "gaussian"):
             raise ValueError(
-                f"delta={self.delta!r} must be a number, or 'auto' where floor={self.floor!r} is"
-                " 'gaussian'"
+                f"delta={self.delta!r} with floor={self.floor!r} must be a number, or 'auto' with"
+                " floor='gaussian'"
             )
 
     def head_kwargs(self, action_dim: int, nats_per_dim: float) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def make_actor(config: Config, env: EnvBase, nats_per_dim: float, *, log_prob: b
     """
     spec = env.action_spec_unbatched.to(config.device)
     kwargs = head_kwargs(config, spec, nats_per_dim)
-    network = mlp(config, observation_dim(env), raw_dim(spec, head_kwargs=kwargs), layer_norm=False)
+    network = mlp(
+        config, observation_dim(config, env), raw_dim(spec, head_kwargs=kwargs), layer_norm=False
+    )
     actor = ERAActor(network, spec, head_kwargs=kwargs, noise_key="noise", return_log_prob=log_prob)
     return actor.to(config.device)
 
@@ -59,18 +61,20 @@ def make_critic(config: Config, env: EnvBase, *, of_action: bool) -> ValueOperat
     """Return Q(s, a), or V(s), of the settings."""
     keys = ["observation", "action"] if of_action else ["observation"]
     action_dim = env.action_spec_unbatched.shape[-1] if of_action else 0
-    network = mlp(config, observation_dim(env) + action_dim, 1, config.layer_norm)
+    network = mlp(config, observation_dim(config, env) + action_dim, 1, config.layer_norm)
     return ValueOperator(network, keys).to(config.device)
 
 
-def observation_dim(env: EnvBase) -> int:
-    """Return the length of the environment's ``observation``.
+def observation_dim(config: Config, env: EnvBase) -> int:
+    """Return the length of the ``observation`` of the settings' environment.
 
     Raises:
         ValueError: If its observations are not one vector of floats.
     """
     spec = env.observation_spec_unbatched.get("observation", None)
     if spec is None or spec.ndim != 1 or not spec.dtype.is_floating_point:
-        found = "none of that key" if spec is None else f"{spec.dtype} of shape {tuple(spec.shape)}"
-        raise ValueError(f"env: 'observation' must be a vector of floats; this one has {found}")
+        found = "none" if spec is None else f"{spec.dtype} of shape {tuple(spec.shape)}"
+        raise ValueError(
+            f"env={config.env!r} must have an 'observation' that is a vector of floats, not {found}"
+        )
     return spec.shape[-1]

@@ -19,6 +19,8 @@ class AgentObservationNorm(nn.Sequential):
         device: Device of the statistics.
     """
 
+    count: Tensor
+
     def __init__(
         self, agents: int, observation_dim: int, device: torch.device | str = "cpu"
     ) -> None:
@@ -35,11 +37,12 @@ class AgentObservationNorm(nn.Sequential):
     @torch.no_grad()
     def update(self, observation: Tensor) -> None:
         """Add observations, shape (agents, n, observation_dim), to the statistics."""
-        norm, n = self[0], observation.shape[1]
+        n = observation.shape[1]
+        loc, scale = self[0].get_buffer("loc"), self[0].get_buffer("scale")
         variance, mean = torch.var_mean(observation, dim=1, correction=0, keepdim=True)
         new = n / (self.count + n)
-        shift = mean - norm.loc
-        variance = torch.lerp(norm.scale**2, variance, new) + shift**2 * new * (1.0 - new)
-        norm.loc.add_(shift * new)
-        norm.scale.copy_(variance.sqrt().clamp_min(1e-4))  # for observations that never change
+        shift = mean - loc
+        variance = torch.lerp(scale**2, variance, new) + shift**2 * new * (1.0 - new)
+        loc.add_(shift * new)
+        scale.copy_(variance.sqrt().clamp_min(1e-4))  # for observations that never change
         self.count.add_(n)

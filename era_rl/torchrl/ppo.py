@@ -27,7 +27,7 @@ class PPOLearner(Learner):
         super().__init__(config, env)
         if config.normalize_observations:
             self.policy.normalize = AgentObservationNorm(
-                config.seeds, observation_dim(env), self.device
+                config.seeds, observation_dim(config, env), self.device
             )
 
     def _make_loss(self, env: EnvBase) -> ClipPPOLoss:

@@ -257,11 +257,14 @@ def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFi
         (["sac", "--hidden", "0"], "hidden=(0,) must"),
         (["sac", "--target-entropy", "9"], "target_entropy=9"),
         (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
-        (["sac", "--delta", "auto"], "delta='auto' must be a number, or 'auto' where floor="),
+        (["sac", "--delta", "auto"], "delta='auto' with floor='exact' must be a number"),
         (["sac", "--device", "floppy"], "device='floppy' must be a usable torch device"),
         (["sac", "--env", "Nope-v1"], "env='Nope-v1' must be a gymnasium id or dm_control/"),
         (["sac", "--env", "dm_control/walker"], "env='dm_control/walker' must be"),
-        (["ppo", "--env", "FrozenLake-v1"], "'observation' must be a vector of floats"),
+        (
+            ["ppo", "--env", "FrozenLake-v1"],
+            "env='FrozenLake-v1' must have an 'observation' that is",
+        ),
     ],
     ids=[
         *("gamma", "minibatches", "hidden", "infeasible", "delta", "learned-delta", "device"),
