@@ -44,9 +44,19 @@ class TruncatedNormalDistribution(Distribution):
         """Return the entropy in nats, shape (batch,), summed over dimensions."""
         return truncated_normal_entropy(self.loc, self.log_std).sum(-1)
 
+    @staticmethod
+    def draw_noise(like: Tensor) -> Tensor:
+        """Return uniform noise of the shape of ``like``."""
+        return torch.rand_like(like)
+
+    @staticmethod
+    def reparameterise(loc: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+        """Return the actions in [-1, 1] that the noise gives (:func:`truncated_normal_sample`)."""
+        return truncated_normal_sample(loc, log_std, noise)
+
     def sample(self) -> Tensor:
         """Return reparameterised actions in [-1, 1], shape (batch, action_dim)."""
-        return truncated_normal_sample(self.loc, self.log_std, torch.rand_like(self.loc))
+        return self.reparameterise(self.loc, self.log_std, self.draw_noise(self.loc))
 
     def mode(self) -> Tensor:
         """Return the most likely actions, shape (batch, action_dim)."""
@@ -71,6 +81,16 @@ class TanhNormalDistribution(SquashedDiagGaussianDistribution):
         """Set the parameters before the squashing, each (batch, action_dim)."""
         self.loc, self.log_std = mean_actions, log_std
         return super().proba_distribution(mean_actions, log_std)
+
+    @staticmethod
+    def draw_noise(like: Tensor) -> Tensor:
+        """Return standard normal noise of the shape of ``like``."""
+        return torch.randn_like(like)
+
+    @staticmethod
+    def reparameterise(loc: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+        """Return the actions tanh(loc + exp(log_std) noise)."""
+        return torch.tanh(torch.addcmul(loc, log_std.exp(), noise))
 
     def entropy(self) -> Tensor:
         """Return the entropy in nats, shape (batch,), summed over dimensions."""

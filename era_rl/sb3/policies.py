@@ -66,15 +66,28 @@ class ERAActorMixin(BasePolicy):
         latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))  # type: ignore[arg-type]
         return torch.cat([self.mu(latent_pi), self.log_std(latent_pi)], dim=-1)
 
-    def sample_actions(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return reparameterised actions, loc and log_std, each (batch, action_dim)."""
+    def draw_noise(self, batch_size: int) -> Tensor:
+        """Return the noise of ``batch_size`` actions, shape (batch_size, action_dim)."""
+        weight = self.log_std.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision is too coarse
+        return self.action_dist.draw_noise(
+            torch.empty(batch_size, self.head.action_dim, dtype=dtype, device=weight.device)
+        )
+
+    def reparameterise(self, raw: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the actions that the noise gives, loc and log_std, each (batch, action_dim)."""
         loc, log_std = self.head.loc_log_std(raw)
-        return self._distribution().actions_from_params(loc, log_std), loc, log_std
+        return self.action_dist.reparameterise(loc, log_std, noise), loc, log_std
+
+    def sample_actions(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Return the actions that the noise gives, (batch, action_dim)."""
+        return self.reparameterise(raw, noise)[0]
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode."""
         if not deterministic:
-            return self.sample_actions(self.raw_params(obs))[0]
+            raw = self.raw_params(obs)
+            return self.sample_actions(raw, self.draw_noise(len(raw)))
         return super().forward(obs, deterministic)
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

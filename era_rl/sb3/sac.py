@@ -1,21 +1,24 @@
 """SACERA: Soft Actor-Critic with a guaranteed policy entropy and no entropy term in its losses."""
 
-import shutil
 import warnings
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    ReplayBufferSamples,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.sac import SAC
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from era_rl.sb3.base import OffPolicyERAMixin
+from era_rl.sb3.gradients import COMPILERS, SACGradients, Transitions, has_compiler, or_eager
 from era_rl.sb3.metrics import TrainingMetrics
 from era_rl.sb3.policies import (
     SACERAActor,
@@ -23,6 +26,9 @@ from era_rl.sb3.policies import (
     SACERAMultiInputPolicy,
     SACERAPolicy,
 )
+
+MIN_UPDATES_TO_COMPILE = 50_000
+"""From how many updates on compile="auto" compiles: in a shorter run compiling takes what it gains."""
 
 
 class SACERA(OffPolicyERAMixin, SAC):
@@ -50,8 +56,10 @@ class SACERA(OffPolicyERAMixin, SAC):
         distribution: "truncated" (normal truncated to [-1, 1]) or "tanh" (squashed normal, with
             floor="gaussian" only: its floor is not per state).
         layer_norm: Whether the critics have a LayerNorm after each hidden layer.
-        compile: Whether the head and the sampler run under torch.compile (tens of seconds at the
-            first step); without a C++ compiler it warns and runs eagerly.
+        compile: Whether the gradients of an update, and the sampling of actions, run under
+            torch.compile, which takes tens of seconds at the first step: True, False, or "auto" for
+            runs of at least 50,000 updates. Equal to the eager update up to rounding. Without a C++
+            compiler, or where compilation fails, it warns and runs eagerly.
         ent_coef: Must be 0: there is no entropy term.
         use_sde: Must be False.
         policy_kwargs: As in SB3.
@@ -74,19 +82,57 @@ class SACERA(OffPolicyERAMixin, SAC):
         policy: str | type[BasePolicy],
         env: GymEnv | str | None,
         *args: Any,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> None:
+        if compile not in (True, False, "auto"):
+            raise ValueError(f"compile={compile!r} must be True, False or 'auto'")
         self.compile = compile
         self.metrics = TrainingMetrics()
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        if self.compile:
-            self.actor.sample_actions = _compile(self.actor.sample_actions)
+        self._gradients = SACGradients(self.policy)
+        self._compiled = False
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.critic_target.parameters())
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        if not self._compiled and self._is_worth_compiling(total_timesteps):
+            self._compiled = True
+            self._gradients.compile()
+            sample = self.actor.sample_actions
+            self.actor.sample_actions = or_eager(torch.compile(sample, fullgraph=True), sample)
+        return result
+
+    def _is_worth_compiling(self, total_timesteps: int) -> bool:
+        """Return whether to compile; warn where it was asked for and cannot be done."""
+        if self.compile is False:
+            return False
+        if self.compile == "auto" and (
+            self._n_updates + self._planned_updates(total_timesteps) < MIN_UPDATES_TO_COMPILE
+        ):
+            return False
+        if not has_compiler():
+            warnings.warn(
+                f"compile={self.compile!r} needs a C++ compiler ({' or '.join(COMPILERS)}) and none "
+                "was found: training runs eagerly",
+                stacklevel=4,
+            )
+            self._compiled = True
+            return False
+        return True
+
+    def _planned_updates(self, total_timesteps: int) -> int:
+        """Return how many gradient steps ``learn(total_timesteps)`` takes, 0 where it is unknown."""
+        if self.gradient_steps < 0:
+            return total_timesteps
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE:
+            return 0
+        return total_timesteps // (self.train_freq.frequency * self.n_envs) * self.gradient_steps
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Take gradient steps on batches of the replay buffer (SB3's hook)."""
@@ -102,35 +148,23 @@ class SACERA(OffPolicyERAMixin, SAC):
 
     def _update(self, data: ReplayBufferSamples) -> None:
         """Take one gradient step on the critics and one on the actor."""
-        obs, next_obs = _as_float32(data.observations), _as_float32(data.next_observations)
-        raw = self.actor.raw_params(obs)
-        with torch.no_grad():
-            next_raw = self.actor.raw_params(next_obs)
-        # one pass through head and sampler for both batches: at this size dispatch costs the most
-        actions, loc, log_std = self.actor.sample_actions(torch.cat([raw, next_raw]))
-        actions_pi, next_actions = actions.chunk(2)
-
-        target_q = self._target_q(data, next_obs, next_actions.detach())
-        critic_loss = (
-            0.5
-            * torch.stack([F.mse_loss(q, target_q) for q in self.critic(obs, data.actions)]).sum()
+        batch = Transitions(
+            _as_float32(data.observations),
+            data.actions,
+            _as_float32(data.next_observations),
+            data.rewards,
+            data.dones,
+            self.gamma if data.discounts is None else data.discounts,
         )
-        _step(self.critic.optimizer, critic_loss)
-
-        actor_loss = -torch.cat(self.critic(obs, actions_pi), dim=1).amin(dim=1).mean()
-        _step(self.actor.optimizer, actor_loss)
-
-        loc, log_std = loc.detach(), log_std.detach()
+        noise, next_noise = self.actor.draw_noise(2 * len(data.actions)).chunk(2)
+        gradients, critic_loss, _ = self._gradients.critic(batch, next_noise)
+        _step(self.critic.optimizer, self._gradients.critic_parameters, gradients)
+        gradients, actor_loss, (loc, log_std) = self._gradients.actor(batch.obs, noise)
+        _step(self.actor.optimizer, self._gradients.actor_parameters, gradients)
         if self.learn_delta:
             distribution = self.actor.action_dist.proba_distribution(loc, log_std)
             self._update_delta(distribution.entropy())
-        self.metrics.add(actor_loss.detach(), critic_loss.detach(), loc, log_std)
-
-    @torch.no_grad()
-    def _target_q(self, data: ReplayBufferSamples, next_obs: Any, next_actions: Tensor) -> Tensor:
-        discounts = data.discounts if data.discounts is not None else self.gamma
-        next_q = torch.cat(self.critic_target(next_obs, next_actions), dim=1).amin(1, keepdim=True)
-        return data.rewards + (1.0 - data.dones) * discounts * next_q
+        self.metrics.add(actor_loss, critic_loss, loc, log_std)
 
     def _update_targets(self) -> None:
         get_ema_multi_avg_fn(1.0 - self.tau)(self._target_params, self._critic_params, 0)
@@ -144,7 +178,8 @@ class SACERA(OffPolicyERAMixin, SAC):
         super().dump_logs(*args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "metrics", "_critic_params", "_target_params"]
+        own = ["metrics", "_gradients", "_compiled", "_critic_params", "_target_params"]
+        return [*super()._excluded_save_params(), *own]
 
 
 def paper_preset(action_space: spaces.Box) -> dict[str, Any]:
@@ -175,26 +210,15 @@ def paper_preset(action_space: spaces.Box) -> dict[str, Any]:
     }
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take an optimizer step on ``loss``, with gradients for the optimizer's parameters only."""
-    parameters = optimizer.param_groups[0]["params"]
-    optimizer.zero_grad()
-    loss.backward(inputs=parameters)
+def _step(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor], gradients: tuple[Tensor, ...]
+) -> None:
+    """Take an optimizer step along the gradients of the parameters."""
+    for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+        parameter.grad = gradient
     optimizer.step()
 
 
 def _as_float32(obs: Any) -> Any:
     """Cast float64 observations once, instead of in every network that reads them."""
     return obs.float() if isinstance(obs, Tensor) and obs.dtype == torch.float64 else obs
-
-
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function under torch.compile, or as it is, with a warning, without a compiler."""
-    if any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        return torch.compile(function, fullgraph=True)
-    warnings.warn(
-        "compile=True needs a C++ compiler (c++, g++ or clang++) and none was found: the head runs "
-        "eagerly",
-        stacklevel=2,
-    )
-    return function

