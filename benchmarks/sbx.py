@@ -3,10 +3,11 @@
     python -m benchmarks.sbx --python PATH/TO/ENVIRONMENT/bin/python --out FILE.json
 
 SBX (JAX) runs in a second process under the interpreter given, which needs ``sbx-rl`` and what the task
-runs on; blocks take turns, one process waiting for the other.
+runs on; blocks take turns, one process waiting for the other, and both have ``--threads`` cores.
 """
 
 import argparse
+import os
 import subprocess
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
+    # XLA starts a thread a core: the same cores for both, not as many threads
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     torch.set_num_threads(args.threads)
     blocks, version = measure(args)
     settings = {

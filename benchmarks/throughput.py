@@ -2,16 +2,15 @@
 
 All algorithms train in turn in one process, a block of steps each, on the same threads and with equal
 networks; what is reported are ratios of neighbouring blocks, so that a machine whose speed drifts
-does not matter. Run ``python -m benchmarks.throughput --help``.
+does not matter. Matrix products of the networks' size take turns with them: at their speed, the
+products of an update alone would take ``floor_milliseconds``, which no update can beat.
+Run ``python -m benchmarks.throughput --help``.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.results import circumstances, write_json
 from era_rl.sb3 import SACERA
-
-PACKAGES = ("torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
 
 
 def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
@@ -54,11 +53,21 @@ def seconds(function: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Return, for each algorithm, the seconds of every block: env steps and updates alone."""
+def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, list[float]]], list[float]]:
+    """Return the seconds of every block: an algorithm's env steps and updates; a matrix product."""
     models = {name: build(name, args) for name in args.algorithms}
     device = str(next(iter(models.values())).device)
-    blocks = {name: {"env_step": [], "update": []} for name in models}
+    blocks: dict[str, dict[str, list[float]]] = {
+        name: {"env_step": [], "update": []} for name in models
+    }
+    products = []
+    left = torch.randn(args.batch_size, args.width, device=device)
+    right = torch.randn(args.width, args.width, device=device)
+
+    def multiply() -> None:
+        for _ in range(10 * args.steps):
+            torch.mm(left, right)
+
     for model in models.values():
         model.set_logger(Logger(folder=None, output_formats=[]))
         model.learn(args.warmup)
@@ -73,7 +82,39 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
 
             blocks[name]["env_step"].append(seconds(learn, device) / args.steps)
             blocks[name]["update"].append(seconds(train, device) / args.steps)
-    return blocks
+        products.append(seconds(multiply, device) / (10 * args.steps))
+    return blocks, products
+
+
+def floor(
+    blocks: dict[str, dict[str, list[float]]], products: list[float], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Return what one update of SACERA needs at least, and the share of its time that this is.
+
+    Floating-point operations of the matrix products (PyTorch's counter, eager update); bytes that Adam
+    (reads parameter, gradient and both moments, writes all but the gradient) and Polyak averaging
+    (reads two, writes one) move; the time of the products alone at the speed measured in this run.
+    """
+    model = build("exact", args)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    model.learn(2)
+    with FlopCounterMode(display=False) as counter:
+        model.train(1, args.batch_size)
+    trained = {
+        name: sum(p.numel() for p in getattr(model.policy, name).parameters())
+        for name in ("actor", "critic")
+    }
+    speed = 2.0 * args.batch_size * args.width**2 / statistics.median(products)
+    least = counter.get_total_flops() / speed
+    return {
+        "flops": counter.get_total_flops(),
+        "optimizer_bytes": 4 * (7 * sum(trained.values()) + 3 * trained["critic"]),
+        "matmul_gigaflops_per_second": speed / 1e9,
+        "floor_milliseconds": 1e3 * least,
+        "share_reached": {
+            name: least / statistics.median(kinds["update"]) for name, kinds in blocks.items()
+        },
+    }
 
 
 def ratios(blocks: dict[str, dict[str, list[float]]], reference: str) -> list[dict[str, Any]]:
@@ -114,18 +155,16 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"argument --reference: {args.reference} must be among --algorithms")
 
     torch.set_num_threads(args.threads)
-    blocks = measure(args)
-    result = {
+    blocks, products = measure(args)
+    content = {
         "settings": {key: str(value) for key, value in vars(args).items() if key != "out"},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
-        "machine": {"cpu": platform.machine(), "system": platform.system()},
+        **circumstances(),
+        "update": floor(blocks, products, args),
         "ratios": ratios(blocks, args.reference),
         "seconds": blocks,
+        "matmul_seconds": products,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(args.out)
+    write_json(args.out, content)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ def test_throughput_writes_ratios_and_raw_times(tmp_path: Path) -> None:
     for row in result["ratios"]:
         assert row["speed_over_sac"]["median"] > 0.0
     assert all(len(times) == 3 for kinds in result["seconds"].values() for times in kinds.values())
+    assert len(result["matmul_seconds"]) == 3
+    # critics and actor of 3 + 1 and 3 inputs, twice forward at least
+    assert result["update"]["flops"] > 2 * 8 * 3 * (4 * 8 + 8 * 8 + 8)
+    assert result["update"]["share_reached"].keys() == result["seconds"].keys()
     assert {"torch", "stable-baselines3"} <= result["versions"].keys()
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from era_rl.core import GaussianHead, TruncatedGaussianHead
 from era_rl.sb3.distributions import TanhNormalDistribution, TruncatedNormalDistribution
+from era_rl.sb3.gradients import compiled, or_eager
 
 BoundedDistribution = Literal["truncated", "tanh"]
 
@@ -82,6 +83,15 @@ class ERAActorMixin(BasePolicy):
     def sample_actions(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Return the actions that the noise gives, (batch, action_dim)."""
         return self.reparameterise(raw, noise)[0]
+
+    def compile_sampling(self) -> None:
+        """Compile ``sample_actions`` at its first call; it stays eager where that fails."""
+        eager = self.sample_actions
+
+        def sample(raw: Tensor, noise: Tensor) -> Tensor:
+            return self.reparameterise(raw, noise)[0]
+
+        self.sample_actions = or_eager(compiled(sample), eager)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode."""

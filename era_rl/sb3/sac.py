@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from era_rl.sb3.base import OffPolicyERAMixin
-from era_rl.sb3.gradients import COMPILERS, SACGradients, Transitions, has_compiler, or_eager
+from era_rl.sb3.gradients import COMPILERS, SACGradients, Transitions, has_compiler
 from era_rl.sb3.metrics import TrainingMetrics
 from era_rl.sb3.policies import (
     SACERAActor,
@@ -103,8 +103,7 @@ class SACERA(OffPolicyERAMixin, SAC):
         if not self._compiled and self._is_worth_compiling(total_timesteps):
             self._compiled = True
             self._gradients.compile()
-            sample = self.actor.sample_actions
-            self.actor.sample_actions = or_eager(torch.compile(sample, fullgraph=True), sample)
+            self.actor.compile_sampling()
         return result
 
     def _is_worth_compiling(self, total_timesteps: int) -> bool:
@@ -154,7 +153,10 @@ class SACERA(OffPolicyERAMixin, SAC):
             _as_float32(data.next_observations),
             data.rewards,
             data.dones,
-            self.gamma if data.discounts is None else data.discounts,
+            # a tensor, since a compiled function takes a number for a constant
+            torch.tensor(self.gamma, dtype=torch.float64)
+            if data.discounts is None
+            else data.discounts,
         )
         noise, next_noise = self.actor.draw_noise(2 * len(data.actions)).chunk(2)
         gradients, critic_loss, _ = self._gradients.critic(batch, next_noise)

@@ -24,6 +24,7 @@ OPTIONS: list[dict[str, Any]] = [
 NEEDS_COMPILER = pytest.mark.skipif(
     not has_compiler(), reason=f"no C++ compiler ({', '.join(COMPILERS)})"
 )
+GAMMA = torch.tensor(0.9, dtype=torch.float64)
 # Dynamo looks at .grad of every input, with the warning hidden but not from an "error" filter
 DYNAMO = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 
