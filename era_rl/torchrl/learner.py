@@ -100,11 +100,12 @@ class Learner(ABC):
         return total, {name: value.detach() for name, value in metrics.items()}
 
     def _delta_and_agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        losses = self._agent_losses(batch)  # first: in the other order torch.compile (2.15) fails
         actor, delta = self.loss.actor_network, self.loss.delta
         with torch.no_grad(), self.loss.actor_network_params.to_module(actor):
             entropy = actor.entropy(batch.select("observation"))
         loss = delta_loss(delta, entropy, actor.target_entropy)
-        return {**self._agent_losses(batch), "loss_delta": loss, "delta": delta.clone()}
+        return {**losses, "loss_delta": loss, "delta": delta.clone()}
 
     def _learn_delta(self) -> None:
         """Add each agent's delta to what is trained, as :class:`DeltaLoss` does for one actor."""

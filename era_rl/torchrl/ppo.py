@@ -35,7 +35,7 @@ class PPOLearner(Learner):
         critic = make_critic(self.config, env, of_action=False)
         _initialise(actor, last_gain=0.01)
         _initialise(critic, last_gain=1.0)
-        return ClipPPOLoss(
+        loss = ClipPPOLoss(
             actor,
             critic,
             clip_epsilon=self.config.clip,
@@ -44,6 +44,9 @@ class PPOLearner(Learner):
             normalize_advantage=True,
             reduction="none",  # its own mean squeezes a scalar, which vmap refuses
         )
+        # it has no targets, and would make them of ``.data``, which torch.compile refuses under vmap
+        loss.__dict__.update(dict.fromkeys(f"target_{name}" for name in self.trained))
+        return loss
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         params = leaves(self.params)
