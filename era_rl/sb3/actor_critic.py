@@ -39,6 +39,7 @@ from era_rl.core import (
     TruncatedGaussianHead,
     auto_target_entropy,
 )
+from era_rl.core.compiling import Fallback, compiled_closure
 from era_rl.sb3.distributions import TruncatedNormalDistribution
 
 ActorCriticHead = TruncatedGaussianHead | GaussianHead | MultiCategoricalHead
@@ -81,9 +82,24 @@ class ActorCriticMixin(BasePolicy):
         super()._build(lr_schedule)  # type: ignore[misc]
         self.action_dist = distribution
 
-    def dist_params(self, raw: Tensor) -> tuple[Tensor, ...]:
+    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return the distribution's parameters for raw outputs (batch, head.raw_dim)."""
         return (self.head(raw),)
+
+    def compile_head(self) -> None:
+        """Compile ``dist_params`` at its first call; it stays eager where that fails."""
+        eager = self.dist_params
+
+        def dist_params(raw: Tensor) -> tuple[Tensor, ...]:
+            return eager(raw)
+
+        self.dist_params = Fallback(
+            compiled_closure(dist_params), eager, "torch.compile of the policy's head"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a compiled head cannot be pickled, and a copy's would be bound to this policy
+        return {name: value for name, value in self.__dict__.items() if name != "dist_params"}
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
         # a shallow copy to throw away: a policy that kept a graph could not be copied
@@ -180,7 +196,7 @@ class ERAActorCriticMixin(ActorCriticMixin):
         head = GaussianHead(action_dim, **kwargs)
         return head, DiagGaussianDistribution(action_dim)
 
-    def dist_params(self, raw: Tensor) -> tuple[Tensor, ...]:
+    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return loc and log_std, or logits, of raw outputs (batch, head.raw_dim)."""
         if isinstance(self.head, MultiCategoricalHead):
             return super().dist_params(raw)
@@ -250,7 +266,7 @@ class ERAMaskableMixin(ActorCriticMixin):
             return head, ERAMaskableCategorical(head, actions[0])
         return head, ERAMaskableMultiCategorical(head, actions)
 
-    def dist_params(self, raw: Tensor) -> tuple[Tensor, ...]:
+    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return the raw logits, shape (batch, head.raw_dim)."""
         return (raw,)  # the distribution meets the floor, after the mask
 

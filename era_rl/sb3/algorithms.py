@@ -19,6 +19,7 @@ from era_rl.sb3.actor_critic import (
     ERAMultiInputActorCriticPolicy,
 )
 from era_rl.sb3.base import (
+    CompilingMixin,
     ERAMixin,
     LearnedDeltaMixin,
     OffPolicyERAMixin,
@@ -102,7 +103,9 @@ class CrossQERA(_ReplayedDeltaMixin, CrossQ):
         super().__init__(policy, env, *args, **kwargs)
 
 
-class _OnPolicyERAMixin(LearnedDeltaMixin, OnPolicyAlgorithm):
+class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
+    CompilingMixin, LearnedDeltaMixin, OnPolicyAlgorithm
+):
     """The ERA arguments of an on-policy algorithm, and its learned delta."""
 
     def __init__(
@@ -138,6 +141,12 @@ class _OnPolicyERAMixin(LearnedDeltaMixin, OnPolicyAlgorithm):
         given = {name: value for name, value in head_kwargs.items() if value is not None}
         self.era_kwargs = {"head_kwargs": given}
         super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
+
+    def _compile(self) -> None:
+        self.policy.compile_head()  # type: ignore[operator]
+
+    def _planned_calls(self, total_timesteps: int) -> int:
+        return (self.num_timesteps + total_timesteps) // self.n_envs
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ERAActorCriticPolicy") -> None:
         super()._maybe_recommend_cpu(mlp_class_name)
@@ -180,6 +189,9 @@ class PPOERA(_OnPolicyERAMixin, PPO):
             None pins the entropy at the floor wherever log_std_min does not lift it.
         squash: False takes an unbounded normal under Eq. 11, whose actions SB3 clips to the bounds;
             the floor is that of the normal before clipping, its std in units of half the range.
+        compile: Whether the head runs under torch.compile, which takes tens of seconds at its first
+            calls: True, False, or "auto" for 50,000 steps of the (vectorised) environment and more.
+            Without a C++ compiler, or where compilation fails, it warns and runs eagerly.
         use_sde: Must be False.
         **kwargs: PPO's arguments. ``ent_coef`` is 0 by default and may be set: the paper's PPO runs
             kept a bonus of 0.01 besides the floor.

@@ -1,6 +1,7 @@
 """What the ERA algorithms share: their arguments, the learned compensation, its state and its logs."""
 
 import math
+import warnings
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -10,12 +11,16 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from era_rl.core import GaussianHead, LearnedDelta
+from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.core.heads import Floor
 from era_rl.sb3.policies import BoundedDistribution
 
 DELTA_LEARNING_RATE = 0.05
 """Step of the dual ascent delta += rate (H0 - E[H]). Both sides are in nats, whatever the task, and
 dE[H]/ddelta is at most 1, so that one rate fits all; Adam's steps of a fixed size would oscillate."""
+
+MIN_CALLS_TO_COMPILE = 50_000
+"""From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""
 
 
 class ERAPolicy(Protocol):
@@ -33,7 +38,7 @@ class ERAPolicy(Protocol):
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
         ...
 
-    def dist_params(self, raw: Tensor) -> tuple[Tensor, ...]:
+    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return the distribution's parameters for raw outputs."""
         ...
 
@@ -83,6 +88,54 @@ class ERAMixin(BaseAlgorithm):
         if len(args) < 3:
             kwargs.setdefault("tb_log_name", type(self).__name__)
         return super().learn(total_timesteps, *args, **kwargs)
+
+
+class CompilingMixin(ERAMixin):
+    """Compiles what a long training calls at every step, at the start of ``learn``.
+
+    Args:
+        *args: Arguments of the algorithm.
+        compile: True, False, or "auto" for trainings of at least 50,000 calls.
+        **kwargs: Arguments of the algorithm.
+    """
+
+    def __init__(self, *args: Any, compile: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
+        if compile not in (True, False, "auto"):
+            raise ValueError(f"compile={compile!r} must be True, False or 'auto'")
+        self.compile = compile
+        super().__init__(*args, **kwargs)
+
+    def _compile(self) -> None:
+        """Compile; called at most once."""
+        raise NotImplementedError
+
+    def _planned_calls(self, total_timesteps: int) -> int:
+        """Return how often the compiled function is called by the end of ``learn``."""
+        raise NotImplementedError
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._compiled = False
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        wanted = self.compile is True or (
+            self.compile == "auto" and self._planned_calls(total_timesteps) >= MIN_CALLS_TO_COMPILE
+        )
+        if wanted and not self._compiled:
+            self._compiled = True
+            if has_compiler():
+                self._compile()
+            else:
+                warnings.warn(
+                    f"compile={self.compile!r} needs a C++ compiler ({' or '.join(COMPILERS)}) and "
+                    "none was found: training runs eagerly",
+                    stacklevel=3,
+                )
+        return result
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled"]
 
 
 class LearnedDeltaMixin(ERAMixin):

@@ -1,7 +1,5 @@
 """The losses and gradients of one SACERA update, as functions of tensors, eager or compiled."""
 
-import shutil
-import warnings
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-COMPILERS = ("c++", "g++", "clang++")
+from era_rl.core.compiling import Fallback, compiled_closure
 
 Network = Callable[..., Any]
 Loss = Callable[[Network], tuple[Tensor, Any]]
@@ -61,9 +59,8 @@ class SACGradients:
         def actor(obs: Any, noise: Tensor) -> Gradients:
             return self._actor(by_transform, obs, noise)
 
-        without_autograd = torch.no_grad()
-        self.critic = or_eager(without_autograd(compiled(critic)), self.critic)
-        self.actor = or_eager(without_autograd(compiled(actor)), self.actor)
+        self.critic = _fast(critic, self.critic, "critics")
+        self.actor = _fast(actor, self.actor, "actor")
 
     def _critic(
         self, differentiate: Callable[..., Gradients], data: Transitions, noise: Tensor
@@ -108,47 +105,11 @@ def by_transform(network: nn.Module, parameters: dict[str, Tensor], loss: Loss) 
     return tuple(gradients.values()), value, beside
 
 
-def compiled(function: FunctionType) -> Callable[..., Any]:
-    """Return ``function``, a closure, under torch.compile, which checks its tensors alone at a call.
-
-    Checking all that the modules consist of would take a tenth of an update. What the function closes
-    over must stay as it is, but for the values of parameters and buffers.
-    """
-    # compiled graphs are kept by code object, which closures over other modules share
-    function.__code__ = function.__code__.replace()
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
-    return torch.compile(function, fullgraph=True, options=options)
-
-
-def or_eager(compiled: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that is ``compiled`` until that fails, which it warns of, and then ``eager``.
-
-    The two must return the same, without side effects.
-    """
-    chosen = compiled
-
-    def call(*args: Any) -> Any:
-        nonlocal chosen
-        try:
-            return chosen(*args)
-        except Exception as error:
-            if chosen is eager:
-                raise
-            cause = str(error).strip().splitlines()
-            warnings.warn(
-                "torch.compile failed and training continues eagerly; the cause is "
-                f"{type(error).__name__}: {cause[0] if cause else ''}",
-                stacklevel=2,
-            )
-            chosen = eager
-            return chosen(*args)
-
-    return call
-
-
-def has_compiler() -> bool:
-    """Return whether a C++ compiler, which torch.compile needs, is on the PATH."""
-    return any(shutil.which(name) for name in COMPILERS)
+def _fast(
+    function: FunctionType, eager: Callable[..., Gradients], name: str
+) -> Callable[..., Gradients]:
+    compiled = torch.no_grad()(compiled_closure(function))
+    return Fallback(compiled, eager, f"torch.compile of the gradients of SACERA's {name}")
 
 
 class _Sampler(nn.Module):

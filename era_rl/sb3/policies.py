@@ -18,8 +18,8 @@ from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, S
 from torch import Tensor, nn
 
 from era_rl.core import GaussianHead, TruncatedGaussianHead
+from era_rl.core.compiling import Fallback, compiled_closure
 from era_rl.sb3.distributions import TanhNormalDistribution, TruncatedNormalDistribution
-from era_rl.sb3.gradients import compiled, or_eager
 
 BoundedDistribution = Literal["truncated", "tanh"]
 
@@ -80,7 +80,7 @@ class ERAActorMixin(BasePolicy):
         loc, log_std = self.head.loc_log_std(raw)
         return self.action_dist.reparameterise(loc, log_std, noise), loc, log_std
 
-    def sample_actions(self, raw: Tensor, noise: Tensor) -> Tensor:
+    def sample_actions(self, raw: Tensor, noise: Tensor, /) -> Tensor:
         """Return the actions that the noise gives, (batch, action_dim)."""
         return self.reparameterise(raw, noise)[0]
 
@@ -89,9 +89,11 @@ class ERAActorMixin(BasePolicy):
         eager = self.sample_actions
 
         def sample(raw: Tensor, noise: Tensor) -> Tensor:
-            return self.reparameterise(raw, noise)[0]
+            return eager(raw, noise)
 
-        self.sample_actions = or_eager(compiled(sample), eager)
+        self.sample_actions = Fallback(
+            compiled_closure(sample), eager, "torch.compile of the sampling of actions"
+        )
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode."""
@@ -180,7 +182,7 @@ class ERAPolicyMixin(BasePolicy):
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
         return self.actor.raw_params(obs)
 
-    def dist_params(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return loc and log_std, each (batch, action_dim), of raw outputs."""
         return self.head.loc_log_std(raw)
 

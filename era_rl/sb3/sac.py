@@ -1,7 +1,6 @@
 """SACERA: Soft Actor-Critic with a guaranteed policy entropy and no entropy term in its losses."""
 
-import warnings
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -17,8 +16,8 @@ from stable_baselines3.sac.sac import SAC
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from era_rl.sb3.base import OffPolicyERAMixin
-from era_rl.sb3.gradients import COMPILERS, SACGradients, Transitions, has_compiler
+from era_rl.sb3.base import CompilingMixin, OffPolicyERAMixin
+from era_rl.sb3.gradients import SACGradients, Transitions
 from era_rl.sb3.metrics import TrainingMetrics
 from era_rl.sb3.policies import (
     SACERAActor,
@@ -27,11 +26,10 @@ from era_rl.sb3.policies import (
     SACERAPolicy,
 )
 
-MIN_UPDATES_TO_COMPILE = 50_000
-"""From how many updates on compile="auto" compiles: in a shorter run compiling takes what it gains."""
 
-
-class SACERA(OffPolicyERAMixin, SAC):
+class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
+    CompilingMixin, OffPolicyERAMixin, SAC
+):
     """SAC in which the policy's entropy is held by the actor's head, not by the losses.
 
     pi(.|s) has H[pi(.|s)] >= H0 for every state, so the critic target is
@@ -82,56 +80,30 @@ class SACERA(OffPolicyERAMixin, SAC):
         policy: str | type[BasePolicy],
         env: GymEnv | str | None,
         *args: Any,
-        compile: bool | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> None:
-        if compile not in (True, False, "auto"):
-            raise ValueError(f"compile={compile!r} must be True, False or 'auto'")
-        self.compile = compile
         self.metrics = TrainingMetrics()
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self._gradients = SACGradients(self.policy)
-        self._compiled = False
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.critic_target.parameters())
 
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        result = super()._setup_learn(total_timesteps, *args, **kwargs)
-        if not self._compiled and self._is_worth_compiling(total_timesteps):
-            self._compiled = True
-            self._gradients.compile()
-            self.actor.compile_sampling()
-        return result
+    def _compile(self) -> None:
+        self._gradients.compile()
+        self.actor.compile_sampling()
 
-    def _is_worth_compiling(self, total_timesteps: int) -> bool:
-        """Return whether to compile; warn where it was asked for and cannot be done."""
-        if self.compile is False:
-            return False
-        if self.compile == "auto" and (
-            self._n_updates + self._planned_updates(total_timesteps) < MIN_UPDATES_TO_COMPILE
-        ):
-            return False
-        if not has_compiler():
-            warnings.warn(
-                f"compile={self.compile!r} needs a C++ compiler ({' or '.join(COMPILERS)}) and none "
-                "was found: training runs eagerly",
-                stacklevel=4,
-            )
-            self._compiled = True
-            return False
-        return True
-
-    def _planned_updates(self, total_timesteps: int) -> int:
-        """Return how many gradient steps ``learn(total_timesteps)`` takes, 0 where it is unknown."""
+    def _planned_calls(self, total_timesteps: int) -> int:
+        """Return how many updates there are by the end of the call, 0 where it is unknown."""
         if self.gradient_steps < 0:
-            return total_timesteps
+            return self._n_updates + total_timesteps
         assert isinstance(self.train_freq, TrainFreq)
         if self.train_freq.unit == TrainFrequencyUnit.EPISODE:
             return 0
-        return total_timesteps // (self.train_freq.frequency * self.n_envs) * self.gradient_steps
+        rounds = total_timesteps // (self.train_freq.frequency * self.n_envs)
+        return self._n_updates + rounds * self.gradient_steps
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Take gradient steps on batches of the replay buffer (SB3's hook)."""
@@ -180,7 +152,7 @@ class SACERA(OffPolicyERAMixin, SAC):
         super().dump_logs(*args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["metrics", "_gradients", "_compiled", "_critic_params", "_target_params"]
+        own = ["metrics", "_gradients", "_critic_params", "_target_params"]
         return [*super()._excluded_save_params(), *own]
 
 

@@ -7,40 +7,13 @@ from typing import Any
 import torch
 from tensordict.nn import CudaGraphModule
 
-
-class Fallback:
-    """Calls a fast function until it fails; then warns of the cause once and calls the plain one.
-
-    Args:
-        fast: The compiled or captured function.
-        plain: The same computation without; an error of its own is not caught.
-        what: How the warning names the function.
-    """
-
-    def __init__(self, fast: Callable[..., Any], plain: Callable[..., Any], what: str) -> None:
-        self.fast: Callable[..., Any] | None = fast
-        self.plain, self.what = plain, what
-
-    def __call__(self, *args: Any) -> Any:
-        """Return the result of whichever function is in use."""
-        if self.fast is not None:
-            try:
-                return self.fast(*args)
-            except Exception as error:  # whatever the compiler raises: the warning names it
-                self.fast = None
-                cause = str(error).strip().split("\n", 1)[0]
-                warnings.warn(
-                    f"{self.what} runs without: {type(error).__name__}: {cause}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        return self.plain(*args)
+from era_rl.core.compiling import Fallback
 
 
 def compiled(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Return the function under ``torch.compile(fullgraph=True)``, falling back with a warning."""
     fast = torch.compile(function, fullgraph=True, dynamic=False)
-    return Fallback(fast, function, f"compile=True: {name}, torch.compile")
+    return Fallback(fast, function, f"torch.compile of {name}")
 
 
 def graphed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -48,4 +21,4 @@ def graphed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*CudaGraphModule.*")
         fast = CudaGraphModule(function)
-    return Fallback(fast, function, f"compile=True: {name}, CUDA graphs")
+    return Fallback(fast, function, f"CUDA graphs of {name}")

@@ -9,11 +9,14 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from sb3_family import BOX, DISCRETE, ON_POLICY, small
 from sb3_toys import small_sacera, states, trained
 from torch import Tensor
 
-from era_rl.sb3 import SACERA, EntropyMonitor, gradients, sac
-from era_rl.sb3.gradients import COMPILERS, Transitions, by_transform, has_compiler
+from era_rl.core.compiling import COMPILERS, has_compiler
+from era_rl.sb3 import SACERA, EntropyMonitor, base
+from era_rl.sb3.gradients import Transitions, by_transform
 
 OPTIONS: list[dict[str, Any]] = [
     {"slack": 0.3, "layer_norm": True},
@@ -104,7 +107,7 @@ def test_compiles_where_it_pays(
     compiled_as_is: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sac, "MIN_UPDATES_TO_COMPILE", 100)
+    monkeypatch.setattr(base, "MIN_CALLS_TO_COMPILE", 100)
     model = small_sacera(learning_starts=5, **options)
     for part, steps in enumerate(calls):
         assert not compiled_as_is
@@ -125,19 +128,11 @@ def test_continues_eagerly_where_compilation_fails(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: fails)
-    with pytest.warns(UserWarning, match="eagerly; the cause is RuntimeError: no such target$"):
+    with pytest.warns(RuntimeWarning, match="goes on without: RuntimeError: no such target$"):
         model = trained(small_sacera(compile=True))
     eager = trained(small_sacera(compile=False)).policy.state_dict()
     for name, value in model.policy.state_dict().items():
         assert torch.equal(value, eager[name])
-
-
-def test_an_error_of_the_function_itself_is_raised(compiled_as_is: list[Any]) -> None:
-    def fails() -> None:
-        raise ValueError("bad shape")
-
-    with pytest.warns(UserWarning, match="bad shape"), pytest.raises(ValueError, match="bad shape"):
-        gradients.or_eager(lambda: fails(), fails)()
 
 
 def test_warns_and_trains_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +151,40 @@ def test_copies_of_a_compiled_policy_sample_on_their_own(compiled_as_is: list[An
     for other in (copy.deepcopy(policy), cloudpickle.loads(cloudpickle.dumps(policy))):
         assert other.actor.sample_actions.__self__ is other.actor
         assert other.predict(np.zeros((3, 2), np.float32))[0].shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize("space", [BOX, DISCRETE], ids=str)
+def test_on_policy_heads_compile_too(
+    name: str, space: spaces.Space, compiled_as_is: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "MIN_CALLS_TO_COMPILE", 16)
+    models = {}
+    for value, number in ((False, 0), ("auto", 0), (True, 1)):
+        models[value] = small(name, space, n_envs=2, compile=value).learn(16)
+        assert len(compiled_as_is) == number
+    models["auto"].learn(16, reset_num_timesteps=False)
+    assert len(compiled_as_is) == 2
+    eager = models[False].policy.state_dict()
+    policy: Any = models[True].policy
+    for key, value in policy.state_dict().items():
+        torch.testing.assert_close(value, eager[key], rtol=1e-4, atol=1e-6)
+    assert copy.deepcopy(policy).dist_params.__self__ is not policy
+
+
+@DYNAMO
+@pytest.mark.slow
+@NEEDS_COMPILER
+@pytest.mark.parametrize("space", [BOX, DISCRETE], ids=str)
+def test_compiled_on_policy_heads_equal_eager_ones(space: spaces.Space) -> None:
+    torch._dynamo.reset()
+    policies = []
+    for compile_ in (False, True):
+        model = small("PPOERA", space, compile=compile_)
+        model.learn(64)
+        policies.append(model.policy.state_dict())
+    for name, value in policies[0].items():
+        torch.testing.assert_close(value, policies[1][name], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,57 @@
+"""torch.compile for the inner loops of training, which must go on where compilation fails."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+
+COMPILERS = ("c++", "g++", "clang++")
+
+
+def has_compiler() -> bool:
+    """Return whether a C++ compiler, which torch.compile needs, is on the PATH."""
+    return any(shutil.which(name) for name in COMPILERS)
+
+
+class Fallback:
+    """Calls a fast function until it fails; then warns of the cause once and calls the plain one.
+
+    Args:
+        fast: The compiled or captured function.
+        plain: The same computation without; an error of its own is not caught.
+        what: What the warning says has failed, "torch.compile of ..." say.
+    """
+
+    def __init__(self, fast: Callable[..., Any], plain: Callable[..., Any], what: str) -> None:
+        self.fast: Callable[..., Any] | None = fast
+        self.plain, self.what = plain, what
+
+    def __call__(self, *args: Any) -> Any:
+        """Return the result of whichever function is in use."""
+        if self.fast is not None:
+            try:
+                return self.fast(*args)
+            except Exception as error:  # whatever the compiler raises: the warning names it
+                self.fast = None
+                cause = str(error).strip().split("\n", 1)[0]
+                warnings.warn(
+                    f"{self.what} failed and training goes on without: {type(error).__name__}: {cause}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return self.plain(*args)
+
+
+def compiled_closure(function: FunctionType) -> Callable[..., Any]:
+    """Return a closure under torch.compile, which checks its tensor arguments alone at a call.
+
+    Checking all that the modules in the closure consist of would take a tenth of an update of SAC. What
+    it closes over must stay as it is, but for the values of parameters and buffers.
+    """
+    # compiled graphs are kept by code object, which closures over other modules share
+    function.__code__ = function.__code__.replace()
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
+    return torch.compile(function, fullgraph=True, options=options)
