@@ -25,7 +25,7 @@ def write(suite: Suite, results_folder: Path, scratch: Path) -> Path:
     """
     state = status(suite, results_folder, scratch)
     grid = read_grid(suite, results_folder)
-    title = f"{suite.name}: {suite.content['description'].strip()}".partition(". ")[0].rstrip(".")
+    title = f"Benchmark suite {suite.name}"
     results_folder.mkdir(parents=True, exist_ok=True)
     sections = [_overview(suite, state), *_commands(suite, results_folder)]
     if grid:

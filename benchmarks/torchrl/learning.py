@@ -6,7 +6,6 @@
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torchrl.modules import RandomPolicy
 
+from benchmarks.results import write_json
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.trainer import Trainer, episode_rollouts
 
@@ -81,12 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     # nothing is rendered; without a display mujoco would warn of it
     os.environ.setdefault("MUJOCO_GL", "disabled")
-    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.runs:
         result = measure(replace(RUNS[name], out=f"runs/torchrl/{name}"))
         command = f"python -m benchmarks.torchrl.learning {name}"
-        text = json.dumps({"command": command, **result}, indent=1)
-        (options.out / f"{name}.json").write_text(text + "\n")
+        write_json(options.out / f"{name}.json", {"command": command, **result})
         sys.stdout.write(f"{name}: {result['mean_return']}\n")
 
 
