@@ -101,14 +101,25 @@ def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
         tables.update(readme, tmp_path)
     audit = {"head": "exact floor", "size": 6, "floor": -3.0, "kind": "exact"}
     content = {
-        "rows": [{**audit, "random": 1e-5, "ascent": -2e-6}],
-        "visited": {"exact, 6": 3e-4, "exact, 1": 1e-4},
+        "rows": [
+            {**audit, "random": 1e-5, "ascent": -2e-6},
+            {**audit, "size": 38, "random": 2e-5, "ascent": 3e-5},
+        ],
+        "visited": {"exact, 6": 3e-4, "exact, 38": 1e-6},
     }
     results.write_json(tmp_path / "floor-audit" / "audit.json", content)
+    speed = {"speed_over_sac": {"median": 1.5, "quartiles": [1.4, 1.6]}, "per": "env_step"}
+    content = {
+        "settings": {"width": "256", "threads": "2"},
+        "ratios": [{"algorithm": name, **speed} for name in ("sac", "exact-compiled")],
+        "update": {"share_reached": {"sac": 0.3, "exact-compiled": 0.5}},
+    }
+    results.write_json(tmp_path / "throughput" / "cpu.json", content)
     readme.write_text(f"before\n{tables.BEGIN}\noutdated\n{tables.END}\nafter\n")
     tables.update(readme, tmp_path)
     text = readme.read_text()
-    assert "| exact floor, 6 | -3 | +1.00e-05 | -2.00e-06 | +3.00e-04 |" in text
+    assert "| exact floor | 6, 38 | -3, -3 | -2.0e-06, +1.0e-06 |" in text
+    assert "| 256, 2 | - | 1.50 [1.40, 1.60] | - | - | 50% |" in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "outdated" not in text
