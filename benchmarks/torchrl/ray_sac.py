@@ -27,6 +27,7 @@ from tensordict import TensorDictBase
 from torchrl.collectors.distributed import RayCollector
 from torchrl.envs.utils import ExplorationType
 
+from benchmarks.results import write_json
 from era_rl.torchrl.config import Config, SACConfig
 from era_rl.torchrl.envs import make_envs
 from era_rl.torchrl.stacked import StackedPolicy
@@ -153,8 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     summary = train(config, address=address, kill_at=kill_at)
     path = path or Path(config.out, "summary.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(path, summary)
     sys.stdout.write(json.dumps(summary) + "\n")
 
 
