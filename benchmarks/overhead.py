@@ -4,12 +4,13 @@
 
 Heads run forward and backward on raw outputs, beside SB3's own (tanh and a clamp of log_std). Training
 steps are those of algorithms whose loop is the host's, so that the policy alone differs: PPOERA beside
-PPO, TQCERA beside TQC. All take turns; ratios are of neighbouring blocks. SACERA, whose update is its
-own, is measured beside SAC by ``benchmarks.throughput``.
+PPO, rollout and update, TQCERA beside TQC, updates. All take turns; ratios are of neighbouring blocks.
+SACERA, whose update is its own, is measured beside SAC by ``benchmarks.throughput``.
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from benchmarks.results import circumstances, write_json
 from benchmarks.throughput import ratios, seconds
 from era_rl.core import TruncatedGaussianHead
 from era_rl.sb3 import PPOERA, TQCERA
+from era_rl.sb3.base import CompilingMixin
 
 PLAIN = "plain"
 EXPERIENCE = 512
@@ -56,9 +58,13 @@ def head_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
 
 def training_steps(host: str, args: argparse.Namespace) -> dict[str, Callable[[], None]]:
-    """Return a round of updates of a host algorithm, without and with the floor."""
+    """Return a round of training of a host algorithm, without and with the floor."""
+    plain, era = HOSTS[host]
+    algorithms = {PLAIN: plain, "ERA": era}
+    if args.compile and issubclass(era, CompilingMixin):
+        algorithms["ERA, compiled"] = partial(era, compile=True)
     steps = {}
-    for name, algorithm in zip((PLAIN, "ERA"), HOSTS[host], strict=True):
+    for name, algorithm in algorithms.items():
         model = algorithm(
             "MlpPolicy",
             gymnasium.make(args.env),
@@ -69,9 +75,11 @@ def training_steps(host: str, args: argparse.Namespace) -> dict[str, Callable[[]
         )
         model.set_logger(Logger(folder=None, output_formats=[]))
         model.learn(EXPERIENCE)
-        # PPO's epochs on its rollout, or as many updates on the replay buffer
-        on_policy = isinstance(model, OnPolicyAlgorithm)
-        steps[name] = model.train if on_policy else lambda model=model: model.train(10, 256)
+        steps[name] = (
+            partial(model.learn, EXPERIENCE, reset_num_timesteps=False)
+            if isinstance(model, OnPolicyAlgorithm)
+            else partial(model.train, 10, 256)
+        )
     return steps
 
 
@@ -102,7 +110,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=256, help="units of two hidden layers")
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=50, help="passes of a head in a block")
-    parser.add_argument("--compile", action="store_true", help="the compiled exact head too")
+    parser.add_argument(
+        "--compile", action="store_true", help="exact head and PPOERA compiled, too"
+    )
     parser.add_argument("--hosts", nargs="*", choices=list(HOSTS), default=list(HOSTS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")

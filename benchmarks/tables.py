@@ -70,7 +70,7 @@ def floor_audit(path: Path) -> Table:
 def overhead(path: Path) -> Table:
     """Return what the floor adds to heads and training steps of one file of benchmarks.overhead."""
     content = json.loads(path.read_text())
-    names = {"head": "head alone, forward and backward"}
+    names = {"head": "head alone, forward and backward", "PPO": "PPO, rollout and update"}
     rows = [
         [names.get(group, f"{group}, update"), row["algorithm"], _added(row["speed_over_plain"])]
         for group, found in content["ratios"].items()

@@ -96,6 +96,7 @@ class MultiCategoricalHead(Head):
     default_out_keys = ("logits",)
     _index: Tensor
     _possible: Tensor
+    _position: Tensor
 
     def __init__(
         self,
@@ -113,15 +114,17 @@ class MultiCategoricalHead(Head):
         self.fraction = self._fraction(target_entropy, target_entropy_fraction)
         self.target_entropy = self.fraction * self.max_entropy
         # components as rows of equal length: where each takes its logits from, and which are real
-        self._widest = max(self.num_actions)
+        widest = max(self.num_actions)
         starts = [sum(self.num_actions[:i]) for i in range(len(self.num_actions))]
         rows = [
-            [start + min(j, n - 1) for j in range(self._widest)]
+            [start + min(j, n - 1) for j in range(widest)]
             for start, n in zip(starts, self.num_actions, strict=True)
         ]
-        real = [[j < n for j in range(self._widest)] for n in self.num_actions]
+        real = torch.tensor([[j < n for j in range(widest)] for n in self.num_actions])
         self.register_buffer("_index", torch.tensor(rows), persistent=False)
-        self.register_buffer("_possible", torch.tensor(real), persistent=False)
+        self.register_buffer("_possible", real, persistent=False)
+        # where the real ones are: indexing with booleans would read the device, and not compile
+        self.register_buffer("_position", real.flatten().nonzero().squeeze(-1), persistent=False)
 
     def forward(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return logits (..., sum n_i) with the floor, -inf where ``mask`` is False.
@@ -137,7 +140,7 @@ class MultiCategoricalHead(Head):
         rows = torch.where(valid, logits[..., self._index], -torch.inf)
         target = self.fraction * valid.sum(-1).to(rows.dtype).log()
         rows = softmax_era(rows, target_entropy=target, method="temperature")
-        return rows[..., self._possible]
+        return rows.flatten(-2)[..., self._position]
 
     def floor(self, mask: Tensor) -> Tensor:
         """Return the floor in nats under a mask (..., sum n_i), summed over components, (...)."""

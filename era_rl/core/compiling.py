@@ -53,5 +53,8 @@ def compiled_closure(function: FunctionType) -> Callable[..., Any]:
     """
     # compiled graphs are kept by code object, which closures over other modules share
     function.__code__ = function.__code__.replace()
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
+    options: dict[str, Any] = {
+        "guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe,
+        "fallback_random": True,  # the random numbers of eager mode
+    }
     return torch.compile(function, fullgraph=True, options=options)

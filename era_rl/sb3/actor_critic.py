@@ -86,21 +86,6 @@ class ActorCriticMixin(BasePolicy):
         """Return the distribution's parameters for raw outputs (batch, head.raw_dim)."""
         return (self.head(raw),)
 
-    def compile_head(self) -> None:
-        """Compile ``dist_params`` at its first call; it stays eager where that fails."""
-        eager = self.dist_params
-
-        def dist_params(raw: Tensor) -> tuple[Tensor, ...]:
-            return eager(raw)
-
-        self.dist_params = Fallback(
-            compiled_closure(dist_params), eager, "torch.compile of the policy's head"
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a compiled head cannot be pickled, and a copy's would be bound to this policy
-        return {name: value for name, value in self.__dict__.items() if name != "dist_params"}
-
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
         # a shallow copy to throw away: a policy that kept a graph could not be copied
         distribution = copy.copy(self.action_dist)
@@ -145,6 +130,50 @@ class ERAActorCriticMixin(ActorCriticMixin):
     """
 
     log_half_range: Tensor
+    _compiled: "tuple[Fallback, Fallback] | None" = None
+
+    def compile_passes(self) -> None:
+        """Compile ``forward`` and ``evaluate_actions``, in the modes in which training calls them.
+
+        They are compiled at their first calls, and stay eager where that fails.
+        """
+        forward, evaluate_actions = super().forward, super().evaluate_actions  # type: ignore[misc]
+
+        def sampled(obs: PyTorchObs) -> tuple[Tensor, Tensor, Tensor]:
+            return forward(obs)
+
+        def evaluated(obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            return evaluate_actions(obs, actions)
+
+        self._compiled = (
+            Fallback(compiled_closure(sampled), forward, "torch.compile of the policy's forward"),
+            Fallback(
+                compiled_closure(evaluated),
+                evaluate_actions,
+                "torch.compile of the policy's evaluate_actions",
+            ),
+        )
+
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions, values and log-probabilities of the actions (SB3's)."""
+        in_rollouts = not (deterministic or self.training or torch.is_grad_enabled())
+        if self._compiled is not None and in_rollouts:
+            return self._compiled[0](obs)
+        return super().forward(obs, deterministic)  # type: ignore[misc]
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values, log-probabilities of the actions and entropies (SB3's)."""
+        if self._compiled is not None and self.training and torch.is_grad_enabled():
+            return self._compiled[1](obs, actions)
+        return super().evaluate_actions(obs, actions)  # type: ignore[misc]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # compiled functions cannot be pickled, and a copy's would be bound to this policy
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
     def _make_head(self) -> tuple[ActorCriticHead, Distribution]:
         if isinstance(self.action_space, spaces.Box):

@@ -143,7 +143,7 @@ class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
         super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
 
     def _compile(self) -> None:
-        self.policy.compile_head()  # type: ignore[operator]
+        self.policy.compile_passes()  # type: ignore[operator]
 
     def _planned_calls(self, total_timesteps: int) -> int:
         return (self.num_timesteps + total_timesteps) // self.n_envs
@@ -189,8 +189,9 @@ class PPOERA(_OnPolicyERAMixin, PPO):
             None pins the entropy at the floor wherever log_std_min does not lift it.
         squash: False takes an unbounded normal under Eq. 11, whose actions SB3 clips to the bounds;
             the floor is that of the normal before clipping, its std in units of half the range.
-        compile: Whether the head runs under torch.compile, which takes tens of seconds at its first
-            calls: True, False, or "auto" for 50,000 steps of the (vectorised) environment and more.
+        compile: Whether the policy's ``forward`` and ``evaluate_actions`` run under torch.compile,
+            which takes tens of seconds at their first calls: True, False, or "auto" for 50,000 steps
+            of the (vectorised) environment and more. Equal to the eager ones up to rounding.
             Without a C++ compiler, or where compilation fails, it warns and runs eagerly.
         use_sde: Must be False.
         **kwargs: PPO's arguments. ``ent_coef`` is 0 by default and may be set: the paper's PPO runs

@@ -1,4 +1,4 @@
-"""SACERA under torch.compile, for long runs only, and without a compiler."""
+"""Training under torch.compile, for long runs only, and without a compiler."""
 
 import copy
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_family import BOX, DISCRETE, ON_POLICY, small
+from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, ON_POLICY, small
 from sb3_toys import small_sacera, states, trained
 from torch import Tensor
 
@@ -155,36 +155,69 @@ def test_copies_of_a_compiled_policy_sample_on_their_own(compiled_as_is: list[An
 
 @pytest.mark.parametrize("name", ON_POLICY)
 @pytest.mark.parametrize("space", [BOX, DISCRETE], ids=str)
-def test_on_policy_heads_compile_too(
+def test_on_policy_passes_compile_too(
     name: str, space: spaces.Space, compiled_as_is: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "MIN_CALLS_TO_COMPILE", 16)
     models = {}
-    for value, number in ((False, 0), ("auto", 0), (True, 1)):
+    for value, number in ((False, 0), ("auto", 0), (True, 2)):
         models[value] = small(name, space, n_envs=2, compile=value).learn(16)
         assert len(compiled_as_is) == number
     models["auto"].learn(16, reset_num_timesteps=False)
-    assert len(compiled_as_is) == 2
+    assert len(compiled_as_is) == 4
     eager = models[False].policy.state_dict()
     policy: Any = models[True].policy
     for key, value in policy.state_dict().items():
         torch.testing.assert_close(value, eager[key], rtol=1e-4, atol=1e-6)
-    assert copy.deepcopy(policy).dist_params.__self__ is not policy
+    assert policy._compiled is not None
+    assert copy.deepcopy(policy)._compiled is None
+
+
+def test_compiled_passes_are_for_the_modes_of_training(compiled_as_is: list[Any]) -> None:
+    policy: Any = small("PPOERA", BOX, compile=True).learn(16).policy
+    called: list[str] = []
+    policy._compiled = tuple(
+        lambda *args, name=name: called.append(name) for name in ("forward", "evaluate_actions")
+    )
+    obs = torch.zeros(3, 2)
+    policy.set_training_mode(False)
+    with torch.no_grad():
+        policy(obs)
+        policy(obs, True)
+        policy.evaluate_actions(obs, obs)
+    assert called == ["forward"]
+    assert policy(obs)[2].requires_grad
+    policy.set_training_mode(True)
+    policy.evaluate_actions(obs, obs)
+    assert called == ["forward", "evaluate_actions"]
 
 
 @DYNAMO
 @pytest.mark.slow
 @NEEDS_COMPILER
-@pytest.mark.parametrize("space", [BOX, DISCRETE], ids=str)
-def test_compiled_on_policy_heads_equal_eager_ones(space: spaces.Space) -> None:
+@pytest.mark.parametrize(
+    ("name", "space", "options"),
+    [
+        ("PPOERA", BOX, {}),
+        ("PPOERA", BOX, {"squash": False}),
+        ("PPOERA", BOX, {"floor": "gaussian", "delta": "auto"}),
+        ("PPOERA", MULTI_DISCRETE, {}),
+        ("A2CERA", DISCRETE, {"n_envs": 3}),
+    ],
+    ids=str,
+)
+def test_compiled_on_policy_training_equals_eager(
+    name: str, space: spaces.Space, options: dict[str, Any], recwarn: pytest.WarningsRecorder
+) -> None:
     torch._dynamo.reset()
     policies = []
     for compile_ in (False, True):
-        model = small("PPOERA", space, compile=compile_)
+        model = small(name, space, compile=compile_, **options)
         model.learn(64)
         policies.append(model.policy.state_dict())
-    for name, value in policies[0].items():
-        torch.testing.assert_close(value, policies[1][name], rtol=1e-3, atol=1e-5)
+    for key, value in policies[0].items():
+        torch.testing.assert_close(value, policies[1][key], rtol=1e-3, atol=1e-5)
+    assert not [each for each in recwarn if "torch.compile" in str(each.message)]
 
 
 @pytest.mark.slow
