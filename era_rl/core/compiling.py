@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+from tensordict.nn import CudaGraphModule
 
 COMPILERS = ("c++", "g++", "clang++")
 
@@ -58,3 +59,16 @@ def compiled_closure(function: FunctionType) -> Callable[..., Any]:
         "fallback_random": True,  # the random numbers of eager mode
     }
     return torch.compile(function, fullgraph=True, options=options)
+
+
+def graphed(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """Return a function of CUDA tensors as a CUDA graph, captured at its second call.
+
+    A replay runs the same kernels on the same memory: everything the function reads, but for its
+    arguments, must stay in place, and every call must have arguments of the same shapes. Where capture
+    fails it warns and goes on without.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*CudaGraphModule.*|.*without CUDA.*")
+        fast = CudaGraphModule(function)
+    return Fallback(fast, function, f"A CUDA graph of {what}")

@@ -130,7 +130,7 @@ class ERAActorCriticMixin(ActorCriticMixin):
     """
 
     log_half_range: Tensor
-    _compiled: "tuple[Fallback, Fallback] | None" = None
+    _compiled: tuple[Fallback, Fallback] | None = None
 
     def compile_passes(self) -> None:
         """Compile ``forward`` and ``evaluate_actions``, in the modes in which training calls them.

@@ -1,6 +1,5 @@
 """Training metrics that stay on the device until they are logged."""
 
-import torch
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
 
@@ -13,9 +12,8 @@ class TrainingMetrics:
         self._updates = 0
         self._params: tuple[Tensor, Tensor] | None = None
 
-    def add(self, actor_loss: Tensor, critic_loss: Tensor, loc: Tensor, log_std: Tensor) -> None:
-        """Note the losses (scalars) and the policy parameters (batch, action_dim) of an update."""
-        losses = torch.stack([actor_loss, critic_loss])
+    def add(self, losses: Tensor, loc: Tensor, log_std: Tensor) -> None:
+        """Note an update: losses of actor and critics, (2,), policy parameters (batch, action_dim)."""
         self._losses = losses if self._losses is None else self._losses + losses
         self._updates += 1
         self._params = (loc, log_std)

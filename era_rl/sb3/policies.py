@@ -39,6 +39,7 @@ class ERAActorMixin(BasePolicy):
     latent_pi: nn.Module
     mu: nn.Module
     log_std: nn.Linear
+    _compiled: Fallback | None = None
 
     def __init__(
         self,
@@ -80,27 +81,29 @@ class ERAActorMixin(BasePolicy):
         loc, log_std = self.head.loc_log_std(raw)
         return self.action_dist.reparameterise(loc, log_std, noise), loc, log_std
 
-    def sample_actions(self, raw: Tensor, noise: Tensor, /) -> Tensor:
+    def act(self, obs: PyTorchObs, noise: Tensor) -> Tensor:
         """Return the actions that the noise gives, (batch, action_dim)."""
-        return self.reparameterise(raw, noise)[0]
+        return self.reparameterise(self.raw_params(obs), noise)[0]
 
-    def compile_sampling(self) -> None:
-        """Compile ``sample_actions`` at its first call; it stays eager where that fails."""
-        eager = self.sample_actions
+    def compile_acting(self) -> None:
+        """Compile ``act``, as ``predict`` calls it; it stays eager where that fails."""
+        eager = self.act
 
-        def sample(raw: Tensor, noise: Tensor) -> Tensor:
-            return eager(raw, noise)
+        def act(obs: PyTorchObs, noise: Tensor) -> Tensor:
+            return eager(obs, noise)
 
-        self.sample_actions = Fallback(
-            compiled_closure(sample), eager, "torch.compile of the sampling of actions"
+        self._compiled = Fallback(
+            compiled_closure(act), eager, "torch.compile of the sampling of actions"
         )
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode."""
-        if not deterministic:
-            raw = self.raw_params(obs)
-            return self.sample_actions(raw, self.draw_noise(len(raw)))
-        return super().forward(obs, deterministic)
+        if deterministic:
+            return super().forward(obs, deterministic)
+        noise = self.draw_noise(len(obs if isinstance(obs, Tensor) else next(iter(obs.values()))))
+        if self._compiled is None or self.training or torch.is_grad_enabled():
+            return self.act(obs, noise)
+        return self._compiled(obs, noise)
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return loc, log_std and no further arguments (SB3's hook)."""
@@ -122,7 +125,7 @@ class ERAActorMixin(BasePolicy):
 
     def __getstate__(self) -> dict[str, Any]:
         # a compiled sampler cannot be pickled, and a copy's would be bound to this actor
-        return {name: value for name, value in self.__dict__.items() if name != "sample_actions"}
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

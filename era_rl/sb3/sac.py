@@ -1,5 +1,6 @@
 """SACERA: Soft Actor-Critic with a guaranteed policy entropy and no entropy term in its losses."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from stable_baselines3.sac.sac import SAC
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from era_rl.core.compiling import graphed
 from era_rl.sb3.base import CompilingMixin, OffPolicyERAMixin
 from era_rl.sb3.gradients import SACGradients, Transitions
 from era_rl.sb3.metrics import TrainingMetrics
@@ -56,8 +58,9 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
         layer_norm: Whether the critics have a LayerNorm after each hidden layer.
         compile: Whether the gradients of an update, and the sampling of actions, run under
             torch.compile, which takes tens of seconds at the first step: True, False, or "auto" for
-            runs of at least 50,000 updates. Equal to the eager update up to rounding. Without a C++
-            compiler, or where compilation fails, it warns and runs eagerly.
+            runs of at least 50,000 updates. On CUDA gradients and optimizer steps become one CUDA
+            graph besides. Equal to the eager update up to rounding. Without a C++ compiler, or where
+            compilation fails, it warns and runs eagerly.
         ent_coef: Must be 0: there is no entropy term.
         use_sde: Must be False.
         policy_kwargs: As in SB3.
@@ -88,12 +91,34 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
     def _setup_model(self) -> None:
         super()._setup_model()
         self._gradients = SACGradients(self.policy)
+        self._update_parameters: Callable[..., tuple[Tensor, ...]] = self._plain_update
+        self._captured_rates: list[tuple[dict[str, Any], Tensor]] = []
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.critic_target.parameters())
 
     def _compile(self) -> None:
         self._gradients.compile()
-        self.actor.compile_sampling()
+        self.actor.compile_acting()
+        if self.device.type == "cuda":
+            self._capture()
+
+    def _capture(self) -> None:
+        """Have gradients and optimizer steps run as one CUDA graph."""
+        for optimizer in (self.actor.optimizer, self.critic.optimizer):
+            for group in optimizer.param_groups:
+                if "capturable" in group:
+                    group["capturable"] = True
+                rate = torch.tensor(float(group["lr"]), device=self.device)
+                self._captured_rates.append((group, rate))
+        self._update_parameters = graphed(self._plain_update, "SACERA's update")
+
+    def _update_learning_rate(
+        self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
+    ) -> None:
+        super()._update_learning_rate(optimizers)
+        # a captured step reads the rate where it was at the capture, not what is in the group now
+        for group, rate in self._captured_rates:
+            group["lr"] = rate.fill_(group["lr"])
 
     def _planned_calls(self, total_timesteps: int) -> int:
         """Return how many updates there are by the end of the call, 0 where it is unknown."""
@@ -119,26 +144,34 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _update(self, data: ReplayBufferSamples) -> None:
         """Take one gradient step on the critics and one on the actor."""
+        rewards = data.rewards
         batch = Transitions(
             _as_float32(data.observations),
             data.actions,
             _as_float32(data.next_observations),
-            data.rewards,
+            rewards,
             data.dones,
             # a tensor, since a compiled function takes a number for a constant
-            torch.tensor(self.gamma, dtype=torch.float64)
+            rewards.new_full((), self.gamma, dtype=torch.float64)
             if data.discounts is None
             else data.discounts,
         )
         noise, next_noise = self.actor.draw_noise(2 * len(data.actions)).chunk(2)
+        losses, loc, log_std = self._update_parameters(batch, noise, next_noise)
+        if self.learn_delta:
+            distribution = self.actor.action_dist.proba_distribution(loc, log_std)
+            self._update_delta(distribution.entropy())
+        self.metrics.add(losses, loc, log_std)
+
+    def _plain_update(
+        self, batch: Transitions, noise: Tensor, next_noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the steps; return the losses of actor and critics, (2,), loc and log_std."""
         gradients, critic_loss, _ = self._gradients.critic(batch, next_noise)
         _step(self.critic.optimizer, self._gradients.critic_parameters, gradients)
         gradients, actor_loss, (loc, log_std) = self._gradients.actor(batch.obs, noise)
         _step(self.actor.optimizer, self._gradients.actor_parameters, gradients)
-        if self.learn_delta:
-            distribution = self.actor.action_dist.proba_distribution(loc, log_std)
-            self._update_delta(distribution.entropy())
-        self.metrics.add(actor_loss, critic_loss, loc, log_std)
+        return torch.stack([actor_loss, critic_loss]), loc, log_std
 
     def _update_targets(self) -> None:
         get_ema_multi_avg_fn(1.0 - self.tau)(self._target_params, self._critic_params, 0)
@@ -153,6 +186,7 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _excluded_save_params(self) -> list[str]:
         own = ["metrics", "_gradients", "_critic_params", "_target_params"]
+        own += ["_update_parameters", "_captured_rates"]
         return [*super()._excluded_save_params(), *own]
 
 

@@ -11,8 +11,8 @@ from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
 
 from era_rl.core import LearnedDelta, delta_loss
+from era_rl.core.compiling import Fallback, graphed
 from era_rl.torchrl.actors import ERAActor
-from era_rl.torchrl.compiling import compiled, graphed
 from era_rl.torchrl.config import Config
 from era_rl.torchrl.networks import make_actor
 from era_rl.torchrl.stacked import AgentStreams, StackedPolicy, call_with, stack_losses
@@ -56,9 +56,12 @@ class Learner(ABC):
         self._losses: Any = self._plain_losses
         self._update: Any = self._plain_update
         if config.compile:
-            self._losses = compiled(self._plain_losses, f"the {self.name} losses")
+            fast = torch.compile(self._plain_losses, fullgraph=True, dynamic=False)
+            self._losses = Fallback(
+                fast, self._plain_losses, f"torch.compile of the {self.name} losses"
+            )
             if self.device.type == "cuda":
-                self._update = graphed(self._plain_update, f"the {self.name} update")
+                self._update = graphed(self._plain_update, f"{self.name}'s update")
 
     @abstractmethod
     def learn(self, data: TensorDictBase) -> dict[str, Tensor]:

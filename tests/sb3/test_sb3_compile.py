@@ -122,6 +122,47 @@ def test_equals_the_eager_update(compiled_as_is: list[Any]) -> None:
     assert compiled_as_is
 
 
+def schedule(progress: float) -> float:
+    return 1e-3 * progress
+
+
+def test_equals_the_eager_update_as_it_is_captured() -> None:
+    # without CUDA nothing is captured, but optimizers and learning rates are as for a capture
+    plain = trained(small_sacera(compile=False, learning_rate=schedule))
+    captured = small_sacera(compile=False, learning_rate=schedule)
+    captured._capture()
+    trained(captured)
+    for name, value in captured.policy.state_dict().items():
+        torch.testing.assert_close(value, plain.policy.state_dict()[name], rtol=1e-5, atol=1e-7)
+    rate = captured.actor.optimizer.param_groups[0]["lr"]
+    assert isinstance(rate, Tensor)
+    assert rate.item() == pytest.approx(plain.actor.optimizer.param_groups[0]["lr"])
+    assert rate.item() < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layer_norm": True, "slack": 0.3},
+        {"floor": "gaussian", "delta": "auto"},
+        {"gradient_steps": 3, "target_update_interval": 2},
+        {"n_steps": 3},
+        {"learning_rate": schedule},
+    ],
+    ids=str,
+)
+def test_captured_updates_equal_eager_ones(options: dict[str, Any], tmp_path: Any) -> None:
+    models = [trained(small_sacera(compile=c, device="cuda", **options)) for c in (False, True)]
+    assert models[1]._update_parameters.fast is not None
+    plain, captured = (model.policy.state_dict() for model in models)
+    for name, value in captured.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-5)
+    models[1].save(tmp_path / "model")
+    on_cpu = trained(SACERA.load(tmp_path / "model", env=models[1].env, device="cpu"))
+    assert all(value.isfinite().all() for value in on_cpu.policy.state_dict().values())
+
+
 def test_continues_eagerly_where_compilation_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any) -> None:
         raise RuntimeError("no such target\nand more")
@@ -149,7 +190,7 @@ def test_warns_and_trains_without_a_compiler(monkeypatch: pytest.MonkeyPatch) ->
 def test_copies_of_a_compiled_policy_sample_on_their_own(compiled_as_is: list[Any]) -> None:
     policy = trained(small_sacera(compile=True)).policy
     for other in (copy.deepcopy(policy), cloudpickle.loads(cloudpickle.dumps(policy))):
-        assert other.actor.sample_actions.__self__ is other.actor
+        assert other.actor._compiled is None
         assert other.predict(np.zeros((3, 2), np.float32))[0].shape == (3, 2)
 
 
