@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from benchmarks.runner import POLL_SECONDS, Launch, start
 from benchmarks.suite import Run
+from era_rl.files import in_one_piece
 
 RETRIES = 3
 
@@ -36,8 +37,8 @@ class RemoteTask:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "log.txt").write_text(output)
         if result is not None:
-            self.result.parent.mkdir(parents=True, exist_ok=True)
-            self.result.write_text(result)
+            with in_one_piece(self.result) as part:
+                part.write_text(result)
         return exit_status
 
     def stop(self) -> None:

@@ -1,17 +1,15 @@
 """Files of runs: results, written in one piece and never mixed across configurations, and folders."""
 
-import fcntl
-import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import SuiteError, TrainingRun
+from era_rl.files import read_json
+from era_rl.files import write_json as write_json
 
 RESULTS = Path("benchmarks/results")
 SCRATCH = Path("runs/benchmarks")
@@ -19,24 +17,22 @@ PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium",
 PACKAGES += ("dm_control", "numpy")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a file that is, at every moment, absent, old or complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
-
-
 def read(run: TrainingRun, results: Path) -> dict[str, Any] | None:
     """Return the result of a run, or None where it is missing.
 
     Raises:
-        SuiteError: If there is a result of another configuration under the run's name.
+        SuiteError: If there is a result of another configuration under the run's name, or none that
+            can be read.
     """
     path = run.result(results)
     if not path.is_file():
         return None
-    result = json.loads(path.read_text())
+    try:
+        result = read_json(path)
+    except ValueError as error:
+        raise SuiteError(f"{error}, and do the run again") from error
+    if not isinstance(result, dict) or not {"config", "config_hash"} <= result.keys():
+        raise SuiteError(f"{path} is not the result of a run: remove it, and do the run again")
     if result["config_hash"] != run.config_hash:
         changed = sorted(k for k, v in run.config.items() if result["config"].get(k) != v)
         raise SuiteError(
@@ -44,18 +40,6 @@ def read(run: TrainingRun, results: Path) -> dict[str, Any] | None:
             f"(changed: {', '.join(changed)}): rename the arm or the suite, or remove the old results"
         )
     return result
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's folder; SuiteError where another process works on it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SuiteError(f"{folder} is being worked on by another process") from None
-        yield
 
 
 def circumstances() -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Runs on the toy language, one JSON file each, and the comparison of GRPO with and without ERA."""
 
-import json
-import os
 import platform
 import sys
 import time
@@ -24,6 +22,7 @@ from era_llm.toy import (
     toy_tokenizer,
 )
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
+from era_rl.files import locked, read_json, write_json
 
 ERA = {"era_enabled": True, "era_entropy_low": 1.5}
 ARMS: dict[str, dict[str, Any]] = {
@@ -61,13 +60,14 @@ def compare(output: Path, seeds: list[int], steps: int) -> str:
         seeds: Seeds of model, data and sampling; the arms of a seed share a pre-trained model.
         steps: Optimizer steps.
     """
-    for seed in seeds:
-        paths = {arm: output / f"{arm}-seed{seed}.json" for arm in ARMS}
-        missing = [arm for arm, path in paths.items() if not path.exists()]
-        model = pretrained_toy(seed) if missing else None
-        for arm in missing:
-            write_json(paths[arm], run(model, seed, steps, ARMS[arm])[0])
-    records = {arm: [read(output / f"{arm}-seed{seed}.json") for seed in seeds] for arm in ARMS}
+    with locked(output):
+        for seed in seeds:
+            paths = {arm: output / f"{arm}-seed{seed}.json" for arm in ARMS}
+            missing = [arm for arm, path in paths.items() if not path.exists()]
+            model = pretrained_toy(seed) if missing else None
+            for arm in missing:
+                write_json(paths[arm], run(model, seed, steps, ARMS[arm])[0])
+    records = {arm: [read_json(output / f"{arm}-seed{seed}.json") for seed in seeds] for arm in ARMS}
     text = table({TITLES[arm]: found for arm, found in records.items()})
     (output / "table.md").write_text(text + "\n")
     figure({TITLES[arm]: found for arm, found in records.items()}, output / "curves.png")
@@ -129,24 +129,6 @@ def versions() -> dict[str, str]:
     """Return the versions a result depends on."""
     packages = ("torch", "transformers", "trl", "accelerate")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file whole or not at all, so that a stopped suite resumes where it was.
-
-    Args:
-        path: The file; its folder is made.
-        value: What to write.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(partial, path)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return the record in a file."""
-    return json.loads(path.read_text())
 
 
 def table(records: dict[str, list[dict[str, Any]]], measures: tuple[str, ...] = MEASURES) -> str:

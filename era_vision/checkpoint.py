@@ -1,8 +1,7 @@
 """Checkpoints: one file each, written in one piece, read without running code from it."""
 
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from era_rl.files import in_one_piece
 from era_vision.config import Config, config_from
 
 _FREE = {"root", "out", "resume", "progress", "workers", "cpu", "compile"}
 """Settings that may change on resuming, for they do not change what is learned."""
 
 
-@contextmanager
-def in_one_piece(path: Path) -> Iterator[Path]:
-    """Give a path to write to, and put what was written in the place of ``path`` at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    yield part
-    part.replace(path)
-
-
 def save(state: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint; an interruption leaves the one before."""
-    with in_one_piece(path) as part:
-        torch.save(dict(state), part)
+    # a file, for a full disk is an OSError then
+    with in_one_piece(path) as part, part.open("wb") as file:
+        torch.save(dict(state), file)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -43,7 +35,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint={str(path)!r} is truncated or no checkpoint") from error
+        raise ValueError(f"checkpoint={str(path)!r} is truncated or no checkpoint: remove it to begin anew") from error
     if not isinstance(state, dict) or not {"config", "classes", "weights"} <= state.keys():
         raise ValueError(f"checkpoint={str(path)!r} was not written by era_vision")
     return state

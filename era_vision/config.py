@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
@@ -100,19 +101,31 @@ class Config:
     progress: Annotated[bool, "show a progress bar on a terminal"] = True
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(Config).items():
+            _check_type(name, kind, getattr(self, name))
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}={value} must be in [{low}, {high}]")
-        for name, kind in get_type_hints(Config).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {get_args(kind)}")
         if self.jsd and self.views < 2:
             raise ValueError(f"jsd={self.jsd} needs views of at least 2, not {self.views}")
         if self.views > 1 and (self.mixup or self.cutmix):
             raise ValueError(
                 f"views={self.views} excludes mixup={self.mixup}, cutmix={self.cutmix}"
             )
+
+
+def _check_type(name: str, kind: Any, value: Any) -> None:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{name}={value!r} must be one of {get_args(kind)}")
+        return
+    kinds = get_args(kind) or (kind,)
+    allowed = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
+        words = " or ".join("null" if k is NoneType else k.__name__ for k in kinds)
+        hint = " (YAML takes 1e-3 for a text: write 1.0e-3)" if isinstance(value, str) else ""
+        raise ValueError(f"{name}={value!r} must be {words}{hint}")
 
 
 def config_from(settings: Mapping[str, Any]) -> Config:
@@ -133,7 +146,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     """Return the settings of a recipe: a name out of :func:`recipe_names`, or a YAML file's path.
 
     Raises:
-        ValueError: If there is no such recipe.
+        ValueError: If there is no such recipe, or its file is no YAML of settings.
     """
     entry = resources.files("era_vision") / "recipes" / f"{name}.yaml"
     source = entry if entry.is_file() else Path(name)
@@ -141,4 +154,10 @@ def load_recipe(name: str) -> dict[str, Any]:
         raise ValueError(
             f"recipe={name!r} is neither a file nor one of {', '.join(recipe_names())}"
         )
-    return yaml.safe_load(source.read_text())
+    try:
+        settings = yaml.safe_load(source.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe={name!r} is no YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"recipe={name!r} must map settings to values, not {settings!r:.80}")
+    return settings

@@ -3,6 +3,7 @@
 import csv
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torchmetrics import MeanMetric, MinMetric
 from tqdm import tqdm
 
 from era_rl.core import categorical_entropy
+from era_rl.files import in_one_piece, locked
 from era_vision import checkpoint
 from era_vision.augment import BatchAugment, Normalise
 from era_vision.config import Config
@@ -115,7 +117,15 @@ class Trainer:
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
 
     def fit(self) -> list[Row]:
-        """Train up to ``config.epochs`` and return one row of metrics an epoch."""
+        """Train up to ``config.epochs`` and return one row of metrics an epoch.
+
+        Raises:
+            ValueError: If ``out`` cannot be written to, or another process works in it.
+        """
+        with locked(self.config.out) if self.accelerator.is_main_process else nullcontext():
+            return self._fit()
+
+    def _fit(self) -> list[Row]:
         writer = None
         if self.accelerator.is_main_process:
             writer = SummaryWriter(f"{self.config.out}/tensorboard", purge_step=self.epoch + 1)
@@ -223,9 +233,10 @@ class Trainer:
             "history": self.history,
             "weights": evaluated.state_dict(),
         }
-        checkpoint.save({**state, "resume": self._progress()}, self.last)
+        # the best first: killed after it, the run repeats this epoch, and else it would be lost
         if self.history[-1]["top1"] >= max(row["top1"] for row in self.history):
             checkpoint.save(state, self.last.with_name("best.pt"))
+        checkpoint.save({**state, "resume": self._progress()}, self.last)
         write_csv(self.history, self.last.with_name("metrics.csv"))
 
     def _progress(self) -> dict[str, Any]:
@@ -240,6 +251,8 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         checkpoint.check_same(state["config"], asdict(self.config), self.last)
+        if "resume" not in state:
+            raise ValueError(f"checkpoint={str(self.last)!r} has weights alone: no run can go on from it")
         resume = state["resume"]
         self.model.load_state_dict(resume["model"])
         self.optimizer.load_state_dict(resume["optimizer"])
@@ -273,7 +286,7 @@ def head_of(config: Config, num_classes: int) -> ERAHead | None:
 
 def write_csv(rows: list[Row], path: Path) -> None:
     """Write the rows in one piece: a reader never sees half a file."""
-    with checkpoint.in_one_piece(path) as part, part.open("w", newline="") as file:
+    with in_one_piece(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)

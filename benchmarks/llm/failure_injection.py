@@ -21,7 +21,8 @@ from statistics import mean
 from typing import Any
 
 from era_llm.toy import pretrained_toy
-from era_llm.toy_runs import ERA, MEASURES, read, run, table, write_json
+from era_llm.toy_runs import ERA, MEASURES, run, table
+from era_rl.files import read_json, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
 ARMS: dict[str, dict[str, Any]] = {
@@ -67,7 +68,7 @@ def report(output: Path, seeds: list[int]) -> str:
         for start in ("scratch", "continued")
         for arm in ARMS
     }
-    records = {title: [read(path) for path in ps if path.exists()] for title, ps in paths.items()}
+    records = {title: [read_json(path) for path in ps if path.exists()] for title, ps in paths.items()}
     return table({title: found for title, found in records.items() if found}, COLUMNS)
 
 

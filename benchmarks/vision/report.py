@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Any
 
 from benchmarks.vision.results import RESULTS
-from era_vision.checkpoint import in_one_piece
+from era_rl.files import in_one_piece
 
 COLUMNS = ("top1", "nll", "raw_nll", "ece", "raw_ece", "train_entropy_min")
 

@@ -1,13 +1,12 @@
 """Raw results as JSON: one file a suite, written after every run, so that a suite can go on."""
 
-import json
 import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from era_vision.checkpoint import in_one_piece
+from era_rl.files import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "vision"
 
@@ -24,7 +23,7 @@ class Results:
         self.path = RESULTS / f"{name}.json"
         self.runs: dict[str, Any] = {}
         if self.path.is_file():
-            self.runs = json.loads(self.path.read_text())["runs"]
+            self.runs = read_json(self.path)["runs"]
         packages = ("torch", "torchvision", "torchmetrics", "accelerate")
         self.header = {
             "command": f"python -m benchmarks.vision.{Path(sys.argv[0]).stem}",
@@ -39,5 +38,4 @@ class Results:
     def add(self, key: str, run: dict[str, Any]) -> None:
         """Keep a run, and write the file in one piece."""
         self.runs[key] = run
-        with in_one_piece(self.path) as part:
-            part.write_text(json.dumps({**self.header, "runs": self.runs}, indent=1) + "\n")
+        write_json(self.path, {**self.header, "runs": self.runs})

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from era_rl.files import in_one_piece
 from era_rl.torchrl.config import Config
 
 _FREE = {"total_steps", "out", "resume", "device", "compile", "log_interval"}
@@ -15,10 +16,9 @@ _FREE = {"total_steps", "out", "resume", "device", "compile", "log_interval"}
 
 def save_checkpoint(path: Path, config: Config, state: dict[str, Any]) -> None:
     """Write a checkpoint; an interruption leaves the one before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    torch.save({"algorithm": type(config).__name__, "config": asdict(config), **state}, part)
-    part.replace(path)
+    # a file, for a full disk is an OSError then
+    with in_one_piece(path) as part, part.open("wb") as file:
+        torch.save({"algorithm": type(config).__name__, "config": asdict(config), **state}, file)
 
 
 def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
@@ -30,7 +30,11 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint={str(path)!r} is truncated or no checkpoint") from error
+        raise ValueError(
+            f"checkpoint={str(path)!r} is truncated or no checkpoint: remove it to begin anew"
+        ) from error
+    if not isinstance(state, dict) or not {"algorithm", "config", "learner"} <= state.keys():
+        raise ValueError(f"checkpoint={str(path)!r} was not written by this trainer")
     asked = {"algorithm": type(config).__name__, **asdict(config)}
     saved = {"algorithm": state["algorithm"], **state["config"]}
     changed = [

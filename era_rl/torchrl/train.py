@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = kind(**{**preset, **given})
         summary = train(config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"era_rl.torchrl.train: {error}\n")
         return 2
     sys.stdout.write(json.dumps(summary) + "\n")

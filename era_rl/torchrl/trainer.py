@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.record import CSVLogger, TensorboardLogger
 
+from era_rl.devices import check_device
+from era_rl.files import locked
 from era_rl.torchrl.checkpoint import load_checkpoint, save_checkpoint
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.envs import make_envs
@@ -66,11 +69,14 @@ class Trainer:
         make_collector: Builds the collector, by default one of this machine.
 
     Raises:
-        ValueError: If the device, the folder or the environment of the settings cannot be used.
+        ValueError: If the device, the folder or the environment of the settings cannot be used, or
+            another process works in the folder.
     """
 
     def __init__(self, config: Config, make_collector: MakeCollector = make_collector) -> None:
-        _check_host(config)
+        check_device(config.device)
+        self._held = ExitStack()
+        self._held.enter_context(locked(config.out))
         self.config = config
         self.path = Path(config.out) / "checkpoint.pt"
         self.evaluation_envs = make_envs(config, config.eval_episodes, EVALUATION)
@@ -111,7 +117,8 @@ class Trainer:
         return returns
 
     def close(self) -> None:
-        """End the environments and the collector's processes."""
+        """End the environments and the collector's processes, and let go of the folder."""
+        self._held.close()
         self.collector.shutdown()
         if not self.evaluation_envs.is_closed:  # they open with the first evaluation
             self.evaluation_envs.close()
@@ -147,20 +154,6 @@ class Trainer:
                 if not math.isnan(value):
                     for logger in self.loggers:
                         logger.log_scalar(f"seed{seed}/{name}", value, step=self.learner.steps)
-
-
-def _check_host(config: Config) -> None:
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        cause = str(error).split("\n", 1)[0]
-        raise ValueError(
-            f"device={config.device!r} must be a usable torch device: {cause}"
-        ) from error
-    try:
-        Path(config.out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"out={config.out!r} must be a folder: {error}") from error
 
 
 def agents_first(data: TensorDictBase, agents: int) -> TensorDictBase:

@@ -15,6 +15,7 @@ from benchmarks import __main__ as cli
 from benchmarks import results, suite
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, status
 from benchmarks.suite import Run, SuiteError, TrainingRun
+from era_rl.files import locked
 
 
 class Instant:
@@ -210,8 +211,9 @@ def test_a_ray_cluster_does_the_same(tmp_path: Path, capsys) -> None:
 
 
 def test_a_run_that_is_worked_on_elsewhere_is_refused(tmp_path: Path) -> None:
-    with results.locked(tmp_path), pytest.raises(SuiteError, match="by another process"):
-        results.locked(tmp_path).__enter__()
+    run = suite.load(tiny(tmp_path)).runs[0]
+    with locked(run.folder(tmp_path)), pytest.raises(ValueError, match="by another process"):
+        do_job(run, tmp_path, tmp_path)
 
 
 def test_a_run_does_not_replace_a_result_of_another_config(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 import era_llm.toy_runs as toy_runs
 from era_llm.toy import toy_perplexity
-from era_llm.toy_runs import ERA, compare, read, run, table, write_json
+from era_llm.toy_runs import ERA, compare, run, table
+from era_rl.files import read_json, write_json
 
 
 def test_a_run_records_what_it_takes_to_repeat_it(
@@ -54,7 +55,7 @@ def test_compare_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.M
     assert ran == [0] * len(toy_runs.ARMS) + [1] * len(toy_runs.ARMS)
     assert (tmp_path / "table.md").read_text() == text + "\n"
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_table_gives_mean_and_deviation() -> None:
@@ -67,7 +68,7 @@ def test_the_table_gives_mean_and_deviation() -> None:
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "record.json"
     write_json(path, {"a": 1})
-    assert read(path) == {"a": 1}
+    assert read_json(path) == {"a": 1}
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
-    assert read(path) == {"a": 1}
+    assert read_json(path) == {"a": 1}

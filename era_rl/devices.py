@@ -1,0 +1,28 @@
+"""Devices that are asked for by name."""
+
+import torch
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ValueError unless tensors can be made on a torch device of that name, or "auto".
+
+    Stable-Baselines3 would train on the CPU where CUDA is asked for and absent.
+    """
+    if str(device) == "auto":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's errors for a device that is not there
+        raise ValueError(
+            f"device={str(device)!r} must be a usable torch device, here one of auto, "
+            + ", ".join(available_devices())
+        ) from error
+
+
+def available_devices() -> list[str]:
+    """Return the names of the devices of this machine, the CPU first."""
+    if not torch.accelerator.is_available():
+        return ["cpu"]
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None
+    return ["cpu", *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
