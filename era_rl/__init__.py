@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SACERA,
         TQCERA,
         CrossQERA,
+        DeviceReplayBuffer,
         EntropyMonitor,
         GradientConflict,
         MaskablePPOERA,
@@ -41,6 +42,7 @@ __all__ = [
     "TQCERA",
     "CategoricalHead",
     "CrossQERA",
+    "DeviceReplayBuffer",
     "ERAActor",
     "EntropyMonitor",
     "GradientConflict",
@@ -60,7 +62,7 @@ __all__ = [
 _ADAPTERS = {
     "era_rl.sb3": (
         *("A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "MaskablePPOERA"),
-        *("EntropyMonitor", "GradientConflict"),
+        *("DeviceReplayBuffer", "EntropyMonitor", "GradientConflict"),
     ),
     "era_rl.torchrl": ("ERAActor", "SACERALoss"),
 }

@@ -9,6 +9,7 @@ from era_rl.sb3.actor_critic import (
     ERAMultiInputActorCriticPolicy,
 )
 from era_rl.sb3.algorithms import A2CERA, PPOERA, TQCERA, CrossQERA, MaskablePPOERA
+from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.callbacks import EntropyMonitor
 from era_rl.sb3.distributions import TanhNormalDistribution, TruncatedNormalDistribution
 from era_rl.sb3.gradient_conflict import GradientConflict, plot_gradient_conflict
@@ -30,6 +31,7 @@ __all__ = [
     "TQCERA",
     "CrossQERA",
     "CrossQERAPolicy",
+    "DeviceReplayBuffer",
     "ERAActorCriticCnnPolicy",
     "ERAActorCriticPolicy",
     "ERAMaskableCnnPolicy",

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn, optim
 
+from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.zoo.names import ConfigError, check_names
 
 OBJECTS: dict[str, dict[str, type]] = {
@@ -35,7 +36,7 @@ OBJECTS: dict[str, dict[str, type]] = {
         "tanh": nn.Tanh,
     },
     "optimizer_class": {"adam": optim.Adam, "adamw": optim.AdamW},
-    "replay_buffer_class": {"her": HerReplayBuffer},
+    "replay_buffer_class": {"device": DeviceReplayBuffer, "her": HerReplayBuffer},
 }
 
 # setting -> what it may name: subclasses of the first, in one of the modules
