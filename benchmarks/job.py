@@ -29,16 +29,16 @@ from benchmarks.results import (
     RESULTS,
     SCRATCH,
     circumstances,
-    locked,
     peak_memory_mib,
     read,
     write_json,
 )
 from benchmarks.suite import TrainingRun
 from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, read_rows
+from era_rl.files import locked
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, GradientConflict
 from era_rl.zoo.algorithms import algorithm_class
-from era_rl.zoo.checkpoint import checkpoints
+from era_rl.zoo.checkpoint import discard, newest_intact
 from era_rl.zoo.cli import parser as zoo_parser
 from era_rl.zoo.experiment import Experiment
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(run.result(results), execute(run, folder))
         # the result first: a kill in between must not cost the run
         for checkpoint in folder.glob("*/*/checkpoint-*"):
-            shutil.rmtree(checkpoint)
+            discard(checkpoint)
 
 
 def execute(run: TrainingRun, folder: Path) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def execute(run: TrainingRun, folder: Path) -> dict[str, Any]:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint to go on from, or None."""
-    found = [path for run in folder.glob("*/*_1") for path in checkpoints(run)]
-    return found[-1] if found else None
+    found = [newest_intact(run) for run in folder.glob("*/*_1")]
+    return next((checkpoint for checkpoint in found if checkpoint is not None), None)
 
 
 def _experiment(run: TrainingRun, folder: Path, checkpoint: Path | None) -> MeasuredExperiment:

@@ -7,13 +7,14 @@ and commands, measurements by a module of their own.
 import hashlib
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from era_rl.zoo.algorithms import ALGORITHMS, algorithm_class
-from era_rl.zoo.config import check, config_path, entry_for, parse
+from era_rl.zoo.config import check, config_path, entry_for, read_mapping
 from era_rl.zoo.names import ConfigError, check_names
 
 SUITES = Path(__file__).parent / "suites"
@@ -24,9 +25,14 @@ KEYS = frozenset(
         "gradient_conflict",
     ]
 )
-TASK_KEYS = frozenset(["env", "range", "steps", "params", "dimension"])
-ARM_KEYS = frozenset(["algo", "params", "nats_per_dim", "about"])
-COMMAND_KEYS = frozenset(["module", "arguments", "output", "minutes"])
+NEEDED = frozenset(["description", "arms", "seeds", "evaluate_every", "checkpoint_every"])
+NEEDED |= {"evaluation_episodes"}
+# by kind of entry: the keys that there are, and those that must be given
+ENTRIES = {
+    "tasks": (["env", "range", "steps", "params", "dimension"], ["env"]),
+    "arms": (["algo", "params", "nats_per_dim", "about"], ["algo"]),
+    "commands": (["module", "arguments", "output", "minutes"], ["module", "output", "minutes"]),
+}
 
 
 class SuiteError(ConfigError):
@@ -167,11 +173,14 @@ def load(suite: str) -> Suite:
         path = SUITES / f"{suite}.yaml"
     elif not path.is_file():
         raise SuiteError(f"there is no file {path}")
-    content = parse(path.read_text())
-    check_names(f"{path}: key", content, KEYS)
-    for kind, keys in (("tasks", TASK_KEYS), ("arms", ARM_KEYS), ("commands", COMMAND_KEYS)):
-        for name, entry in content.get(kind, {}).items():
-            check_names(f"{path}: {kind}: {name}: key", entry, keys)
+    content = read_mapping(path)
+    _check_entry(str(path), content, KEYS, NEEDED if "tasks" in content else {"description"})
+    for kind, (keys, needed) in ENTRIES.items():
+        entries = content.get(kind, {})
+        if not isinstance(entries, dict):
+            raise SuiteError(f"{path}: {kind} must map names to settings, not be {entries!r:.60}")
+        for name, entry in entries.items():
+            _check_entry(f"{path}: {kind}: {name}", entry, keys, needed)
     commands = [
         CommandRun(
             name,
@@ -183,6 +192,15 @@ def load(suite: str) -> Suite:
         for name, entry in content.get("commands", {}).items()
     ]
     return Suite(path.stem, content, _training_runs(suite, content), commands)
+
+
+def _check_entry(where: str, entry: Any, known: Collection[str], needed: Collection[str]) -> None:
+    """Raise SuiteError unless an entry of a suite has the keys it needs, and no unknown ones."""
+    if not isinstance(entry, dict):
+        raise SuiteError(f"{where} must map keys to values, not be {entry!r:.60}")
+    check_names(f"{where}: key", entry, known)
+    if missing := sorted(set(needed) - entry.keys()):
+        raise SuiteError(f"{where}: {', '.join(missing)} must be given")
 
 
 def _training_runs(suite: str, content: dict[str, Any]) -> list[TrainingRun]:

@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import circumstances, write_json
-from era_rl.sb3 import SACERA
+from era_rl.sb3 import SACERA, DeviceReplayBuffer
 
 
 def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
@@ -41,7 +41,9 @@ def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
         return SAC(**common)
     action_dim = common["env"].action_space.shape[0]
     gaussian = {"floor": "gaussian", "target_entropy": 0.25 * action_dim}
-    return SACERA(**common, **(gaussian if "gaussian" in name else {}), compile="compiled" in name)
+    storage = {"replay_buffer_class": DeviceReplayBuffer} if "device" in name else {}
+    floor = gaussian if "gaussian" in name else {}
+    return SACERA(**common, **floor, **storage, compile="compiled" in name)
 
 
 def seconds(function: Callable[[], Any], device: str) -> float:
@@ -139,6 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     names = ["sac", "exact", "gaussian", "exact-compiled", "gaussian-compiled"]
+    names += ["exact-device", "exact-compiled-device"]
     parser.add_argument("--algorithms", nargs="+", choices=names, default=names[:3])
     parser.add_argument("--reference", choices=names, default="sac")
     parser.add_argument("--env", default="HalfCheetah-v5")

@@ -68,7 +68,7 @@ def locked(folder: Path | str) -> Iterator[None]:
         file = (Path(folder) / "lock").open("w")
     except OSError as error:
         raise ValueError(
-            f"folder={str(folder)!r} must be a folder that can be written to: {error}"
+            f"folder={str(folder)!r} must be a writable folder: {error}"
         ) from error
     with file:
         try:

@@ -68,7 +68,9 @@ def report(output: Path, seeds: list[int]) -> str:
         for start in ("scratch", "continued")
         for arm in ARMS
     }
-    records = {title: [read_json(path) for path in ps if path.exists()] for title, ps in paths.items()}
+    records = {
+        title: [read_json(path) for path in ps if path.exists()] for title, ps in paths.items()
+    }
     return table({title: found for title, found in records.items() if found}, COLUMNS)
 
 

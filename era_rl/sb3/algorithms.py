@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from sb3_contrib import TQC, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -103,8 +104,31 @@ class CrossQERA(_ReplayedDeltaMixin, CrossQ):
         super().__init__(policy, env, *args, **kwargs)
 
 
+class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):
+    """Refuses to train on what is not finite, while the networks are still whole."""
+
+    def train(self) -> None:
+        """Train as the host does.
+
+        Raises:
+            FloatingPointError: If an observation, an action or a reward of the rollout is not finite.
+        """
+        buffer = self.rollout_buffer
+        obs: Any = buffer.observations
+        parts = obs.values() if isinstance(obs, dict) else [obs]
+        named = [*(("observation", part) for part in parts), ("action", buffer.actions)]
+        for name, values in [*named, ("reward", buffer.rewards)]:
+            if not np.isfinite(values).all():
+                raise FloatingPointError(
+                    f"the environment or the policy gave an {name} that is NaN or infinite in the "
+                    f"{buffer.buffer_size} steps before step {self.num_timesteps} (SB3's VecCheckNan "
+                    "names the first); the networks have not been trained on it"
+                )
+        super().train()
+
+
 class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
-    CompilingMixin, LearnedDeltaMixin, OnPolicyAlgorithm
+    CompilingMixin, LearnedDeltaMixin, _FiniteRolloutMixin
 ):
     """The ERA arguments of an on-policy algorithm, and its learned delta."""
 
@@ -218,7 +242,7 @@ class A2CERA(_OnPolicyERAMixin, A2C):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPOERA.policy_aliases
 
 
-class MaskablePPOERA(ERAMixin, MaskablePPO):
+class MaskablePPOERA(_FiniteRolloutMixin, MaskablePPO):  # pyright: ignore[reportIncompatibleVariableOverride]
     """PPO with invalid action masking and an entropy floor on the actions that the mask leaves.
 
     H[pi(.|s)] >= f sum_i ln m_i(s), with m_i(s) >= 1 the number of valid actions of component i: the

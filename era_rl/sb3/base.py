@@ -13,6 +13,7 @@ from torch import Tensor
 from era_rl.core import GaussianHead, LearnedDelta
 from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.core.heads import Floor
+from era_rl.devices import check_device
 from era_rl.sb3.policies import BoundedDistribution
 
 DELTA_LEARNING_RATE = 0.05
@@ -68,6 +69,10 @@ class ERAMixin(BaseAlgorithm):
         """The policy, by what this package adds to it."""
         return cast(ERAPolicy, self.policy)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        check_device(kwargs.get("device", "auto"))  # the host takes the CPU where CUDA is absent
+        super().__init__(*args, **kwargs)
+
     def _setup_model(self) -> None:
         if not hasattr(self.policy_class, "entropy_floor"):
             names = ", ".join(map(repr, self.policy_aliases))
@@ -88,6 +93,21 @@ class ERAMixin(BaseAlgorithm):
         if len(args) < 3:
             kwargs.setdefault("tb_log_name", type(self).__name__)
         return super().learn(total_timesteps, *args, **kwargs)
+
+    def dump_logs(self, *args: Any, **kwargs: Any) -> None:
+        """Write the logs (SB3's hook).
+
+        Raises:
+            FloatingPointError: If a loss is not finite: the networks are lost then.
+        """
+        for name, value in self.logger.name_to_value.items():
+            if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name}={value} at step {self.num_timesteps}: observations or rewards are NaN, "
+                    "infinite or huge (VecCheckNan names the first, VecNormalize bounds them), or "
+                    "learning_rate is too high; go on from a model saved before"
+                )
+        super().dump_logs(*args, **kwargs)  # type: ignore[misc]
 
 
 class CompilingMixin(ERAMixin):
@@ -182,7 +202,7 @@ class LearnedDeltaMixin(ERAMixin):
             self.logger.record("train/delta", delta)
             saturated = math.isclose(delta, self.delta_learner.delta_max, rel_tol=1e-6)  # float32
             self.logger.record("train/delta_saturated", saturated)
-        super().dump_logs(*args, **kwargs)  # type: ignore[misc]
+        super().dump_logs(*args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "delta_learner", "delta_optimizer"]

@@ -15,8 +15,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecVideoRecorder
 
 from era_rl.zoo.algorithms import algorithm_class
-from era_rl.zoo.checkpoint import checkpoints
-from era_rl.zoo.config import check, override, parse
+from era_rl.zoo.checkpoint import newest_intact
+from era_rl.zoo.config import check, override, read_mapping
 from era_rl.zoo.display import has_display
 from era_rl.zoo.names import ConfigError
 
@@ -92,13 +92,13 @@ def load_agent(
     run = run_folder(args)
     name = EnvironmentName(args.env)
     path, statistics = run / ("best_model.zip" if args.best else f"{name}.zip"), run / name
+    if not args.best and (checkpoint := newest_intact(run)) is not None:
+        # the final model is whole when the last checkpoint has gone
+        path, statistics = checkpoint / "model.zip", checkpoint / name
     if not path.exists():
-        if args.best or not checkpoints(run):
-            raise ConfigError(f"there is no model {path}")
-        path = checkpoints(run)[-1] / "model.zip"
-        statistics = path.parent / name
+        raise ConfigError(f"there is no model {path}")
     algorithm = algorithm_class(args.algo)
-    settings = parse((run / name / "config.yml").read_text())
+    settings = read_mapping(run / name / "config.yml")
     settings = override(settings, [f"env_kwargs.{item}" for item in args.env_kwargs])
     check(settings, algorithm)
     env = create_test_env(
@@ -112,7 +112,10 @@ def load_agent(
     # an agent that is not trained needs no memory
     memory: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
     sys.stdout.write(f"loading {path}\n")
-    return algorithm.load(path, device=args.device, seed=args.seed, **memory), env
+    try:
+        return algorithm.load(path, device=args.device, seed=args.seed, **memory), env
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be loaded: {error}") from error
 
 
 def _play(

@@ -1,21 +1,31 @@
 """Checkpoints from which a killed run goes on: model, replay buffer, statistics and logs as one set."""
 
+import json
 import os
-import pickle
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from era_rl.files import read_json, write_json
+
 # what training writes to a run's folder, and replays from the last checkpoint on
 LOGS = ("*.monitor.csv", "evaluations.npz", "best_model.zip", "*/vecnormalize.pkl", "tensorboard/*")
+
+# CRC-32 by file: what is not as it was written is not gone on from
+CHECKSUMS = "checksums.json"
 
 # what SB3's logger has been given since it last wrote
 PENDING = ("name_to_value", "name_to_count", "name_to_excluded")
@@ -61,9 +71,16 @@ def save_checkpoint(model: BaseAlgorithm, params_path: Path) -> None:
 
     It is written under another name and renamed when whole: at every moment the newest folder of
     that name is complete.
+
+    Raises:
+        FloatingPointError: If the networks are not finite; the checkpoint before stays.
     """
     run = params_path.parent
     folder = run / f"checkpoint-{model.num_timesteps}"
+    if not all(p.isfinite().all() for p in model.policy.parameters()):
+        raise FloatingPointError(
+            f"the networks are not finite at step {model.num_timesteps}: {_kept(run)}"
+        )
     unfinished = run / "checkpoint.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     for log in _logs(run):
@@ -77,18 +94,46 @@ def save_checkpoint(model: BaseAlgorithm, params_path: Path) -> None:
         (unfinished / params_path.name).mkdir()  # where rl_zoo3 looks for it
         normalize.save(str(unfinished / params_path.name / "vecnormalize.pkl"))
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-        _save_buffer(model.replay_buffer, unfinished / "replay_buffer.pkl")
-    pending = {name: dict(getattr(model.logger, name)) for name in PENDING}
-    (unfinished / "logger.pkl").write_bytes(pickle.dumps(pending))
+        _save_buffer(model.replay_buffer, unfinished / "replay_buffer.npz")
+    write_json(unfinished / "logger.json", _pending(model.logger))
+    write_json(unfinished / CHECKSUMS, dict(_checksums(unfinished)))
     older = checkpoints(run)
     os.rename(unfinished, folder)
     for checkpoint in older:
-        shutil.rmtree(checkpoint)
+        discard(checkpoint)
+
+
+def discard(checkpoint: Path) -> None:
+    """Remove a checkpoint: killed at any moment, none of its name is left that is not whole."""
+    doomed = checkpoint.with_name("checkpoint.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def checkpoints(run: Path) -> list[Path]:
     """Return the checkpoints of a run, the newest last."""
     return sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def newest_intact(run: Path) -> Path | None:
+    """Return the newest checkpoint of a run that is as it was written, and say which are not."""
+    for checkpoint in reversed(checkpoints(run)):
+        damaged = damaged_file(checkpoint)
+        if damaged is None:
+            return checkpoint
+        sys.stdout.write(f"{checkpoint} is damaged ({damaged}): looking for an older checkpoint\n")
+    return None
+
+
+def damaged_file(checkpoint: Path) -> str | None:
+    """Return the name of a file that is not as the checkpoint was written with it, or None."""
+    try:
+        expected = read_json(checkpoint / CHECKSUMS)
+    except (OSError, ValueError):
+        return CHECKSUMS
+    found = dict(_checksums(checkpoint))
+    return next((name for name, value in expected.items() if found.get(name) != value), None)
 
 
 def restore_logs(checkpoint: Path) -> None:
@@ -111,7 +156,7 @@ def restore_logs(checkpoint: Path) -> None:
 
 def restore_logger(model: BaseAlgorithm, checkpoint: Path) -> None:
     """Give a model's logger the values that were still to be written at the checkpoint."""
-    for name, values in pickle.loads((checkpoint / "logger.pkl").read_bytes()).items():
+    for name, values in read_json(checkpoint / "logger.json").items():
         getattr(model.logger, name).update(values)
 
 
@@ -123,8 +168,8 @@ def restore_buffer(model: BaseAlgorithm, checkpoint: Path) -> None:
     if not isinstance(model, OffPolicyAlgorithm) or model.replay_buffer is None:
         return
     buffer = model.replay_buffer
-    with (checkpoint / "replay_buffer.pkl").open("rb") as file:
-        _put_back(vars(buffer), pickle.load(file))
+    with np.load(checkpoint / "replay_buffer.npz", allow_pickle=False) as state:
+        _put_back(vars(buffer), state)
     if isinstance(buffer, HerReplayBuffer):
         buffer.truncate_last_trajectory()
     elif buffer.size() > 0:
@@ -132,35 +177,76 @@ def restore_buffer(model: BaseAlgorithm, checkpoint: Path) -> None:
         buffer.timeouts[last] = np.logical_or(buffer.timeouts[last], buffer.dones[last] == 0)
 
 
+def _pending(logger: Logger) -> dict[str, dict[str, Any]]:
+    """Return what the logger is still to write, but for figures and the like, as plain data."""
+    return {
+        name: {
+            key: _plain(value) if isinstance(value, np.generic) else value
+            for key, value in getattr(logger, name).items()
+            if value is None or isinstance(value, bool | int | float | str | tuple | np.generic)
+        }
+        for name in PENDING
+    }
+
+
 def _save_buffer(buffer: ReplayBuffer, path: Path) -> None:
-    """Pickle a replay buffer's state without its unused rows, which are most of it at first."""
-    with path.open("wb") as file:
-        state = _state(vars(buffer), buffer.buffer_size, buffer.size())
-        pickle.dump(state, file, protocol=pickle.HIGHEST_PROTOCOL)
+    """Write a replay buffer's state without its unused rows, which are most of it at first."""
+    np.savez(path, **_state(vars(buffer), buffer.buffer_size, buffer.size()))
 
 
-def _state(values: dict[str, Any], rows: int, used: int) -> dict[str, Any]:
-    """Return counters and arrays; of arrays with a row per step, the rows used."""
+def _state(values: dict[str, Any], rows: int, used: int, prefix: str = "") -> dict[str, Any]:
+    """Return counters and arrays by path; of arrays with a row per step, the rows used."""
     state: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            state[name] = _state(value, rows, used)
+            state |= _state(value, rows, used, f"{prefix}{name}/")
         elif isinstance(value, np.ndarray):
-            state[name] = value[:used] if value.shape[:1] == (rows,) else value
+            part = value[:used] if value.shape[:1] == (rows,) else value
+            # HER's infos are dicts: text, for arrays of objects would be pickled
+            text = json.dumps(part.tolist(), default=_plain) if part.dtype == object else None
+            state[f"{prefix}{name}"] = part if text is None else np.array(text)
         elif isinstance(value, int):
-            state[name] = value
+            state[f"{prefix}{name}"] = value
     return state
 
 
-def _put_back(values: dict[str, Any], state: dict[str, Any]) -> None:
+def _plain(value: Any) -> Any:
+    """Return a scalar or an array of numpy's as json can write it; TypeError for other objects."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"an info holds {value!r}: numbers, texts and arrays can be saved")
+
+
+def _put_back(values: dict[str, Any], state: Mapping[str, np.ndarray]) -> None:
     """Undo :func:`_state`, in place."""
-    for name, value in state.items():
-        if isinstance(value, dict):
-            _put_back(values[name], value)
-        elif isinstance(value, np.ndarray):
-            values[name][: len(value)] = value
+    for path, value in state.items():
+        *parents, name = path.split("/")
+        target = reduce(getitem, parents, values)
+        if not isinstance(target[name], np.ndarray):
+            target[name] = value.item()
+        elif target[name].dtype == object:
+            objects = json.loads(value.item())
+            for row, entries in enumerate(objects):
+                target[name][row] = entries
         else:
-            values[name] = value
+            target[name][: len(value)] = value
+
+
+def _checksums(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield path and CRC-32 of every file of a checkpoint but that of the checksums."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != CHECKSUMS:
+            checksum = 0
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    checksum = crc32(block, checksum)
+            yield name, checksum
+
+
+def _kept(run: Path) -> str:
+    names = [checkpoint.name for checkpoint in checkpoints(run)]
+    return f"{names[-1]} in {run} stays, to go on from" if names else f"{run} has no checkpoint"
 
 
 def _logs(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """``era-zoo``: train, watch, evaluate, film, plot and tune agents from configurations."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"era-zoo: {error}\n")
         return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(
+            f"era-zoo: {error}: the last checkpoint is whole; make room, then go on with "
+            "era-zoo train --resume RUN_FOLDER\n"
+        )
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("era-zoo: interrupted; to go on: era-zoo train --resume RUN_FOLDER\n")
         return 130
@@ -165,6 +174,13 @@ def _check(args: argparse.Namespace) -> None:
         for package in args.gym_packages:
             import_module(package)
         check_names("--env", _listed(env), gymnasium.registry)
+    if "device" in args:
+        from era_rl.devices import check_device
+
+        try:
+            check_device(args.device)
+        except ValueError as error:
+            raise ConfigError(f"--device: {error}") from error
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

@@ -116,14 +116,25 @@ def config_path(algo: str) -> Path:
     return Path(str(resources.files("zoo_configs").joinpath(f"{algo}.yml")))
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return what a YAML file maps; ConfigError, with the path, for one that is damaged."""
+    try:
+        content = parse(path.read_text())
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must be a mapping of names to values, not {content!r:.60}")
+    return content
+
+
 def read_config(path: Path) -> dict[str, dict[str, Any]]:
     """Return the settings of a file by pattern of gymnasium ids, in its order."""
     if path.suffix not in (".yml", ".yaml"):
         raise ConfigError(f"{path} must be a .yml or .yaml file: a configuration is data")
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
-    entries = parse(path.read_text())
-    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+    entries = read_mapping(path)
+    if not all(isinstance(e, dict) for e in entries.values()):
         raise ConfigError(f"{path} must map gymnasium ids to settings")
     return entries
 

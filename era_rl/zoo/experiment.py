@@ -5,6 +5,7 @@ import copy
 import os
 import shutil
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
+from era_rl.devices import check_device
+from era_rl.files import in_one_piece, locked
 from era_rl.zoo.checkpoint import CheckpointCallback, restore_buffer, restore_logger, restore_logs
 from era_rl.zoo.config import with_objects
 
@@ -42,6 +45,8 @@ class Experiment(ExperimentManager):
         self.checkpoint = checkpoint
         self._envs: list[VecEnv] = []
         self._new_folder: str | None = None
+        self._held = ExitStack()
+        check_device(args.device)
         super().__init__(
             args,
             args.algo,
@@ -66,6 +71,7 @@ class Experiment(ExperimentManager):
     def create_log_folder(self) -> None:
         """Make the run's folder, or put its logs back to the checkpoint (rl_zoo3's hook)."""
         if self.checkpoint is not None:
+            self._held.enter_context(locked(self.save_path))
             restore_logs(self.checkpoint)
             return
         if self.optimize_hyperparameters:
@@ -74,11 +80,16 @@ class Experiment(ExperimentManager):
             try:
                 os.makedirs(self.params_path)
                 self._new_folder = self.save_path
+                self._held.enter_context(locked(self.save_path))
                 return
             except FileExistsError:  # a run started at the same moment took the number
                 number = get_latest_run_id(self.log_path, self.env_name) + 1
                 self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
                 self.params_path = f"{self.save_path}/{self.env_name}"
+            except OSError as error:
+                raise ValueError(
+                    f"--log-folder {self.args.log_folder} must be a writable folder: {error}"
+                ) from error
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Return environments, noted so that they can be closed (rl_zoo3's hook)."""
@@ -115,12 +126,19 @@ class Experiment(ExperimentManager):
                 callback=self.callbacks,
                 reset_num_timesteps=False,
             )
+        except (EOFError, ConnectionError) as error:  # of the pipe to the process
+            raise RuntimeError(
+                "the process of an environment died: its error is above, unless the system ended it "
+                f"(out of memory, say); to go on: era-zoo train --resume {self.save_path}"
+            ) from error
         finally:
             self._close()
 
     def _close(self) -> None:
+        self._held.close()
         for env in self._envs:
-            env.close()
+            with suppress(EOFError, ConnectionError):  # of a process that has died
+                env.close()
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         """Return the checkpoint's model and give the callbacks their past (rl_zoo3's hook)."""
@@ -139,8 +157,9 @@ class Experiment(ExperimentManager):
         """Write settings and arguments as plain YAML, which is safe to load (rl_zoo3's hook)."""
         folder = Path(self.params_path)
         arguments = {key: _plain(value) for key, value in sorted(vars(self.args).items())}
-        (folder / "config.yml").write_text(yaml.safe_dump(saved_hyperparams))
-        (folder / "args.yml").write_text(yaml.safe_dump(arguments))
+        for name, content in (("config.yml", saved_hyperparams), ("args.yml", arguments)):
+            with in_one_piece(folder / name) as part:
+                part.write_text(yaml.safe_dump(content))
         with (folder / "command.txt").open("a") as file:
             file.write(" ".join(sys.orig_argv) + "\n")
 

@@ -4,10 +4,12 @@ import argparse
 import sys
 from functools import reduce
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from huggingface_sb3 import EnvironmentName
 from matplotlib.figure import Figure
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from era_rl.zoo.names import ConfigError
@@ -40,12 +42,23 @@ def plot(args: argparse.Namespace) -> None:
 
 def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the steps at which all runs were evaluated, (steps,), and returns, (runs, steps)."""
-    logs = [np.load(path) for path in paths]
+    logs = [read_evaluations(path) for path in paths]
     steps = reduce(np.intersect1d, [log["timesteps"] for log in logs])
     if len(steps) == 0:
         raise ConfigError(f"no step at which all were evaluated: {', '.join(map(str, paths))}")
     returns = [log["results"].mean(axis=1)[np.isin(log["timesteps"], steps)] for log in logs]
     return steps, np.stack(returns)
+
+
+def read_evaluations(path: Path) -> NpzFile:
+    """Return a run's evaluations; ConfigError where the file is damaged."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ConfigError(
+            f"{path} is truncated or damaged; era-zoo train --resume {path.parent} writes it anew for "
+            "a run that has not ended, else remove it"
+        ) from error
 
 
 def mean_and_error(returns: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,20 +1,21 @@
 """Training and tuning runs of the zoo."""
 
 import argparse
-import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.utils import set_random_seed
 
 import era_rl.envs  # noqa: F401 (registers ids)
 from era_rl.zoo.algorithms import algorithm_class
-from era_rl.zoo.checkpoint import checkpoints
-from era_rl.zoo.config import check, config_path, entry_for, override, parse
+from era_rl.zoo.checkpoint import checkpoints, discard, newest_intact
+from era_rl.zoo.cli import parser
+from era_rl.zoo.config import check, config_path, entry_for, override, read_mapping
 from era_rl.zoo.experiment import Experiment
 from era_rl.zoo.names import ConfigError
 from era_rl.zoo.search_spaces import register_search_spaces
@@ -29,18 +30,21 @@ def train(args: argparse.Namespace) -> None:
         run = args.resume
         if next(run.glob("*/args.yml"), None) is None:
             raise ConfigError(f"{run} is not a run's folder: it has no */args.yml")
-        if not checkpoints(run):
+        args, settings = _record(run)
+        if (run / f"{EnvironmentName(args.env)}.zip").exists() and not checkpoints(run):
             sys.stdout.write(f"nothing to resume: {run} has no checkpoint, so it has ended\n")
             return
-        args, settings, checkpoint = *_record(run), checkpoints(run)[-1]
-    experiment = _experiment(
-        args,
-        settings,
-        checkpoint,
-        eval_freq=args.eval_freq,
-        n_eval_episodes=args.eval_episodes,
-    )
+        checkpoint = newest_intact(run)
+        if checkpoint is None:
+            raise ConfigError(f"{run} has no checkpoint to go on from: begin a new run")
     try:
+        experiment = _experiment(
+            args,
+            settings,
+            checkpoint,
+            eval_freq=args.eval_freq,
+            n_eval_episodes=args.eval_episodes,
+        )
         model, _ = experiment.setup_experiment() or (None, None)
     except ValueError as error:  # a setting outside its range: the message names it
         raise ConfigError(str(error)) from error
@@ -48,7 +52,7 @@ def train(args: argparse.Namespace) -> None:
     experiment.learn(model)
     experiment.save_trained_model(model)
     for folder in checkpoints(Path(experiment.save_path)):
-        shutil.rmtree(folder)
+        discard(folder)
 
 
 def tune(args: argparse.Namespace) -> None:
@@ -102,9 +106,21 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def _record(run: Path) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Return the arguments and the settings that a run began with."""
     (file,) = run.glob("*/args.yml")
-    args = argparse.Namespace(**parse(file.read_text()))
+    args = argparse.Namespace(**_arguments(file))
     for package in args.gym_packages:
         import_module(package)
-    settings = parse(file.with_name("config.yml").read_text())
+    settings = read_mapping(file.with_name("config.yml"))
     check(settings, algorithm_class(args.algo))
     return args, settings
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    """Return the arguments that a run began with; ConfigError where the file is damaged."""
+    arguments = read_mapping(path)
+    needed = vars(parser().parse_args(["train"])).keys() - {"command", "resume"}
+    if missing := sorted(needed - arguments.keys()):
+        raise ConfigError(
+            f"{path} is damaged, {', '.join(missing)} missing: "
+            f"{path.with_name('command.txt')} has the command of the run"
+        )
+    return arguments

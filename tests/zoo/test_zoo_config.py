@@ -203,7 +203,7 @@ def test_settings_of_the_own_algorithm_are_known_and_of_others_are_not():
     [
         ("a.yml", "a: !!python/object/apply:os.mkdir [{}]", "not plain YAML"),
         ("a.yml", "a: [", "not plain YAML"),
-        ("a.yml", "- 1", "must map gymnasium ids to settings"),
+        ("a.yml", "- 1", "must be a mapping of names to values"),
         ("a.py", "hyperparams = {}", r"must be a .yml or .yaml file: a configuration is data"),
     ],
 )
