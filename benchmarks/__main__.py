@@ -16,6 +16,7 @@ from benchmarks import suite as suites
 from benchmarks.results import RESULTS, SCRATCH
 from benchmarks.runner import Estimate, LocalProcess, Runner, checkpoint_steps, duration, status
 from benchmarks.suite import Suite
+from era_rl.files import FolderError, locked
 from era_rl.zoo.names import ConfigError
 
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return args.function(args)
-    except ConfigError as error:
+    except (ConfigError, FolderError) as error:
         sys.stderr.write(f"benchmarks: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -88,7 +89,8 @@ def _run(args: argparse.Namespace) -> int:
         launch, workers = connect(args.ray)
     seconds = None if args.time_limit is None else 60.0 * args.time_limit
     runner = Runner(suite, results, scratch, launch, args.workers or workers, seconds, args.partial)
-    return 0 if runner.work_off() else 1
+    with locked(scratch):
+        return 0 if runner.work_off() else 1
 
 
 def _status(args: argparse.Namespace) -> int:

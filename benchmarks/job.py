@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = args.results or RESULTS / suite.name
     folder = run.folder(args.scratch or SCRATCH / suite.name)
     with locked(folder):
+        results.mkdir(parents=True, exist_ok=True)  # what cannot be written is not to be measured
         if read(run, results) is None:
             write_json(run.result(results), execute(run, folder))
         # the result first: a kill in between must not cost the run

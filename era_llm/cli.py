@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from era_rl.files import write_json
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
@@ -120,7 +122,6 @@ def _toy(options: argparse.Namespace) -> None:
 
 
 def _report(result: dict[str, Any], output: Path | None) -> None:
-    text = json.dumps(result, indent=2)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
     if output is not None:
-        output.write_text(text + "\n")
+        write_json(output, result)

@@ -67,7 +67,9 @@ def compare(output: Path, seeds: list[int], steps: int) -> str:
             model = pretrained_toy(seed) if missing else None
             for arm in missing:
                 write_json(paths[arm], run(model, seed, steps, ARMS[arm])[0])
-    records = {arm: [read_json(output / f"{arm}-seed{seed}.json") for seed in seeds] for arm in ARMS}
+    records = {
+        arm: [read_json(output / f"{arm}-seed{seed}.json") for seed in seeds] for arm in ARMS
+    }
     text = table({TITLES[arm]: found for arm, found in records.items()})
     (output / "table.md").write_text(text + "\n")
     figure({TITLES[arm]: found for arm, found in records.items()}, output / "curves.png")

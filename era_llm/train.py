@@ -1,5 +1,6 @@
 """Training from the command line, over TRL's own argument parser."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
 from importlib import import_module
@@ -13,7 +14,9 @@ from trl.scripts.utils import TrlParser
 from trl.trainer.model_config import ModelConfig
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
+from era_llm.resume import checkpoint_to_resume
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
+from era_rl.files import locked
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -49,6 +52,10 @@ def train(arguments: list[str]) -> None:
     Args:
         arguments: Options of `TrainArguments`, `GRPOERAConfig` and TRL's `ModelConfig`, or
             `--config FILE`; `--recipe NAME` stands for the file of a recipe of this package.
+
+    Raises:
+        ValueError: If a setting is wrong, the checkpoint to resume from is damaged, or another process
+            works in the output folder.
     """
     kinds: Any = (TrainArguments, GRPOERAConfig, ModelConfig)
     parser = TrlParser(kinds, prog="era-llm train")
@@ -67,8 +74,10 @@ def train(arguments: list[str]) -> None:
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-    trainer.save_model(config.output_dir)
+    checkpoint = checkpoint_to_resume(config.resume_from_checkpoint, config.output_dir)
+    with locked(config.output_dir) if trainer.is_world_process_zero() else nullcontext():
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model(config.output_dir)
 
 
 def with_recipe(arguments: list[str]) -> list[str]:

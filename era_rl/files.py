@@ -20,6 +20,10 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+class FolderError(ValueError):
+    """A folder in which a run cannot work."""
+
+
 @contextmanager
 def in_one_piece(path: Path) -> Iterator[Path]:
     """Give a path to write to, and put what was written in the place of ``path`` at the end.
@@ -61,20 +65,18 @@ def locked(folder: Path | str) -> Iterator[None]:
     """Hold a folder, which is made if it is not there, until the block or the process ends.
 
     Raises:
-        ValueError: If another process holds it, or it cannot be written to.
+        FolderError: If another process holds it, or it cannot be written to.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         file = (Path(folder) / "lock").open("w")
     except OSError as error:
-        raise ValueError(
-            f"folder={str(folder)!r} must be a writable folder: {error}"
-        ) from error
+        raise FolderError(f"folder={str(folder)!r} must be a writable folder: {error}") from error
     with file:
         try:
             _lock(file)
         except OSError:
-            raise ValueError(
+            raise FolderError(
                 f"folder={str(folder)!r} is being worked on by another process: wait for its end, or "
                 "take another folder"
             ) from None

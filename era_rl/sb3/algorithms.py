@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from sb3_contrib import TQC, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -25,6 +24,7 @@ from era_rl.sb3.base import (
     LearnedDeltaMixin,
     OffPolicyERAMixin,
     refuse_delta,
+    refuse_nonfinite,
     refuse_sde,
 )
 from era_rl.sb3.policies import (
@@ -114,16 +114,10 @@ class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):
             FloatingPointError: If an observation, an action or a reward of the rollout is not finite.
         """
         buffer = self.rollout_buffer
-        obs: Any = buffer.observations
-        parts = obs.values() if isinstance(obs, dict) else [obs]
-        named = [*(("observation", part) for part in parts), ("action", buffer.actions)]
-        for name, values in [*named, ("reward", buffer.rewards)]:
-            if not np.isfinite(values).all():
-                raise FloatingPointError(
-                    f"the environment or the policy gave an {name} that is NaN or infinite in the "
-                    f"{buffer.buffer_size} steps before step {self.num_timesteps} (SB3's VecCheckNan "
-                    "names the first); the networks have not been trained on it"
-                )
+        refuse_nonfinite(
+            self.num_timesteps, observations=buffer.observations, rewards=buffer.rewards
+        )
+        refuse_nonfinite(self.num_timesteps, actions=buffer.actions)
         super().train()
 
 
