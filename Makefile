@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # test processes, one thread each
 JOBS ?= 2
 
-.PHONY: demo test test-all format lint type check clean
+.PHONY: demo test test-all format lint type docs check clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -35,7 +35,11 @@ lint: $(STAMP)
 type: $(STAMP)
 	$(BIN)/pyright
 
-check: lint type
+# into site/; a broken link or reference is an error
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: lint type docs
 
 clean:
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv runs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage

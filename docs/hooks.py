@@ -1,8 +1,8 @@
 """What the documentation's build does beyond its plugins (mkdocs.yml names this file twice).
 
-As mkdocs hook: links that leave ``docs`` work where the files are read in a checkout; the site names the
-path instead, and a path that does not exist stops the build. As griffe extension: docstrings keep
-Sphinx's roles, which editors and other tools read; here they become links.
+As mkdocs hook: links that leave ``docs`` work where the files are read in a checkout; the site names
+the path instead, and a path that does not exist stops the build. As griffe extension: docstrings
+keep Sphinx's roles, which editors and other tools read; here they become links.
 """
 
 import logging
