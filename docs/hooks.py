@@ -2,15 +2,17 @@
 
 As mkdocs hook: links that leave ``docs`` work where the files are read in a checkout; the site names
 the path instead, and a path that does not exist stops the build. As griffe extension: docstrings
-keep Sphinx's roles, which editors and other tools read; here they become links.
+keep Sphinx's roles, which editors and other tools read; here they become links, and what the fields of
+a dataclass say of themselves becomes the list of its parameters.
 """
 
+import ast
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
-from griffe import Extension, GriffeLoader, Object
+from griffe import Attribute, Class, ExprSubscript, ExprTuple, Extension, GriffeLoader, Object
 
 ROOT = Path(__file__).parents[1]
 LOG = logging.getLogger("mkdocs.hooks")
@@ -36,8 +38,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return _OUTSIDE.sub(named, markdown)
 
 
-class SphinxRoles(Extension):
-    """Turns roles such as ``:func:`softmax_era` `` into links, and ``::`` before a block into ``:``."""
+class Docstrings(Extension):
+    """Turns Sphinx's roles into links, ``::`` before a block into ``:``, and fields into parameters."""
 
     def __init__(self) -> None:
         pages = (ROOT / "docs" / "reference").glob("*.md")
@@ -50,7 +52,44 @@ class SphinxRoles(Extension):
             text = _ROLE.sub(self._link, obj.docstring.value)
             obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
 
+    def on_attribute_instance(self, *, node: Any, attr: Attribute, **kwargs: Any) -> None:
+        """Keep what a field says of itself, and leave its type (griffe's hook)."""
+        about = _about(node)
+        if about is not None:
+            attr.extra["about"]["text"] = about
+            annotation = attr.annotation
+            if isinstance(annotation, ExprSubscript) and isinstance(annotation.slice, ExprTuple):
+                attr.annotation = annotation.slice.elements[0]
+
+    def on_class(self, *, cls: Class, loader: GriffeLoader, **kwargs: Any) -> None:
+        """List the fields of a dataclass in its docstring (griffe's hook)."""
+        texts = {name: attr.extra["about"].get("text") for name, attr in cls.attributes.items()}
+        lines = [f"    {name}: {text}" for name, text in texts.items() if text]
+        if lines and cls.docstring is not None:
+            text, raises, errors = cls.docstring.value.partition("Raises:")
+            listed = "\n".join(["Args:", *lines])
+            cls.docstring.value = f"{text.rstrip()}\n\n{listed}\n\n{raises}{errors}"
+
     def _link(self, match: re.Match[str]) -> str:
         name = match[1].rpartition(".")[2]
         path = self.paths.get(name)
         return f"`{match[1]}`" if path is None else f"[`{name}`][{path}]"
+
+
+def _about(node: Any) -> str | None:
+    """Return the text in ``Annotated[type, text]``, or in the metadata "help" of a field."""
+    match node:
+        case ast.AnnAssign(
+            annotation=ast.Subscript(
+                value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[_, ast.Constant(value=text)])
+            )
+        ):
+            return text
+        case ast.AnnAssign(value=ast.Call(keywords=keywords)):
+            for keyword in keywords:
+                match keyword:
+                    case ast.keyword(
+                        arg="metadata", value=ast.Dict(values=[ast.Constant(value=text)])
+                    ):
+                        return text
+    return None

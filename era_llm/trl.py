@@ -149,14 +149,33 @@ class ERAMixin(_Trainer):
 
 
 class GRPOERATrainer(ERAMixin, GRPOTrainer):
-    """TRL's GRPOTrainer with ERA; every loss_type and num_iterations."""
+    """TRL's GRPOTrainer whose updates have ERA's gradient, A (e_y - softmax(s z)).
+
+    Only the backward pass differs, see `era_llm.functional`: sampling, log-probabilities, ratios,
+    clipping, importance weights and evaluation are TRL's, for every loss_type and num_iterations.
+
+    Args:
+        model: A causal language model, or its name.
+        reward_funcs: Reward functions, as TRL takes them.
+        args: A `GRPOERAConfig`; its era_* options are those of ERA.
+        *rest: TRL's further arguments, by position.
+        **kwargs: TRL's further arguments, such as train_dataset and processing_class.
+
+    Raises:
+        TypeError: If args is of another class.
+        ValueError: If the model or the launch is one that ERA does not support.
+        RuntimeError: If TRL's internals are not those of the supported versions.
+    """
 
     _tag_names = ["trl", "grpo", "era"]  # noqa: RUF012
     config_class = GRPOERAConfig
 
 
 class RLOOERATrainer(ERAMixin, RLOOTrainer):
-    """TRL's RLOOTrainer with ERA."""
+    """TRL's RLOOTrainer whose updates have ERA's gradient: see `GRPOERATrainer` for its arguments.
+
+    args is an `RLOOERAConfig`. The KL term of RLOO sits in the reward, so beta may be set.
+    """
 
     _tag_names = ["trl", "rloo", "era"]  # noqa: RUF012
     config_class = RLOOERAConfig

@@ -180,6 +180,20 @@ def test_a_link_to_a_missing_file_stops_the_build(
     assert "nowhere.md, which does not exist" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("field", "about"),
+    [
+        ("seeds: Annotated[int, 'agents'] = 1", "agents"),
+        ("era_k: float = field(default=2.0, metadata={'help': 'Factor.'})", "Factor."),
+        ("head: Head = field(default=None)", None),
+        ("action_dim: int", None),
+    ],
+    ids=["annotated", "metadata", "field", "plain"],
+)
+def test_fields_say_what_they_are(hooks: Any, field: str, about: str | None) -> None:
+    assert hooks._about(ast.parse(field).body[0]) == about
+
+
 def _page(uri: str) -> Any:
     page: Any = ModuleType("page")
     page.file = ModuleType("file")
