@@ -114,7 +114,7 @@ def load_agent(
     sys.stdout.write(f"loading {path}\n")
     try:
         return algorithm.load(path, device=args.device, seed=args.seed, **memory), env
-    except ValueError as error:
+    except (ValueError, AssertionError, KeyError, EOFError, RuntimeError) as error:
         raise ConfigError(f"{path} cannot be loaded: {error}") from error
 
 

@@ -4,12 +4,12 @@ import argparse
 import sys
 from functools import reduce
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from huggingface_sb3 import EnvironmentName
 from matplotlib.figure import Figure
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from era_rl.zoo.names import ConfigError
@@ -50,11 +50,12 @@ def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.fl
     return steps, np.stack(returns)
 
 
-def read_evaluations(path: Path) -> NpzFile:
-    """Return a run's evaluations; ConfigError where the file is damaged."""
+def read_evaluations(path: Path) -> dict[str, NDArray[Any]]:
+    """Return a run's evaluations by name; ConfigError where the file is damaged."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, BadZipFile) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as log:
+            return {name: log[name] for name in ("timesteps", "results")}
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ConfigError(
             f"{path} is truncated or damaged; era-zoo train --resume {path.parent} writes it anew for "
             "a run that has not ended, else remove it"

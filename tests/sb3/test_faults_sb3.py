@@ -1,0 +1,185 @@
+"""The SB3 family in environments that go wrong, on absent devices, and from damaged files."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from sb3_family import FAMILY, ChoiceEnv, small
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan
+
+from era_rl.sb3 import SACERA
+
+AT = 60
+CONTINUOUS = ["SACERA", "TQCERA", "CrossQERA", "PPOERA", "A2CERA"]
+
+
+class FaultyEnv(gym.Env):
+    """From step ``AT`` on, something goes wrong."""
+
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+    def __init__(self, fault: str = "", value: float = np.nan) -> None:
+        self.fault, self.value, self.taken, self.bad_actions = fault, value, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        if self.fault == "reset" and self.taken >= AT:
+            raise ZeroDivisionError("in reset")
+        return self._draw(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.taken, self.steps = self.taken + 1, self.steps + 1
+        self.bad_actions += not np.isfinite(action).all()
+        begun = self.taken >= AT
+        if begun and self.fault == "step":
+            raise ZeroDivisionError("in step")
+        if begun and self.fault == "exit":
+            raise SystemExit  # ends the process that it is in
+        obs = self._draw()
+        if begun and self.fault == "observations":
+            obs[1] = self.value
+        reward = self.value if begun and self.fault == "rewards" else 0.0
+        return obs, reward, False, self.steps >= 10, {}
+
+    def _draw(self) -> np.ndarray:
+        return self.np_random.uniform(-1.0, 1.0, 3).astype(np.float32)
+
+
+def _finite(model: Any) -> bool:
+    return all(p.isfinite().all() for p in model.policy.parameters())
+
+
+# numpy's, in the host's advantages of infinite rewards
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("fault", ["observations", "rewards"])
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_what_is_not_finite_is_refused_before_it_is_trained_on(
+    name: str, fault: str, value: float
+) -> None:
+    env = FaultyEnv(fault, value)
+    model = small(name, env)
+    with pytest.raises(FloatingPointError, match=rf"^{fault} up to step \d+ must be finite"):
+        model.learn(400)
+    assert _finite(model)
+    # of the rollout in which it began, or not even the next step
+    assert model.num_timesteps - AT <= (64 if name in ("PPOERA", "A2CERA") else 1)
+    if name in ("SACERA", "TQCERA", "CrossQERA"):
+        assert env.bad_actions == 0
+    model.save(io.BytesIO())
+
+
+@pytest.mark.parametrize("stock", [SAC, PPO], ids=["SAC", "PPO"])
+def test_the_stock_algorithms_fail_later_and_lose_their_networks(stock: Any) -> None:
+    """What ours is to be at least as good as: rewards that are NaN reach the networks."""
+    kwargs = {"learning_starts": 20, "batch_size": 16} if stock is SAC else {"n_steps": 32}
+    if stock is PPO:
+        kwargs["batch_size"] = 16
+    model = stock("MlpPolicy", FaultyEnv("rewards"), device="cpu", **kwargs)
+    with pytest.raises(ValueError, match="Expected parameter loc"):
+        model.learn(400)
+    assert not _finite(model)
+
+
+def test_masked_policies_refuse_them_too() -> None:
+    class FaultyChoice(ChoiceEnv):
+        def step(self, action: Any) -> Any:
+            obs, _, *rest = super().step(action)
+            return obs, np.nan, *rest
+
+    model = small("MaskablePPOERA", FaultyChoice(spaces.Discrete(4)))
+    with pytest.raises(FloatingPointError, match="rewards up to step 32 must be finite"):
+        model.learn(64)
+
+
+def test_observations_in_dicts_and_of_integers_are_looked_at(monkeypatch: Any) -> None:
+    from stable_baselines3.common.envs import SimpleMultiObsEnv
+
+    env = SimpleMultiObsEnv(discrete_actions=False)
+    step = env.step
+
+    def broken(action: Any) -> Any:
+        obs, *rest = step(action)
+        return {**obs, "vec": obs["vec"] * np.nan}, *rest
+
+    extractor = {"features_extractor_kwargs": {"cnn_output_dim": 8}}
+    model = small("SACERA", env, "MultiInputPolicy", policy_kwargs=extractor, batch_size=4)
+    model.learn(3)
+    monkeypatch.setattr(env, "step", broken)
+    with pytest.raises(FloatingPointError, match="observations up to step"):
+        model.learn(3)
+
+
+@pytest.mark.parametrize("name", ["SACERA", "PPOERA"])
+def test_a_loss_that_is_not_finite_ends_training(name: str) -> None:
+    """Where finite data diverge: at the next logs, without a look at the device in between."""
+    model = small(name, FaultyEnv(), learning_rate=1e30)
+    with pytest.raises(
+        FloatingPointError, match=r"train/\w*loss=(nan|inf) at step .*learning_rate"
+    ):
+        model.learn(400, log_interval=1)
+
+
+def test_check_nan_finds_the_first() -> None:
+    """What the messages point to."""
+    env = VecCheckNan(make_vec_env(lambda: FaultyEnv("observations")), raise_exception=True)
+    with pytest.raises(ValueError, match="found nan in observations"):
+        small("SACERA", env).learn(400)
+
+
+@pytest.mark.parametrize("fault", ["step", "reset"])
+@pytest.mark.parametrize("name", ["SACERA", "PPOERA"])
+def test_an_environment_that_raises_is_passed_on_and_leaves_a_whole_model(
+    name: str, fault: str, tmp_path: Path
+) -> None:
+    model = small(name, FaultyEnv(fault))
+    with pytest.raises(ZeroDivisionError, match=f"in {fault}"):
+        model.learn(400)
+    model.save(tmp_path / "model")
+    loaded = FAMILY[name].load(tmp_path / "model", env=FaultyEnv())
+    assert loaded.num_timesteps == model.num_timesteps >= AT - 1
+    loaded.learn(64, reset_num_timesteps=False)
+    assert loaded.num_timesteps >= AT + 63
+
+
+def test_an_environment_process_that_dies_ends_training_at_once(tmp_path: Path) -> None:
+    """With the pipe's error, as with the stock algorithms, and not in a wait without end."""
+    env = SubprocVecEnv([lambda: FaultyEnv("exit"), FaultyEnv], start_method="fork")
+    model = small("SACERA", env)
+    with pytest.raises((EOFError, ConnectionError)):
+        model.learn(400)
+    assert model.num_timesteps >= AT
+    model.save(tmp_path / "model")
+    SACERA.load(tmp_path / "model")
+    env.processes[1].terminate()
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_device_that_is_absent_is_refused(name: str) -> None:
+    """SB3 would train on the CPU."""
+    with pytest.raises(ValueError, match=r"device='cuda:99' must be a usable torch device.*cpu"):
+        small(name, ChoiceEnv(spaces.Discrete(4)), device="cuda:99")
+
+
+def test_loading_to_a_device_that_is_absent_is_refused(tmp_path: Path) -> None:
+    small("SACERA").save(tmp_path / "model")
+    with pytest.raises(ValueError, match="device='cuda:99' must be"):
+        SACERA.load(tmp_path / "model", device="cuda:99")
+    assert SACERA.load(tmp_path / "model").device.type in ("cpu", "cuda")
+
+
+def test_a_truncated_model_is_an_error(tmp_path: Path) -> None:
+    """SB3's own, of which it has several."""
+    path = tmp_path / "model.zip"
+    small("SACERA").save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises((ValueError, AssertionError)):
+        SACERA.load(path)

@@ -1,0 +1,349 @@
+"""The zoo under faults: kills, a full disk, damaged files, absent devices, two processes on one run."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control import PendulumEnv
+from stable_baselines3.common.env_util import make_vec_env
+from zoo_runs import SMALL, episode_lengths, evaluated_at, train
+
+from era_rl.files import FolderError, locked
+from era_rl.sb3 import SACERA
+from era_rl.zoo import checkpoint, cli, plot
+from era_rl.zoo.checkpoint import (
+    checkpoints,
+    damaged_file,
+    discard,
+    newest_intact,
+    restore_buffer,
+    save_checkpoint,
+)
+
+NAMES = ["--algo", "sac_era", "--env", "Pendulum-v1"]
+RUN = Path("sac_era", "Pendulum-v1_1")
+
+
+class Killed(BaseException):
+    """Ends a run at once, as a signal would."""
+
+
+def stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 45) -> Path:
+    """Return the folder of a run of 60 steps that ended at one of them, with checkpoint-40."""
+    calls, step = iter(range(steps + 4 * 40)), PendulumEnv.step
+
+    def counting(self: Any, action: Any) -> Any:
+        if next(calls, None) is None:
+            raise Killed
+        return step(self, action)
+
+    monkeypatch.setattr(PendulumEnv, "step", counting)
+    with pytest.raises(Killed):
+        train(folder, "sac_era", 60)
+    monkeypatch.undo()
+    return folder / RUN
+
+
+def test_killed_at_random_moments_a_run_goes_on_and_ends(tmp_path: Path) -> None:
+    """SIGKILL soon after a checkpoint has appeared; the next ones are being written all the time."""
+    run, moments, kills, reached = tmp_path / RUN, random.Random(0), 0, 0
+    new = [*NAMES, "-f", str(tmp_path), "-n", "400", "--eval-freq", "100", "--eval-episodes", "1"]
+    new += ["--save-freq", "20", "--verbose", "0", "--env-kwargs", "max_episode_steps=20"]
+    command = ["train", *new, "--params", *SMALL["sac_era"]]
+    while kills < 4:
+        process = get_context("fork").Process(target=cli.main, args=(command,))
+        process.start()
+        while process.is_alive() and _newest(run) in (0, reached):
+            time.sleep(0.002)
+        process.join(moments.uniform(0.0, 0.3))
+        if not process.is_alive():
+            break
+        process.kill()
+        process.join()
+        kills += 1
+        (*_, newest) = checkpoints(run)
+        assert damaged_file(newest) is None
+        assert _newest(run) >= reached
+        reached = _newest(run)
+        command = ["train", "--resume", str(run)]
+    assert kills >= 1
+    assert cli.main(command) == 0
+    assert evaluated_at(run) == [100, 200, 300, 400]
+    assert episode_lengths(run) == [20] * 20
+    assert (run / "Pendulum-v1.zip").exists()
+    assert not checkpoints(run)
+
+
+def _newest(run: Path) -> int:
+    return int(checkpoints(run)[-1].name.split("-")[1]) if checkpoints(run) else 0
+
+
+def test_a_full_disk_ends_a_run_with_a_line_and_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_buffer, run = checkpoint._save_buffer, tmp_path / RUN
+
+    def full(buffer: Any, path: Path) -> None:
+        if (run / "checkpoint-20").exists():
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save_buffer(buffer, path)
+
+    monkeypatch.setattr(checkpoint, "_save_buffer", full)
+    assert train(tmp_path, "sac_era", 60) == 1
+    assert "No space left on device: the last checkpoint is whole; make room" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-20"]
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert episode_lengths(run) == [20, 20, 20]
+
+
+def test_a_log_folder_that_cannot_be_written_to_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert train(tmp_path / "file", "sac_era", 20) == 2
+    error = capsys.readouterr().err
+    assert "era-zoo: --log-folder" in error
+    assert "must be a writable folder" in error
+
+
+@pytest.mark.parametrize(
+    "name", ["model.zip", "replay_buffer.npz", "logger.json", "checksums.json"]
+)
+@pytest.mark.parametrize("damage", ["truncated", "changed", "removed"])
+def test_a_damaged_checkpoint_is_told_from_a_whole_one(
+    name: str, damage: str, saved: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(saved, tmp_path / saved.name)
+    assert damaged_file(copy) is None
+    _damage(copy / name, damage)
+    assert damaged_file(copy) == name
+
+
+def _damage(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    if damage == "removed":
+        path.unlink()
+        return
+    if damage == "truncated":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    options = {"learning_starts": 10, "batch_size": 8, "policy_kwargs": {"net_arch": [4]}}
+    model = SACERA("MlpPolicy", make_vec_env("Pendulum-v1", seed=0), buffer_size=100, **options)
+    save_checkpoint(model.learn(20), folder / "Pendulum-v1")
+    return folder / "checkpoint-20"
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stopped_run(tmp_path, monkeypatch)
+    newer = shutil.copytree(run / "checkpoint-40", run / "checkpoint-50")
+    _damage(newer / "replay_buffer.npz", "truncated")
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert "checkpoint-50 is damaged (replay_buffer.npz): looking for an older checkpoint" in (
+        capsys.readouterr().out
+    )
+    assert episode_lengths(run) == [20, 20, 20]
+    assert not checkpoints(run)
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stopped_run(tmp_path, monkeypatch)
+    _damage(run / "checkpoint-40" / "model.zip", "changed")
+    assert cli.main(["train", "--resume", str(run)]) == 2
+    assert "has no checkpoint to go on from: begin a new run" in capsys.readouterr().err
+    # killed before the first checkpoint: neither ended nor to be resumed
+    discard(run / "checkpoint-40")
+    assert cli.main(["train", "--resume", str(run)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("args.yml", "algo: [", "args.yml: not plain YAML"),
+        ("args.yml", "algo: sac_era\nenv: Pendulum-v1\n", "args.yml is damaged, config, device,"),
+        ("config.yml", "policy: MlpPolicy\nn_times", "config.yml: not plain YAML"),
+        ("config.yml", "- 1", "config.yml must be a mapping"),
+        ("config.yml", "policy: MlpPolicy\n", "'n_timesteps' is missing"),
+    ],
+    ids=["args-syntax", "args-short", "config-cut", "config-list", "config-short"],
+)
+def test_damaged_settings_of_a_run_are_named(
+    name: str,
+    text: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train(tmp_path, "sac_era", 10) == 0
+    (tmp_path / RUN / "Pendulum-v1" / name).write_text(text)
+    assert cli.main(["train", "--resume", str(tmp_path / RUN)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_damaged_configuration_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yml"
+    for content in (b"Pendulum-v1: {policy: [", b"\xff\xfe\x00", b"just words"):
+        path.write_bytes(content)
+        assert cli.main(["train", *NAMES, "-f", str(tmp_path), "--config", str(path)]) == 2
+        assert str(path) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_models_and_evaluations_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, "sac_era", 20) == 0
+    names = [*NAMES, "-f", str(tmp_path)]
+    for name, damage, command in (
+        ("Pendulum-v1.zip", "truncated", ["evaluate", *names]),
+        ("best_model.zip", "truncated", ["evaluate", *names, "--best"]),
+        ("evaluations.npz", "truncated", ["plot", *names]),
+        ("evaluations.npz", "removed", ["plot", *names]),
+    ):
+        _damage(tmp_path / RUN / name, damage)
+        assert cli.main(command) == 2
+        error = capsys.readouterr().err
+        assert name in error or "no evaluations of sac_era" in error
+
+
+def test_evaluations_are_read_without_running_code(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.npz"
+    np.savez(path, timesteps=np.array([1]), results=np.array([{}], dtype=object))
+    with pytest.raises(plot.ConfigError, match="truncated or damaged"):
+        plot.returns_of_runs([path])
+
+
+# SB3 warns of the last trajectory, which is cut off on purpose
+@pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer")
+def test_her_infos_come_back_without_pickle(tmp_path: Path) -> None:
+    """The buffer with arrays of objects and dicts of arrays."""
+
+    def model() -> SACERA:
+        from stable_baselines3 import HerReplayBuffer
+        from stable_baselines3.common.envs import BitFlippingEnv
+
+        env = BitFlippingEnv(n_bits=3, continuous=True, max_steps=5)
+        kwargs = {"copy_info_dict": True, "n_sampled_goal": 2}
+        options = {"learning_starts": 100, "buffer_size": 50, "policy_kwargs": {"net_arch": [4]}}
+        return SACERA(
+            "MultiInputPolicy",
+            env,
+            replay_buffer_class=HerReplayBuffer,
+            replay_buffer_kwargs=kwargs,
+            **options,
+        )
+
+    old, new = model().learn(23), model()
+    save_checkpoint(old, tmp_path / "BitFlipping")
+    restore_buffer(new, tmp_path / "checkpoint-23")
+    assert new.replay_buffer.pos == 23
+    before, after = (
+        json.dumps(model.replay_buffer.infos[:23].tolist(), default=checkpoint._plain)
+        for model in (old, new)
+    )
+    assert before == after
+    assert "TimeLimit" in after
+    for key, values in old.replay_buffer.observations.items():
+        np.testing.assert_array_equal(new.replay_buffer.observations[key], values)
+
+
+def test_networks_that_are_not_finite_replace_no_checkpoint(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / saved.name)
+    options = {"policy_kwargs": {"net_arch": [4]}, "buffer_size": 10}
+    model = SACERA("MlpPolicy", make_vec_env("Pendulum-v1"), **options)
+    next(model.actor.parameters()).data.fill_(np.nan)
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at step 0: checkpoint-20 in .* stays"
+    ):
+        save_checkpoint(model, tmp_path / "Pendulum-v1")
+    assert newest_intact(tmp_path) == tmp_path / "checkpoint-20"
+
+
+def test_a_run_that_is_worked_on_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stopped_run(tmp_path, monkeypatch)
+    logs = sorted(path.name for path in run.rglob("*"))
+    with locked(run):
+        assert cli.main(["train", "--resume", str(run)]) == 2
+    assert "is being worked on by another process" in capsys.readouterr().err
+    assert sorted(path.name for path in run.rglob("*")) == logs
+
+
+def test_a_new_run_holds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def try_to_hold(self: Any, model: Any) -> None:
+        with pytest.raises(FolderError, match="another process"), locked(self.save_path):
+            pass
+        seen.append(self.save_path)
+        self._close()
+
+    monkeypatch.setattr("era_rl.zoo.experiment.Experiment.learn", try_to_hold)
+    assert train(tmp_path, "sac_era", 10) == 0
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_device_that_is_absent_is_a_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, *NAMES, "-f", str(tmp_path), "--device", "cuda:99"]) == 2
+    assert "--device: device='cuda:99' must be a usable torch device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_environment_that_raises_leaves_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is the environment's own."""
+    calls, step = iter(range(45 + 4 * 40)), PendulumEnv.step
+
+    def failing(self: Any, action: Any) -> Any:
+        if next(calls, None) is None:
+            raise ZeroDivisionError("in the environment")
+        return step(self, action)
+
+    monkeypatch.setattr(PendulumEnv, "step", failing)
+    with pytest.raises(ZeroDivisionError, match="in the environment"):
+        train(tmp_path, "sac_era", 60)
+    monkeypatch.undo()
+    assert cli.main(["train", "--resume", str(tmp_path / RUN)]) == 0
+    assert episode_lengths(tmp_path / RUN) == [20, 20, 20]
+
+
+def test_an_environment_process_that_dies_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe's EOFError says nothing; the message says what it means and how to go on."""
+
+    def died(self: Any, action: Any) -> Any:
+        raise EOFError
+
+    monkeypatch.setattr(PendulumEnv, "step", died)
+    with pytest.raises(RuntimeError, match=r"process of an environment died.*--resume .*v1_1"):
+        train(tmp_path, "sac_era", 60)
