@@ -133,4 +133,5 @@ def test_added_time_is_the_inverse_of_speed(tmp_path: Path) -> None:
     content = {"settings": {"env": "E", "device": "cpu"}, "ratios": {"PPO": [row]}}
     (tmp_path / "overhead").mkdir()
     (tmp_path / "overhead" / "cpu.json").write_text(json.dumps(content))
-    assert ["PPO, rollout and update", "ERA", "+25% [+0%, +100%]"] in tables.three_domains(tmp_path).rows
+    expected = ["PPO, rollout and update", "ERA", "+25% [+0%, +100%]"]
+    assert expected in tables.three_domains(tmp_path).rows

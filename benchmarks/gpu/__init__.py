@@ -1,0 +1,1 @@
+"""Measurements on a GPU machine that has PyTorch but no network."""

@@ -1,0 +1,112 @@
+"""Pack what a GPU machine without network needs, and measure there.
+
+python -m benchmarks.gpu pack --out .gpu                  # where there is a network
+python -m benchmarks.gpu run --wheels .gpu --out results  # there, in a copy of this repository
+
+``run`` installs the wheels beside what the machine has, runs the tests marked gpu and the suite, and
+copies what there is into --out after each, whether or not the time sufficed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.gpu.errors import PackError
+from benchmarks.gpu.pack import pack
+
+ROOT = Path(__file__).parents[2]
+GPU_TESTS = ("tests/sb3/test_sb3_buffers.py", "tests/sb3/test_sb3_compile.py", "tests/vision")
+"""Where tests are marked gpu; looking for them in all files takes minutes."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 1 for what failed, 2 for what is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    packing = commands.add_parser("pack", help="download wheels")
+    packing.set_defaults(function=_pack)
+    packing.add_argument("--out", type=Path, required=True, help="folder for the wheels")
+    packing.add_argument("--python", default="3.12", help="version on the GPU machine")
+    packing.add_argument("--max-mb", type=float, default=60.0, help="most that all wheels may take")
+    running = commands.add_parser("run", help="install the wheels, test and measure")
+    running.set_defaults(function=_run)
+    running.add_argument("--wheels", type=Path, required=True, help="folder that pack has filled")
+    running.add_argument("--out", type=Path, required=True, help="folder for results and logs")
+    running.add_argument("--budget-minutes", type=float, default=9.5, help="for all together")
+    running.add_argument("--suite", default="fast-gpu", help="name of a suite, or its .yaml file")
+    running.add_argument(
+        "--site", type=Path, default=Path("/tmp/era-site"), help="where to install"
+    )
+    args = parser.parse_args(argv)
+    try:
+        return args.function(args)
+    except PackError as error:
+        sys.stderr.write(f"benchmarks.gpu: {error}\n")
+        return 2
+
+
+def _pack(args: argparse.Namespace) -> int:
+    size = pack(args.out, args.python, args.max_mb, ROOT / "constraints.txt")
+    sys.stdout.write(f"{args.out}: {size:.1f} MB\n")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    deadline = time.monotonic() + 60.0 * args.budget_minutes
+    wheels = sorted(str(path) for path in args.wheels.glob("*.whl"))
+    if not wheels:
+        raise PackError(f"--wheels {args.wheels} has no wheels: run `pack --out` first")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    install += ["--no-compile", "--upgrade", f"--target={args.site}", *wheels]
+    tests = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", *GPU_TESTS]
+    tests += ["--continue-on-collection-errors"]
+    suite = [sys.executable, "-m", "benchmarks", "run", args.suite, "--workers", "1", "--partial"]
+    args.out.mkdir(parents=True, exist_ok=True)
+    summary: dict[str, dict[str, float | int]] = {}
+    for name, command in (("install", install), ("tests", tests), ("suite", suite)):
+        left = deadline - time.monotonic()
+        if name == "suite":
+            command = [*command, f"--time-limit={left / 60.0:.2f}"]
+        status = _step(command, args.site, args.out / f"{name}.log", left)
+        summary[name] = {"exit_status": status, "seconds_left": round(deadline - time.monotonic())}
+        (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        results = ROOT / "benchmarks" / "results" / Path(args.suite).stem
+        if results.is_dir():
+            shutil.copytree(results, args.out / "results", dirs_exist_ok=True)
+        if name == "install" and status != 0:
+            break
+    sys.stdout.write(json.dumps(summary) + "\n")
+    return int(any(step["exit_status"] != 0 for step in summary.values()))
+
+
+def _step(command: Sequence[str], site: Path, log: Path, seconds: float) -> int:
+    """Run a command with the installed packages, and return its exit status, 124 after the time."""
+    # what was installed goes before what the machine has, this repository before both
+    path = os.pathsep.join([str(ROOT), str(site), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)}
+    with log.open("w") as file:
+        try:
+            return subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=max(seconds, 1.0),
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return 124
+
+
+if __name__ == "__main__":
+    sys.exit(main())
