@@ -35,7 +35,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint={str(path)!r} is truncated or no checkpoint: remove it to begin anew") from error
+        raise ValueError(
+            f"checkpoint={str(path)!r} is truncated or no checkpoint: remove it to begin anew"
+        ) from error
     if not isinstance(state, dict) or not {"config", "classes", "weights"} <= state.keys():
         raise ValueError(f"checkpoint={str(path)!r} was not written by era_vision")
     return state

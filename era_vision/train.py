@@ -44,13 +44,17 @@ class Trainer:
         data: A data set in the place of the one that ``config.data`` names.
 
     Raises:
-        ValueError: If the floor is infeasible for the data's classes, or settings and data or
+        ValueError: If the floor is infeasible for the data's classes, or settings and device, data or
             checkpoint do not fit.
     """
 
     def __init__(self, config: Config, data: Data | None = None) -> None:
         self.config = config
         self.accelerator = Accelerator(mixed_precision=config.precision, cpu=config.cpu)
+        if config.precision == "fp16" and self.accelerator.device.type == "cpu":
+            raise ValueError(
+                "precision='fp16' needs an accelerator, and there is only the CPU: take 'bf16' or 'no'"
+            )
         set_seed(config.seed)
         self.data = (data or load_data(config)).to(self.accelerator.device)
         self.num_classes = len(self.data.classes)
@@ -252,7 +256,9 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         checkpoint.check_same(state["config"], asdict(self.config), self.last)
         if "resume" not in state:
-            raise ValueError(f"checkpoint={str(self.last)!r} has weights alone: no run can go on from it")
+            raise ValueError(
+                f"checkpoint={str(self.last)!r} has weights alone: no run can go on from it"
+            )
         resume = state["resume"]
         self.model.load_state_dict(resume["model"])
         self.optimizer.load_state_dict(resume["optimizer"])

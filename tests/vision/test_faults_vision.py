@@ -1,0 +1,159 @@
+"""The vision trainer under faults: kills, a full disk, damaged files, two processes in one folder."""
+
+import errno
+import os
+import random
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+
+from era_rl.files import locked
+from era_vision import Trainer, checkpoint
+from era_vision.cli import main
+from era_vision.config import Config, config_from, load_recipe
+
+
+def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(
+    config: Config, tmp_path: Path
+) -> None:
+    """SIGKILL within an epoch after a checkpoint: between its files, and while one is written."""
+    config = replace(config, epochs=5)
+    whole = Trainer(replace(config, out=str(tmp_path / "whole"))).fit()
+    last, moments, kills = Path(config.out) / "last.pt", random.Random(1), 0
+    for _ in range(3):
+        before = _epochs(last)
+        process = get_context("fork").Process(
+            target=lambda: Trainer(replace(config, resume=True)).fit()
+        )
+        process.start()
+        while process.is_alive() and not (last.parent / "best.pt.part").exists():
+            if _epochs(last) > before:
+                break
+        process.join(moments.uniform(0.0, 0.3))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+    assert kills >= 1
+    rows = Trainer(replace(config, resume=True)).fit()
+    for row, expected in zip(rows, whole, strict=True):
+        assert {**row, "images_per_second": 0} == {**expected, "images_per_second": 0}
+    # what was best is kept, whichever of its files the kills came between
+    best = checkpoint.load(last.with_name("best.pt"))["history"]
+    assert best[-1]["top1"] == max(row["top1"] for row in whole)
+    assert not list(last.parent.glob("*.part"))
+
+
+def _epochs(last: Path) -> int:
+    time.sleep(0.01)
+    return len(checkpoint.load(last)["history"]) if last.exists() else 0
+
+
+def test_a_kill_between_the_two_checkpoints_loses_no_best_weights(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def killed_before_last(state: dict, path: Path) -> None:
+        if path.name == "last.pt":
+            raise KeyboardInterrupt
+        save(state, path)
+
+    monkeypatch.setattr(checkpoint, "save", killed_before_last)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config).fit()
+    monkeypatch.undo()
+    best = checkpoint.load(Path(config.out) / "best.pt")
+    resumed = Trainer(replace(config, resume=True))
+    assert resumed.epoch == 0
+    assert resumed.fit()[0]["top1"] == best["history"][0]["top1"]
+
+
+def test_a_full_disk_ends_a_run_with_a_line_and_its_checkpoint(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = torch.save
+
+    def full(state: dict, file: object) -> None:
+        if len(state["history"]) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    settings = ["--data", "fake", "--image-size", "8", "--batch-size", "128", "--epochs", "3"]
+    arguments = ["train", *settings, "--cpu", "--no-progress", "--out", config.out]
+    assert main(arguments) == 2
+    assert "era-vision: [Errno 28] No space left on device" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert len(checkpoint.load(Path(config.out) / "last.pt")["history"]) == 1
+    assert not list(Path(config.out).glob("*.part"))
+    assert main([*arguments, "--resume"]) == 0
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file")
+    assert main(["train", "--data", "fake", "--image-size", "8", "--cpu", "--out", out]) == 2
+    assert "must be a writable folder" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_not_resumed(config: Config) -> None:
+    last = Path(config.out) / "last.pt"
+    Trainer(replace(config, epochs=1)).fit()
+    content = last.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"PK\x03\x04"):
+        last.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"last\.pt' is truncated or no checkpoint: remove it"):
+            Trainer(replace(config, epochs=1, resume=True))
+    last.write_bytes((last.parent / "best.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"last\.pt' has weights alone"):
+        Trainer(replace(config, epochs=1, resume=True))
+
+
+@pytest.mark.parametrize(
+    "content", [b"lr: [", b"\xff\xfe\x00", b"- 1", b"", b"words"], ids=range(5)
+)
+def test_a_damaged_recipe_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"recipe='.*mine\.yaml' (is no YAML|must map settings)"):
+        load_recipe(str(path))
+    assert main(["train", "--recipe", str(path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": "many"}, r"epochs='many' must be int"),
+        ({"epochs": True}, "epochs=True must be int"),
+        ({"lr": "1e-3"}, r"lr='1e-3' must be float \(YAML takes 1e-3 for a text: write 1\.0e-3\)"),
+        ({"image_size": 8.5}, "image_size=8.5 must be int or null"),
+        ({"flip": 1}, "flip=1 must be bool"),
+        ({"data": None}, "data=None must be str"),
+        ({"method": ["lambert"]}, r"method=\['lambert'\] must be one of"),
+    ],
+    ids=["text", "bool", "yaml-float", "fraction", "int", "null", "list"],
+)
+def test_settings_of_another_type_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_from(settings)
+
+
+def test_a_folder_that_is_worked_in_is_refused(config: Config) -> None:
+    with locked(config.out), pytest.raises(ValueError, match="worked on by another process"):
+        Trainer(config).fit()
+    assert not (Path(config.out) / "last.pt").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what needs a GPU, and there is one")
+def test_half_precision_without_a_gpu_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--data", "fake", "--image-size", "8", "--precision", "fp16"]
+    assert main(["train", *settings, "--out", str(tmp_path)]) == 2
+    assert "era-vision: precision='fp16' needs an accelerator" in capsys.readouterr().err
