@@ -26,7 +26,7 @@ options = GRPOERAConfig(
     bf16=False,
 )
 trainer = GRPOERATrainer(
-    pretrained_toy(0, steps=100),  # a model, or its name
+    pretrained_toy(0, steps=60),  # a model, or its name
     toy_reward,
     options,
     train_dataset=toy_prompts(),  # columns prompt and answer
