@@ -41,9 +41,9 @@ def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
         return SAC(**common)
     action_dim = common["env"].action_space.shape[0]
     gaussian = {"floor": "gaussian", "target_entropy": 0.25 * action_dim}
-    storage = {"replay_buffer_class": DeviceReplayBuffer} if "device" in name else {}
-    floor = gaussian if "gaussian" in name else {}
-    return SACERA(**common, **floor, **storage, compile="compiled" in name)
+    if "device" in name:
+        common["replay_buffer_class"] = DeviceReplayBuffer
+    return SACERA(**common, **(gaussian if "gaussian" in name else {}), compile="compiled" in name)
 
 
 def seconds(function: Callable[[], Any], device: str) -> float:

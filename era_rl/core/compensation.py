@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from era_rl.core.truncation import GAUSSIAN_CONSTANT
 
+DELTA_LEARNING_RATE = 0.05
+"""Step of the dual ascent delta += rate (H0 - E[H]). Both sides are in nats, whatever the task, and
+dE[H]/ddelta is at most 1, so that one rate fits all; Adam's steps of a fixed size would oscillate."""
+
 
 def delta_loss(delta: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
     """Return the dual loss L(delta) = E_s[delta (H[pi(.|s)] - H0)], the entropies held constant.

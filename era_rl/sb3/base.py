@@ -13,14 +13,11 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from era_rl.core import GaussianHead, LearnedDelta
+from era_rl.core.compensation import DELTA_LEARNING_RATE
 from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.core.heads import Floor
 from era_rl.devices import check_device
 from era_rl.sb3.policies import BoundedDistribution
-
-DELTA_LEARNING_RATE = 0.05
-"""Step of the dual ascent delta += rate (H0 - E[H]). Both sides are in nats, whatever the task, and
-dE[H]/ddelta is at most 1, so that one rate fits all; Adam's steps of a fixed size would oscillate."""
 
 MIN_CALLS_TO_COMPILE = 50_000
 """From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""

@@ -11,6 +11,7 @@ from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
 
 from era_rl.core import LearnedDelta, delta_loss
+from era_rl.core.compensation import DELTA_LEARNING_RATE
 from era_rl.core.compiling import Fallback, graphed
 from era_rl.torchrl.actors import ERAActor
 from era_rl.torchrl.config import Config
@@ -127,7 +128,7 @@ class Learner(ABC):
             delta.clamp_(0.0, delta_max)
             in_head.copy_(delta)
 
-        optimizer = torch.optim.Adam([delta], **self._adam_kwargs())
+        optimizer = torch.optim.SGD([delta], lr=DELTA_LEARNING_RATE)
         optimizer.register_step_post_hook(write_to_head)
         self.optimizers.append(optimizer)
 
