@@ -7,7 +7,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import (
-    GymEnv,
     ReplayBufferSamples,
     TrainFreq,
     TrainFrequencyUnit,
@@ -78,18 +77,9 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
     }
     actor: SACERAActor  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        self.metrics = TrainingMetrics()
-        super().__init__(policy, env, *args, **kwargs)
-
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.metrics = TrainingMetrics()
         self._gradients = SACGradients(self.policy)
         self._update_parameters: Callable[..., tuple[Tensor, ...]] = self._plain_update
         self._captured_rates: list[tuple[dict[str, Any], Tensor]] = []
