@@ -57,7 +57,8 @@ class Config:
     layer_norm: Annotated[bool, "LayerNorm in the critics"] = True
     lr: Annotated[float, "learning rate"] = 3e-4
     gamma: Annotated[float, "discount"] = 0.99
-    target_entropy: Annotated[float | None, "H0 in nats, None for the algorithm's default"] = None
+    target_entropy: Annotated[float | None, "H0 in nats, None for the default"] = None
+    nats_per_dim: Annotated[float, "the default H0 of a dimension of bounded actions"] = -0.5
     floor: Annotated[Floor, "exact, or gaussian (Eq. 11)"] = "exact"
     slack: Annotated[float | None, "share of the entropy budget unspent at the start"] = None
     delta: Annotated[
@@ -103,11 +104,11 @@ class Config:
                 " floor='gaussian'"
             )
 
-    def head_kwargs(self, action_dim: int, nats_per_dim: float) -> dict[str, Any]:
+    def head_kwargs(self, action_dim: int) -> dict[str, Any]:
         """Return the arguments of the head of a bounded action, the default floor filled in."""
         target = self.target_entropy
         kwargs: dict[str, Any] = {
-            "target_entropy": nats_per_dim * action_dim if target is None else target,
+            "target_entropy": self.nats_per_dim * action_dim if target is None else target,
             "floor": self.floor,
             "log_std_min": self.log_std_min,
         }
@@ -137,6 +138,7 @@ class PPOConfig(Config):
     activation: Annotated[Activation, "relu, elu or tanh"] = "tanh"
     hidden: Annotated[tuple[int, ...], "widths of the hidden layers"] = (64, 64)
     layer_norm: Annotated[bool, "LayerNorm in the critic"] = False
+    nats_per_dim: Annotated[float, "the default H0 of a dimension of bounded actions"] = -0.3
     log_std_min: Annotated[float, "lower bound of log_std"] = -5.0
     epochs: Annotated[int, "passes over a batch of data"] = 10
     minibatches: Annotated[int, "updates a pass"] = 32
@@ -157,11 +159,12 @@ class PPOConfig(Config):
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "floor": "gaussian",
+        "nats_per_dim": 0.25,
         "hidden": (512, 512),
         "activation": "elu",
         "learning_starts": 5_000,
         "updates": 2,
-        "critic_weight_decay": 1e-2,
+        "critic_weight_decay": 1e-4,
     },
     "fastsac": {
         "num_envs": 128,

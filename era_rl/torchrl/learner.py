@@ -32,8 +32,6 @@ class Learner(ABC):
     """
 
     name: ClassVar[str]
-    nats_per_dim: ClassVar[float]
-    """The default floor of bounded actions."""
     log_prob: ClassVar[bool]
     """Whether the actor writes the log-probability of its actions."""
     trained: ClassVar[tuple[str, ...]]
@@ -81,7 +79,7 @@ class Learner(ABC):
         """Return the metrics of one agent, scalars: their ``loss_*`` are what it minimises."""
 
     def _make_actor(self, env: EnvBase) -> ERAActor:
-        return make_actor(self.config, env, self.nats_per_dim, log_prob=self.log_prob)
+        return make_actor(self.config, env, log_prob=self.log_prob)
 
     def _adam_kwargs(self) -> dict[str, Any]:
         # capturable: steps counted on the device, for CUDA graphs

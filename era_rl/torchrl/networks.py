@@ -31,17 +31,16 @@ def mlp(config: Config, in_features: int, out_features: int, layer_norm: bool) -
     )
 
 
-def make_actor(config: Config, env: EnvBase, nats_per_dim: float, *, log_prob: bool) -> ERAActor:
+def make_actor(config: Config, env: EnvBase, *, log_prob: bool) -> ERAActor:
     """Return the actor of the settings, its samples a function of ``noise``.
 
     Args:
         config: The settings.
         env: An environment, or a batch of them, for its specs.
-        nats_per_dim: The default floor of bounded actions.
         log_prob: Whether the actor writes the log-probability of its actions.
     """
     spec = env.action_spec_unbatched.to(config.device)
-    kwargs = head_kwargs(config, spec, nats_per_dim)
+    kwargs = head_kwargs(config, spec)
     network = mlp(
         config, observation_dim(config, env), raw_dim(spec, head_kwargs=kwargs), layer_norm=False
     )
@@ -49,10 +48,10 @@ def make_actor(config: Config, env: EnvBase, nats_per_dim: float, *, log_prob: b
     return actor.to(config.device)
 
 
-def head_kwargs(config: Config, spec: TensorSpec, nats_per_dim: float) -> dict[str, object]:
+def head_kwargs(config: Config, spec: TensorSpec) -> dict[str, object]:
     """Return the arguments of the head for the action spec."""
     if spec.dtype.is_floating_point:
-        return config.head_kwargs(spec.shape[-1], nats_per_dim)
+        return config.head_kwargs(spec.shape[-1])
     target = config.target_entropy
     return {} if target is None else {"target_entropy": target}
 

@@ -20,7 +20,7 @@ class PPOLearner(Learner):
     """Independent PPO-ERA agents (see :class:`Learner`)."""
 
     config: PPOConfig
-    name, nats_per_dim, log_prob = "PPO", -0.3, True
+    name, log_prob = "PPO", True
     trained = (ACTOR, CRITIC)
 
     def __init__(self, config: PPOConfig, env: EnvBase) -> None:

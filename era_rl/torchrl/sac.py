@@ -25,7 +25,7 @@ class SACLearner(Learner):
     """
 
     config: SACConfig
-    name, nats_per_dim, log_prob = "SAC", -0.5, False
+    name, log_prob = "SAC", False
     trained, kept = (ACTOR, CRITIC), (TARGET,)
 
     def __init__(self, config: SACConfig, env: EnvBase) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from gymnasium import spaces
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from era_rl.sb3 import paper_preset
 from era_rl.torchrl import DeltaLoss
 from era_rl.torchrl.checkpoint import load_checkpoint
 from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
@@ -269,3 +271,16 @@ def test_bad_settings_end_with_one_line(
 def test_presets_are_settings(name: str) -> None:
     config = SACConfig(**PRESETS[name])
     assert all(getattr(config, key) == value for key, value in PRESETS[name].items())
+
+
+def test_the_papers_preset_is_that_of_sb3() -> None:
+    config = SACConfig(**PRESETS["paper"])
+    other = paper_preset(spaces.Box(-1.0, 1.0, (6,)))
+    head = config.head_kwargs(6)
+    assert {name: other[name] for name in head} == head
+    kwargs = other["policy_kwargs"]
+    assert list(config.hidden) == kwargs["net_arch"]
+    assert config.critic_weight_decay == kwargs["critic_weight_decay"]
+    assert config.updates == other["gradient_steps"]
+    assert config.learning_starts == other["learning_starts"]
+    assert config.layer_norm == other["layer_norm"]
