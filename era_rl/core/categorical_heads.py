@@ -1,7 +1,8 @@
 """Parameter-free heads for discrete actions and classes: logits in, logits with a floor out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from era_rl.core.activations import SoftmaxMethod, softmax_era
 from era_rl.core.entropy import at_least_float32, categorical_entropy
-from era_rl.core.feasibility import check_softmax_floor
+from era_rl.core.feasibility import check_count, check_softmax_floor
 from era_rl.core.heads import Head, resolve_target_entropy
 
 AUTO_FRACTION = 0.3
@@ -41,9 +42,10 @@ class CategoricalHead(Head):
         method: SoftmaxMethod = "temperature",
     ) -> None:
         super().__init__()
+        check_count("num_classes", num_classes, 2)
         self.num_classes = num_classes
         self.target_entropy = resolve_target_entropy(
-            target_entropy, AUTO_FRACTION * math.log(max(num_classes, 1))
+            target_entropy, AUTO_FRACTION * math.log(num_classes)
         )
         check_softmax_floor(self.target_entropy, num_classes, tau, method)
         self.tau = tau
@@ -106,9 +108,10 @@ class MultiCategoricalHead(Head):
         target_entropy_fraction: float | None = None,
     ) -> None:
         super().__init__()
-        self.num_actions = [int(n) for n in num_actions]
-        if not self.num_actions or min(self.num_actions) < 1:
-            raise ValueError(f"num_actions={self.num_actions} must be numbers of at least 1")
+        given = list(num_actions) if isinstance(num_actions, Iterable) else []
+        if not given or not all(isinstance(n, Integral) and n >= 1 for n in given):
+            raise ValueError(f"num_actions={num_actions!r} must be numbers of at least 1")
+        self.num_actions = [int(n) for n in given]
         self.raw_dim = sum(self.num_actions)
         self.max_entropy = sum(math.log(n) for n in self.num_actions)
         self.fraction = self._fraction(target_entropy, target_entropy_fraction)

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from era_rl.core.feasibility import check_count, check_log_std_max
 from era_rl.core.truncation import GAUSSIAN_CONSTANT
 
 DELTA_LEARNING_RATE = 0.05
@@ -45,7 +46,7 @@ class LearnedDelta(nn.Module):
         initial: Starting value in nats.
 
     Raises:
-        ValueError: If ``initial`` is outside [0, delta_max].
+        ValueError: If ``initial`` is outside [0, delta_max], or another argument outside its range.
     """
 
     def __init__(
@@ -57,10 +58,15 @@ class LearnedDelta(nn.Module):
         initial: float = 0.0,
     ) -> None:
         super().__init__()
+        check_count("action_dim", action_dim)
+        check_log_std_max(log_std_max)
         self.target_entropy = target_entropy
         self.delta_max = action_dim * (log_std_max + GAUSSIAN_CONSTANT) - target_entropy
         if not (0.0 <= initial <= self.delta_max and math.isfinite(self.delta_max)):
-            raise ValueError(f"initial={initial} must be in [0, {self.delta_max:.6g}] nats")
+            raise ValueError(
+                f"initial={initial} must be in [0, {self.delta_max:.6g}] nats, with "
+                f"target_entropy={target_entropy} and log_std_max={log_std_max}"
+            )
         self.parameter = nn.Parameter(torch.tensor(float(initial)))
 
     def forward(self) -> Tensor:

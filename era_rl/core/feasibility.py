@@ -1,6 +1,7 @@
 """Which entropy floors can be held: the checks that constructors and functions share."""
 
 import math
+from numbers import Integral
 
 from era_rl.core.truncation import GAUSSIAN_CONSTANT, LOG_TWO
 
@@ -12,10 +13,27 @@ LOG_STD_LOWEST = -20.0
 """Lowest log_std_min: below it float32 cannot resolve actions in [-1, 1] anyway."""
 
 
+LOG_STD_HIGHEST = 20.0
+"""Highest log_std_max: far above it Eq. 11's products overflow, and it is no bound any more."""
+
+
+def check_log_std_max(log_std_max: float) -> None:
+    """Raise ValueError for an upper bound of log_std that is NaN or too high."""
+    if not log_std_max <= LOG_STD_HIGHEST:
+        raise ValueError(f"log_std_max={log_std_max} must be at most {LOG_STD_HIGHEST}")
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise ValueError unless an argument is an integer of at least ``least``."""
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} must be at least {least}, an integer")
+
+
 def check_gaussian_floor(
     target_entropy: float, action_dim: int, log_std_min: float, log_std_max: float, delta: float
 ) -> None:
     """Raise ValueError unless Eq. 11 can reach target_entropy + delta within the log_std bounds."""
+    check_log_std_max(log_std_max)
     if not LOG_STD_LOWEST <= log_std_min < log_std_max:
         raise ValueError(
             f"log_std_min={log_std_min} must be in [{LOG_STD_LOWEST}, log_std_max={log_std_max})"
@@ -44,8 +62,7 @@ def check_truncated_floor(target_entropy: float, action_dim: int, log_std_min: f
 
 def check_softmax_floor(target_entropy: float, num_classes: int, tau: float, method: str) -> None:
     """Raise ValueError unless ``method`` can hold target_entropy over num_classes classes."""
-    if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes} must be at least 2")
+    check_count("num_classes", num_classes, 2)
     if method == "temperature":
         if not 0.0 <= target_entropy < math.log(num_classes):
             raise ValueError(

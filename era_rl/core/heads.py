@@ -6,7 +6,7 @@ Each is an ``nn.Module`` on plain tensors, a drop-in for ``tensordict.nn.NormalP
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, SupportsFloat
 
 import torch
 from tensordict import NestedKey
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from era_rl.core.activations import gaussian_era, truncated_normal_era
 from era_rl.core.entropy import at_least_float32
-from era_rl.core.feasibility import check_gaussian_floor, check_truncated_floor
+from era_rl.core.feasibility import check_count, check_gaussian_floor, check_truncated_floor
 
 Floor = Literal["exact", "gaussian"]
 
@@ -56,8 +56,7 @@ class _GaussianParams(Head):
 
     def __init__(self, action_dim: int, target_entropy: float | Literal["auto"]) -> None:
         super().__init__()
-        if action_dim < 1:
-            raise ValueError(f"action_dim={action_dim} must be at least 1")
+        check_count("action_dim", action_dim)
         self.action_dim = action_dim
         self.raw_dim = 2 * action_dim
         self.target_entropy = resolve_target_entropy(
@@ -206,9 +205,9 @@ class TruncatedGaussianHead(_GaussianParams):
 
 
 def resolve_target_entropy(target_entropy: float | Literal["auto"], auto: float) -> float:
-    """Return ``auto`` for "auto", or the number given; ValueError for any other string."""
-    if target_entropy == "auto":
+    """Return ``auto`` for "auto", or the number given; ValueError for anything else."""
+    if isinstance(target_entropy, str) and target_entropy == "auto":
         return auto
-    if isinstance(target_entropy, str):
+    if isinstance(target_entropy, str) or not isinstance(target_entropy, SupportsFloat):
         raise ValueError(f"target_entropy={target_entropy!r} must be a number of nats or 'auto'")
     return float(target_entropy)
