@@ -95,22 +95,27 @@ def speeds(results: Path = RESULTS) -> Table:
     names = {
         "exact": "SACERA",
         "exact-compiled": "compiled",
+        "exact-compiled-device": "and DeviceReplayBuffer",
         "gaussian-compiled": "compiled, Eq. 11",
+        "sbx": "SBX's SAC",
     }
-    names["sbx"] = "SBX's SAC"
+    paths = (results / "throughput").glob("*.json"), (results / "fast-gpu").glob("throughput*.json")
     rows = []
-    for path in sorted((results / "throughput").glob("*.json")):
+    for path in (path for found in paths for path in sorted(found)):
         content = json.loads(path.read_text())
         settings, share = content["settings"], content.get("update", {}).get("share_reached", {})
         found = {row["algorithm"]: row for row in content["ratios"] if row["per"] == "env_step"}
         cells = [_spread(found[name]["speed_over_sac"]) if name in found else "-" for name in names]
         reached = f"{share['exact-compiled']:.0%}" if "exact-compiled" in share else "-"
-        rows.append([f"{settings['width']}, {settings['threads']}", *cells, reached])
+        setting = (settings[key] for key in ("device", "width", "batch_size", "threads"))
+        rows.append([", ".join(setting), *cells, reached])
     caption = (
-        "Environment steps per second over SB3's SAC on a CPU, median [quartiles]: HalfCheetah-v5, "
-        "batch 256, two hidden layers. Share: of a compiled update, the time its matrix products need"
+        "Environment steps per second over SB3's SAC, median [quartiles]: HalfCheetah-v5, two hidden "
+        "layers. Share: of a compiled update, the time its matrix products need"
     )
-    return Table(["units, threads", *names.values(), "share"], rows, caption)
+    if not any(row[0].startswith("cuda") for row in rows):
+        caption += ". CUDA is unmeasured"
+    return Table(["device, units, batch, threads", *names.values(), "share"], rows, caption)
 
 
 def floors(results: Path = RESULTS) -> Table:

@@ -110,7 +110,7 @@ def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
     results.write_json(tmp_path / "floor-audit" / "audit.json", content)
     speed = {"speed_over_sac": {"median": 1.5, "quartiles": [1.4, 1.6]}, "per": "env_step"}
     content = {
-        "settings": {"width": "256", "threads": "2"},
+        "settings": {"device": "cpu", "width": "256", "batch_size": "64", "threads": "2"},
         "ratios": [{"algorithm": name, **speed} for name in ("sac", "exact-compiled")],
         "update": {"share_reached": {"sac": 0.3, "exact-compiled": 0.5}},
     }
@@ -119,12 +119,18 @@ def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
     tables.update(readme, tmp_path)
     text = readme.read_text()
     assert "| exact floor | 6, 38 | -3, -3 | -2.0e-06, +1.0e-06 |" in text
-    assert "| 256, 2 | - | 1.50 [1.40, 1.60] | - | - | 50% |" in text
+    assert "| cpu, 256, 64, 2 | - | 1.50 [1.40, 1.60] | - | - | - | 50% |" in text
+    assert "CUDA is unmeasured" in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "outdated" not in text
     tables.update(readme, tmp_path)
     assert readme.read_text() == text
+    content["settings"]["device"] = "cuda"
+    results.write_json(tmp_path / "fast-gpu" / "throughput-256.json", content)
+    tables.update(readme, tmp_path)
+    assert "| cuda, 256, 64, 2 | - | 1.50" in readme.read_text()
+    assert "unmeasured" not in readme.read_text()
 
 
 def test_added_time_is_the_inverse_of_speed(tmp_path: Path) -> None:
