@@ -5,12 +5,10 @@ delta cannot be both safe and tight; a learned one meets the floor in expectatio
 floor (:func:`truncated_normal_era`) needs neither.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from era_rl.core.feasibility import check_count, check_log_std_max
+from era_rl.core.feasibility import LOWEST_ENTROPY, check_count, check_log_std_max
 from era_rl.core.truncation import GAUSSIAN_CONSTANT
 
 DELTA_LEARNING_RATE = 0.05
@@ -62,7 +60,7 @@ class LearnedDelta(nn.Module):
         check_log_std_max(log_std_max)
         self.target_entropy = target_entropy
         self.delta_max = action_dim * (log_std_max + GAUSSIAN_CONSTANT) - target_entropy
-        if not (0.0 <= initial <= self.delta_max and math.isfinite(self.delta_max)):
+        if not (0.0 <= initial <= self.delta_max and LOWEST_ENTROPY < target_entropy):
             raise ValueError(
                 f"initial={initial} must be in [0, {self.delta_max:.6g}] nats, with "
                 f"target_entropy={target_entropy} and log_std_max={log_std_max}"

@@ -13,6 +13,9 @@ LOG_STD_LOWEST = -20.0
 """Lowest log_std_min: below it float32 cannot resolve actions in [-1, 1] anyway."""
 
 
+LOWEST_ENTROPY = -1e30
+"""Far below it a floor times a weight of zero is NaN in float32; no policy has so little anyway."""
+
 LOG_STD_HIGHEST = 20.0
 """Highest log_std_max: far above it Eq. 11's products overflow, and it is no bound any more."""
 
@@ -41,7 +44,7 @@ def check_gaussian_floor(
     if not delta >= 0.0:
         raise ValueError(f"delta={delta} must be at least 0")
     highest = action_dim * (log_std_max + GAUSSIAN_CONSTANT)
-    if not -math.inf < target_entropy + delta <= highest:
+    if not LOWEST_ENTROPY < target_entropy + delta <= highest:
         raise ValueError(
             f"target_entropy={target_entropy} with delta={delta} must be at most {highest:.6g} nats, "
             f"the Gaussian entropy of {action_dim} dimension(s) at log_std_max={log_std_max}"
@@ -53,7 +56,7 @@ def check_truncated_floor(target_entropy: float, action_dim: int, log_std_min: f
     if not LOG_STD_LOWEST <= log_std_min <= 0.0:
         raise ValueError(f"log_std_min={log_std_min} must be in [{LOG_STD_LOWEST}, 0]")
     highest = action_dim * MAX_ENTROPY
-    if not -math.inf < target_entropy < highest:
+    if not LOWEST_ENTROPY < target_entropy < highest:
         raise ValueError(
             f"target_entropy={target_entropy} must be below {highest:.6g} nats: an action on [-1, 1] "
             f"has at most ln 2 per dimension, here with {action_dim} dimension(s)"
