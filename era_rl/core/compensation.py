@@ -60,7 +60,7 @@ class LearnedDelta(nn.Module):
         check_log_std_max(log_std_max)
         self.target_entropy = target_entropy
         self.delta_max = action_dim * (log_std_max + GAUSSIAN_CONSTANT) - target_entropy
-        if not (0.0 <= initial <= self.delta_max and LOWEST_ENTROPY < target_entropy):
+        if not (0.0 <= initial <= self.delta_max and target_entropy > LOWEST_ENTROPY):
             raise ValueError(
                 f"initial={initial} must be in [0, {self.delta_max:.6g}] nats, with "
                 f"target_entropy={target_entropy} and log_std_max={log_std_max}"
