@@ -1,6 +1,7 @@
 """SACERA: Soft Actor-Critic with a guaranteed policy entropy and no entropy term in its losses."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from era_rl.core.compiling import graphed
 from era_rl.sb3.base import CompilingMixin, OffPolicyERAMixin
 from era_rl.sb3.gradients import SACGradients, Transitions
 from era_rl.sb3.metrics import TrainingMetrics
+from era_rl.sb3.overlap import LearnWhileStepping
 from era_rl.sb3.policies import (
     SACERAActor,
     SACERACnnPolicy,
@@ -60,6 +62,10 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
             runs of at least 50,000 updates. On CUDA gradients and optimizer steps become one CUDA
             graph besides. Equal to the eager update up to rounding. Without a C++ compiler, or where
             compilation fails, it warns and runs eagerly.
+        overlap: Whether the gradient steps after a step of the environments are taken within their
+            next one, so that they run beside a ``SubprocVecEnv``, and CUDA beside any environment. The
+            updates are as many and of the same data, but the policy that acts is that of before
+            the last of them.
         ent_coef: Must be 0: there is no entropy term.
         use_sde: Must be False.
         policy_kwargs: As in SB3.
@@ -76,6 +82,10 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
         "MultiInputPolicy": SACERAMultiInputPolicy,
     }
     actor: SACERAActor  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, *args: Any, overlap: bool = False, **kwargs: Any) -> None:
+        self.overlap = overlap
+        super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -120,8 +130,27 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
         rounds = total_timesteps // (self.train_freq.frequency * self.n_envs)
         return self._n_updates + rounds * self.gradient_steps
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        if self.overlap and not isinstance(self.env, LearnWhileStepping):
+            assert self.env is not None
+            self.env = LearnWhileStepping(self.env)
+        return super()._setup_learn(*args, **kwargs)
+
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        """Train and return self; arguments as SB3's."""
+        super().learn(*args, **kwargs)
+        if isinstance(self.env, LearnWhileStepping):
+            self.env.work()
+        return self
+
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Take gradient steps on batches of the replay buffer (SB3's hook)."""
+        """Take gradient steps on batches of the replay buffer, or have them taken (SB3's hook)."""
+        if isinstance(self.env, LearnWhileStepping):
+            self.env.defer(partial(self._train, gradient_steps, batch_size))
+        else:
+            self._train(gradient_steps, batch_size)
+
+    def _train(self, gradient_steps: int, batch_size: int) -> None:
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
