@@ -1,0 +1,64 @@
+"""Which checkpoint of a killed run to go on from."""
+
+import sys
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from safetensors import SafetensorError, safe_open
+
+from era_rl.files import read_json
+
+
+def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | None:
+    """Return the checkpoint to go on from, None to begin anew.
+
+    Args:
+        asked: `resume_from_checkpoint`: a folder, or true for the newest in `output_dir` that is whole.
+        output_dir: Folder of the run's checkpoints.
+
+    Raises:
+        ValueError: If there is none, or the one asked for is damaged.
+    """
+    if asked is None or str(asked).lower() == "false":
+        return None
+    if str(asked).lower() != "true":
+        if (damaged := damaged_file(Path(str(asked)))) is not None:
+            raise ValueError(
+                f"resume_from_checkpoint={str(asked)!r} is no whole checkpoint ({damaged}): "
+                "give an older one, or true for the newest that is whole"
+            )
+        return str(asked)
+    found = Path(output_dir).glob("checkpoint-*")
+    for checkpoint in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        damaged = damaged_file(checkpoint)
+        if damaged is None:
+            return str(checkpoint)
+        sys.stderr.write(f"{checkpoint} is damaged ({damaged}): looking for an older checkpoint\n")
+    raise ValueError(f"resume_from_checkpoint=true: no whole checkpoint in {output_dir!r}")
+
+
+def damaged_file(checkpoint: Path) -> str | None:
+    """Return the name of a file that was not written to its end, or None.
+
+    transformers writes into the folder itself, trainer_state.json last.
+    """
+    state = checkpoint / "trainer_state.json"
+    try:
+        read_json(state)
+    except (OSError, ValueError):
+        return state.name
+    return next((path.name for path in sorted(checkpoint.iterdir()) if not _is_whole(path)), None)
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a file of weights or of tensors has all that its header says."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return True
+        if path.suffix in (".pt", ".pth"):
+            with ZipFile(path) as file:
+                return file.testzip() is None
+    except (SafetensorError, BadZipFile, OSError):
+        return False
+    return True
