@@ -12,12 +12,15 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from tensordict import TensorDictBase
+from torch import Tensor
 
 from era_rl.files import read_json, write_json
 
@@ -172,7 +175,7 @@ def restore_buffer(model: BaseAlgorithm, checkpoint: Path) -> None:
         _put_back(vars(buffer), state)
     if isinstance(buffer, HerReplayBuffer):
         buffer.truncate_last_trajectory()
-    elif buffer.size() > 0:
+    elif buffer.size() > 0 and hasattr(buffer, "timeouts"):  # else it keeps no episodes
         last = buffer.pos - 1
         buffer.timeouts[last] = np.logical_or(buffer.timeouts[last], buffer.dones[last] == 0)
 
@@ -198,8 +201,10 @@ def _state(values: dict[str, Any], rows: int, used: int, prefix: str = "") -> di
     """Return counters and arrays by path; of arrays with a row per step, the rows used."""
     state: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            state |= _state(value, rows, used, f"{prefix}{name}/")
+        if isinstance(value, dict | TensorDictBase):
+            state |= _state(dict(value.items()), rows, used, f"{prefix}{name}/")
+        elif isinstance(value, Tensor):
+            state[f"{prefix}{name}"] = value[:used].cpu().numpy()
         elif isinstance(value, np.ndarray):
             part = value[:used] if value.shape[:1] == (rows,) else value
             # HER's infos are dicts: text, for arrays of objects would be pickled
@@ -222,7 +227,9 @@ def _put_back(values: dict[str, Any], state: Mapping[str, np.ndarray]) -> None:
     for path, value in state.items():
         *parents, name = path.split("/")
         target = reduce(getitem, parents, values)
-        if not isinstance(target[name], np.ndarray):
+        if isinstance(target[name], Tensor):
+            target[name][: len(value)] = torch.from_numpy(value)
+        elif not isinstance(target[name], np.ndarray):
             target[name] = value.item()
         elif target[name].dtype == object:
             objects = json.loads(value.item())

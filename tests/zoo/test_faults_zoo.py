@@ -18,6 +18,7 @@ from zoo_runs import SMALL, episode_lengths, evaluated_at, train
 
 from era_rl.files import FolderError, locked
 from era_rl.sb3 import SACERA
+from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.zoo import checkpoint, cli, plot
 from era_rl.zoo.checkpoint import (
     checkpoints,
@@ -269,6 +270,23 @@ def test_her_infos_come_back_without_pickle(tmp_path: Path) -> None:
     assert "TimeLimit" in after
     for key, values in old.replay_buffer.observations.items():
         np.testing.assert_array_equal(new.replay_buffer.observations[key], values)
+
+
+def test_a_buffer_on_the_device_comes_back(tmp_path: Path) -> None:
+    """With the rows used, and no others."""
+
+    def model() -> SACERA:
+        options = {"learning_starts": 100, "policy_kwargs": {"net_arch": [4]}, "buffer_size": 50}
+        env = make_vec_env("Pendulum-v1", seed=0)
+        return SACERA("MlpPolicy", env, replay_buffer_class=DeviceReplayBuffer, **options)
+
+    old, new = model().learn(30), model()
+    save_checkpoint(old, tmp_path / "Pendulum-v1")
+    restore_buffer(new, tmp_path / "checkpoint-30")
+    assert (new.replay_buffer.pos, new.replay_buffer.size()) == (30, 30)
+    for name, rows in old.replay_buffer.storage.items():
+        assert new.replay_buffer.storage[name].equal(rows)
+        assert rows[:30].any()
 
 
 def test_networks_that_are_not_finite_replace_no_checkpoint(saved: Path, tmp_path: Path) -> None:
