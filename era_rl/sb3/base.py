@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.core.heads import Floor
 from era_rl.devices import check_device
 from era_rl.sb3.policies import BoundedDistribution
+
+# asked at every pass for what never changes, in NumPy, which a compiled graph cannot branch on
+torch.compiler.assume_constant_result(is_image_space)
 
 MIN_CALLS_TO_COMPILE = 50_000
 """From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""

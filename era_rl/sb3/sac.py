@@ -97,7 +97,8 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
         self._target_params: list[Tensor] = list(self.critic_target.parameters())
 
     def _compile(self) -> None:
-        self._gradients.compile()
+        if not self.batch_norm_stats:  # torch.func leaves running statistics as they are
+            self._gradients.compile()
         self.actor.compile_acting()
         if self.device.type == "cuda":
             self._capture()

@@ -6,13 +6,16 @@ from functools import partial
 from typing import Any
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, ON_POLICY, small
 from sb3_toys import small_sacera, states, trained
-from torch import Tensor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor, nn
 
 from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.sb3 import SACERA, EntropyMonitor, base
@@ -259,6 +262,91 @@ def test_compiled_on_policy_training_equals_eager(
     for key, value in policies[0].items():
         torch.testing.assert_close(value, policies[1][key], rtol=1e-3, atol=1e-5)
     assert not [each for each in recwarn if "torch.compile" in str(each.message)]
+
+
+class Seen(gym.Env):
+    """An environment of a given observation space, whose observations are random."""
+
+    action_space = BOX
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        over = bool(self.np_random.random() < 0.2)
+        return self.observation_space.sample(), float(action.sum()), over, False, {}
+
+
+class Extractor(BaseFeaturesExtractor):
+    """A linear layer and another module."""
+
+    def __init__(
+        self, observation_space: spaces.Box, module: type[nn.Module], argument: Any
+    ) -> None:
+        super().__init__(observation_space, 8)
+        self.net = nn.Sequential(nn.Linear(observation_space.shape[0], 8), module(argument))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.net(observations)
+
+
+VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
+IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+BATCH_NORM = {"module": nn.BatchNorm1d, "argument": 8}
+DROPOUT = {"module": nn.Dropout, "argument": 0.5}
+
+
+@DYNAMO
+@pytest.mark.parametrize(
+    ("name", "policy", "space", "extractor"),
+    [
+        ("PPOERA", "MultiInputPolicy", spaces.Dict({"a": VECTOR, "b": IMAGE}), None),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("PPOERA", "CnnPolicy", IMAGE, None),
+                ("PPOERA", "MlpPolicy", VECTOR, BATCH_NORM),
+                ("PPOERA", "MlpPolicy", VECTOR, DROPOUT),
+                ("SACERA", "MultiInputPolicy", spaces.Dict({"a": VECTOR, "b": IMAGE}), None),
+                ("SACERA", "CnnPolicy", IMAGE, None),
+                ("SACERA", "MlpPolicy", VECTOR, BATCH_NORM),
+                ("SACERA", "MlpPolicy", VECTOR, DROPOUT),
+            )
+        ),
+    ],
+    ids=["ppo-dict", "ppo-cnn", "ppo-bn", "ppo-dropout", *("dict", "cnn", "bn", "dropout")],
+)
+def test_every_policy_is_traced_and_equals_eager(
+    name: str,
+    policy: str,
+    space: spaces.Space,
+    extractor: dict[str, Any] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced = partial(torch.compile, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: traced(function))
+    kwargs: dict[str, Any] = {"net_arch": [8, 8]}
+    if extractor is not None:
+        kwargs |= {"features_extractor_class": Extractor, "features_extractor_kwargs": extractor}
+    options = {"learning_starts": 5} if name == "SACERA" else {"n_steps": 16}
+    states = []
+    for compile_ in (False, True):
+        torch._dynamo.reset()
+        env = DummyVecEnv([lambda: Seen(space)])
+        # a fall back to eager would warn, which is an error here
+        model = small(
+            name, env, policy, batch_size=8, policy_kwargs=kwargs, compile=compile_, **options
+        )
+        states.append(model.learn(24).policy.state_dict())
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
