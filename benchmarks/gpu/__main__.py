@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     running.add_argument("--out", type=Path, required=True, help="folder for results and logs")
     running.add_argument("--budget-minutes", type=float, default=9.5, help="for all together")
     running.add_argument("--suite", default="fast-gpu", help="name of a suite, or its .yaml file")
-    running.add_argument(
-        "--site", type=Path, default=Path("/tmp/era-site"), help="where to install"
-    )
+    running.add_argument("--site", type=Path, help="where to install; default: a temporary folder")
     args = parser.parse_args(argv)
     try:
         return args.function(args)
@@ -66,8 +65,9 @@ def _run(args: argparse.Namespace) -> int:
     wheels = sorted(str(path) for path in args.wheels.glob("*.whl"))
     if not wheels:
         raise PackError(f"--wheels {args.wheels} has no wheels: run `pack --out` first")
+    site = args.site or Path(tempfile.mkdtemp(prefix="era-site-"))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    install += ["--no-compile", "--upgrade", f"--target={args.site}", *wheels]
+    install += ["--no-compile", "--upgrade", f"--target={site}", *wheels]
     tests = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", *GPU_TESTS]
     tests += ["--continue-on-collection-errors"]
     suite = [sys.executable, "-m", "benchmarks", "run", args.suite, "--workers", "1", "--partial"]
@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
         left = deadline - time.monotonic()
         if name == "suite":
             command = [*command, f"--time-limit={left / 60.0:.2f}"]
-        status = _step(command, args.site, args.out / f"{name}.log", left)
+        status = _step(command, site, args.out / f"{name}.log", left)
         summary[name] = {"exit_status": status, "seconds_left": round(deadline - time.monotonic())}
         (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         results = ROOT / "benchmarks" / "results" / Path(args.suite).stem
