@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # test processes, one thread each
 JOBS ?= 2
 
-.PHONY: demo test test-all format lint type docs check clean
+.PHONY: demo test test-all test-lowest format lint type docs check clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -23,6 +23,11 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/pytest -n $(JOBS) -m "slow or not slow" --timeout=1800
+
+test-lowest: $(STAMP)
+	$(BIN)/uv venv --allow-existing .venv-lowest
+	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest -n $(JOBS)
 
 format: $(STAMP)
 	$(BIN)/ruff format
@@ -42,4 +47,4 @@ docs: $(STAMP)
 check: lint type docs
 
 clean:
-	rm -rf .venv runs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-lowest runs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage

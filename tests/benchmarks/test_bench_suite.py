@@ -41,7 +41,7 @@ def test_arms_of_the_ablation_differ_in_entropy_alone() -> None:
 
 def _without_entropy(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings with LayerNorm where SACERA has it; the baseline's policy has it."""
-    rest = {k: v for k, v in settings.items() if k not in ("floor", "slack", "policy")}
+    rest = {k: v for k, v in settings.items() if k not in ("compile", "floor", "slack", "policy")}
     kwargs = rest.pop("policy_kwargs", {})
     return {**rest, **kwargs}
 
