@@ -1,6 +1,5 @@
 """Checkpoints: one file each, written in one piece, read without running code from it."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from era_rl.checkpoints import read_checkpoint
 from era_rl.files import in_one_piece
 from era_vision.config import Config, config_from
 
@@ -32,15 +32,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={str(path)!r} does not exist")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"checkpoint={str(path)!r} is truncated or no checkpoint: remove it to begin anew"
-        ) from error
-    if not isinstance(state, dict) or not {"config", "classes", "weights"} <= state.keys():
-        raise ValueError(f"checkpoint={str(path)!r} was not written by era_vision")
-    return state
+    return read_checkpoint(path, {"config", "classes", "weights"}, "era_vision")
 
 
 def check_same(saved: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:

@@ -1,12 +1,12 @@
 """Checkpoints of a run: one file, written in one piece, read without running code from it."""
 
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from era_rl.checkpoints import read_checkpoint
 from era_rl.files import in_one_piece
 from era_rl.torchrl.config import Config
 
@@ -27,14 +27,7 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
     Raises:
         ValueError: If the file is no checkpoint, or a setting that matters differs.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"checkpoint={str(path)!r} is truncated or no checkpoint: remove it to begin anew"
-        ) from error
-    if not isinstance(state, dict) or not {"algorithm", "config", "learner"} <= state.keys():
-        raise ValueError(f"checkpoint={str(path)!r} was not written by this trainer")
+    state = read_checkpoint(path, {"algorithm", "config", "learner"}, "this trainer")
     asked = {"algorithm": type(config).__name__, **asdict(config)}
     saved = {"algorithm": state["algorithm"], **state["config"]}
     changed = [
