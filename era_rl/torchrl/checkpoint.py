@@ -27,7 +27,7 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
     Raises:
         ValueError: If the file is no checkpoint, or a setting that matters differs.
     """
-    state = read_checkpoint(path, {"algorithm", "config", "learner"}, "this trainer")
+    state = read_checkpoint(path, {"algorithm", "config", "learner"}, "era_rl.torchrl")
     asked = {"algorithm": type(config).__name__, **asdict(config)}
     saved = {"algorithm": state["algorithm"], **state["config"]}
     changed = [
