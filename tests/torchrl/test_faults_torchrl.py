@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_is_not_resumed(content: bytes, tmp_path: Path) -> 
     ):
         load_checkpoint(path, SAC)
     torch.save({"weights": 1}, path)
-    with pytest.raises(ValueError, match="was not written by this trainer"):
+    with pytest.raises(ValueError, match=r"was not written by era_rl\.torchrl"):
         load_checkpoint(path, SAC)
     torch.save({"algorithm": print, "config": {}, "learner": {}}, path)
     with pytest.raises(ValueError, match="truncated or no checkpoint"):
