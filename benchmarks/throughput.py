@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import circumstances, write_json
@@ -29,7 +30,7 @@ def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
     """Return the algorithm ``name`` with the networks and settings that all share."""
     common: dict[str, Any] = {
         "policy": "MlpPolicy",
-        "env": gymnasium.make(args.env),
+        "env": environments(args.env, args.n_envs),
         "policy_kwargs": {"net_arch": [args.width, args.width]},
         "batch_size": args.batch_size,
         "buffer_size": 100_000,
@@ -43,7 +44,17 @@ def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
     gaussian = {"floor": "gaussian", "target_entropy": 0.25 * action_dim}
     if "device" in name:
         common["replay_buffer_class"] = DeviceReplayBuffer
-    return SACERA(**common, **(gaussian if "gaussian" in name else {}), compile="compiled" in name)
+    return SACERA(
+        **common,
+        **(gaussian if "gaussian" in name else {}),
+        compile="compiled" in name,
+        overlap="overlap" in name,
+    )
+
+
+def environments(env: str, number: int) -> VecEnv:
+    """Return one environment, or several in processes of their own."""
+    return make_vec_env(env, number, vec_env_cls=SubprocVecEnv if number > 1 else DummyVecEnv)
 
 
 def seconds(function: Callable[[], Any], device: str) -> float:
@@ -80,7 +91,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, list[float]]]
                 model.learn(args.steps, reset_num_timesteps=False)
 
             def train(model: OffPolicyAlgorithm = model) -> None:
-                model.train(args.steps, args.batch_size)
+                # with overlap train() has it done later
+                getattr(model, "_train", model.train)(args.steps, args.batch_size)
 
             blocks[name]["env_step"].append(seconds(learn, device) / args.steps)
             blocks[name]["update"].append(seconds(train, device) / args.steps)
@@ -141,10 +153,13 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     names = ["sac", "exact", "gaussian", "exact-compiled", "gaussian-compiled"]
-    names += ["exact-device", "exact-compiled-device"]
+    names += ["exact-device", "exact-compiled-device", "exact-compiled-overlap"]
     parser.add_argument("--algorithms", nargs="+", choices=names, default=names[:3])
     parser.add_argument("--reference", choices=names, default="sac")
     parser.add_argument("--env", default="HalfCheetah-v5")
+    parser.add_argument(
+        "--n-envs", type=int, default=1, help="processes of environments, from 2 on"
+    )
     parser.add_argument("--width", type=int, default=256, help="units of each of two hidden layers")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--blocks", type=int, default=40)

@@ -4,10 +4,7 @@ import torch
 
 
 def check_device(device: str | torch.device) -> None:
-    """Raise ValueError unless tensors can be made on a torch device of that name, or "auto".
-
-    Stable-Baselines3 would train on the CPU where CUDA is asked for and absent.
-    """
+    """Raise ValueError unless tensors can be made on a torch device of that name, or "auto"."""
     if str(device) == "auto":
         return
     try:

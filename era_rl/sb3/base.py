@@ -11,13 +11,13 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from era_rl.core import GaussianHead, LearnedDelta
 from era_rl.core.compensation import DELTA_LEARNING_RATE
 from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.core.heads import Floor
-from era_rl.devices import check_device
 from era_rl.sb3.policies import BoundedDistribution
 
 # asked at every pass for what never changes, in NumPy, which a compiled graph cannot branch on
@@ -73,7 +73,13 @@ class ERAMixin(BaseAlgorithm):
         return cast(ERAPolicy, self.policy)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        check_device(kwargs.get("device", "auto"))  # the host takes the CPU where CUDA is absent
+        device = kwargs.get("device", "auto")
+        if device != "auto" and torch.device(device).type != get_device(device).type:
+            warnings.warn(
+                f"device={str(device)!r} is absent (torch.cuda.is_available() is False): the CPU "
+                "is taken, as in Stable-Baselines3",
+                stacklevel=2,
+            )
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:

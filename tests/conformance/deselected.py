@@ -18,6 +18,10 @@ DESELECTED: dict[str, str] = {
     "test_gae.py::test_gae_computation": STOCK_POLICY,
     "test_logger.py::test_fps_logger": "times the machine",
     "test_run.py::test_ppo_warnings": "expects the name PPO in a warning; ours names PPOERA",
+    "test_identity.py::test_discrete[env2-PPOERA]": (
+        "asks for 90 of 100 after 1,280 steps with seed 3, to which it is fitted: of seeds 0 to 9 PPO "
+        "passes with 2, PPOERA with 7, but not with 3 (87.6)"
+    ),
     "test_identity.py::test_continuous[PPOERA]": (
         "1,000 steps with a policy that starts at 1.4 nats in the host and at -0.3 here; learning is "
         "tested in tests/sb3/test_sb3_learning.py"

@@ -7,8 +7,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
-from sb3_family import FAMILY, ChoiceEnv, small
+from sb3_family import CASES, FAMILY, ChoiceEnv, small
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan
@@ -162,18 +163,25 @@ def test_an_environment_process_that_dies_ends_training_at_once(tmp_path: Path) 
     env.processes[1].terminate()
 
 
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.mark.parametrize("name", FAMILY)
-def test_a_device_that_is_absent_is_refused(name: str) -> None:
-    """SB3 would train on the CPU."""
-    with pytest.raises(ValueError, match=r"device='cuda:99' must be a usable torch device.*cpu"):
-        small(name, ChoiceEnv(spaces.Discrete(4)), device="cuda:99")
+def test_the_cpu_in_the_place_of_cuda_is_said(name: str, without_cuda: None) -> None:
+    with pytest.warns(UserWarning, match=r"device='cuda:1' is absent .*: the CPU is taken"):
+        model = small(name, next(space for other, space in CASES if other == name), device="cuda:1")
+    assert model.device.type == "cpu"
 
 
-def test_loading_to_a_device_that_is_absent_is_refused(tmp_path: Path) -> None:
+def test_the_cpu_in_the_place_of_cuda_is_said_when_loading(
+    tmp_path: Path, without_cuda: None
+) -> None:
     small("SACERA").save(tmp_path / "model")
-    with pytest.raises(ValueError, match="device='cuda:99' must be"):
-        SACERA.load(tmp_path / "model", device="cuda:99")
-    assert SACERA.load(tmp_path / "model").device.type in ("cpu", "cuda")
+    with pytest.warns(UserWarning, match="device='cuda' is absent"):
+        assert SACERA.load(tmp_path / "model", device="cuda").device.type == "cpu"
+    assert SACERA.load(tmp_path / "model").device.type == "cpu"
 
 
 def test_a_truncated_model_is_an_error(tmp_path: Path) -> None:
