@@ -153,7 +153,7 @@ def test_equals_the_eager_update_as_it_is_captured() -> None:
         {"n_steps": 3},
         {"learning_rate": schedule},
     ],
-    ids=str,
+    ids=["slack", "delta", "intervals", "n-steps", "schedule"],
 )
 def test_captured_updates_equal_eager_ones(options: dict[str, Any], tmp_path: Any) -> None:
     models = [trained(small_sacera(compile=c, device="cuda", **options)) for c in (False, True)]
