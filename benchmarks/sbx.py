@@ -102,6 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
+    parser.set_defaults(n_envs=1)
     args = parser.parse_args(argv)
     # XLA starts a thread a core: the same cores for both, not as many threads
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
