@@ -96,6 +96,7 @@ class _Recorder:
 
     def __init__(self, means: list[float]) -> None:
         self.means = means
+        self.name_to_value: dict[str, Any] = {}
 
     def record(self, key: str, value: Any, exclude: Any = None) -> None:
         if key == "entropy/entropy_mean":

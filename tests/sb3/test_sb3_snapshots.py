@@ -103,7 +103,8 @@ class _Rollout:
         with torch.no_grad():
             log_prob = model.policy.evaluate_actions(states, taken, **options)[1]
         self.samples = self.samples._replace(old_log_prob=log_prob + 0.1 * draws.normal(BATCH))
-        self.values = self.returns = np.ones(BATCH)
+        self.values = self.returns = self.rewards = np.ones(BATCH)
+        self.observations, self.actions = states.numpy(), actions.numpy()
 
     def get(self, batch_size: int | None = None) -> Any:
         yield self.samples

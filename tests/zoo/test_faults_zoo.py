@@ -140,7 +140,7 @@ def _damage(path: Path, damage: str) -> None:
     if damage == "truncated":
         del content[len(content) // 2 :]
     else:
-        content[len(content) // 2] ^= 0x55
+        content[0] ^= 0x55
     path.write_bytes(content)
 
 
