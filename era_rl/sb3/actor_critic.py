@@ -1,6 +1,7 @@
 """SB3's actor-critic policies with an ERA head; everything else is the host policy's."""
 
-import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,24 +72,24 @@ class ActorCriticMixin(BasePolicy):
         self.head_kwargs = head_kwargs or {}
         super().__init__(*args, **kwargs)
 
-    def _make_head(self) -> tuple[ActorCriticHead, Distribution]:
-        """Return the head, and the distribution that takes its outputs."""
+    def _make_head(self) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
+        """Return the head, and what makes the distribution that takes its outputs."""
         raise NotImplementedError
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.head, distribution = self._make_head()
+        self.head, self._new_distribution = self._make_head()
         # the host's own network for so many logits: one linear layer, and no log_std beside it
         self.action_dist: Any = CategoricalDistribution(self.head.raw_dim)
         super()._build(lr_schedule)  # type: ignore[misc]
-        self.action_dist = distribution
+        self.action_dist = self._new_distribution()
 
     def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return the distribution's parameters for raw outputs (batch, head.raw_dim)."""
         return (self.head(raw),)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
-        # a shallow copy to throw away: a policy that kept a graph could not be copied
-        distribution = copy.copy(self.action_dist)
+        # one to throw away: a policy that kept a graph could not be copied
+        distribution: Any = self._new_distribution()
         return distribution.proba_distribution(*self.dist_params(self.action_net(latent_pi)))
 
     def raw_params(self, obs: PyTorchObs) -> Tensor:
@@ -175,14 +176,14 @@ class ERAActorCriticMixin(ActorCriticMixin):
         # compiled functions cannot be pickled, and a copy's would be bound to this policy
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
-    def _make_head(self) -> tuple[ActorCriticHead, Distribution]:
+    def _make_head(self) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
         if isinstance(self.action_space, spaces.Box):
             return self._make_gaussian_head(self.action_space, **self.head_kwargs)
         actions = num_actions(self.action_space)
         head = MultiCategoricalHead(actions, **_discrete_kwargs(self.head_kwargs))
         if isinstance(self.action_space, spaces.Discrete):
-            return head, CategoricalDistribution(actions[0])
-        return head, MultiCategoricalDistribution(actions)
+            return head, partial(CategoricalDistribution, actions[0])
+        return head, partial(MultiCategoricalDistribution, actions)
 
     def _make_gaussian_head(
         self,
@@ -195,7 +196,7 @@ class ERAActorCriticMixin(ActorCriticMixin):
         slack: float | None = None,
         log_std_min: float = AUTO_LOG_STD_MIN,
         **kwargs: Any,
-    ) -> tuple[ActorCriticHead, Distribution]:
+    ) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
         if target_entropy_fraction is not None:
             raise ValueError(
                 f"target_entropy_fraction={target_entropy_fraction} is for discrete actions; the "
@@ -214,7 +215,7 @@ class ERAActorCriticMixin(ActorCriticMixin):
                 slack=slack,
                 **kwargs,
             )
-            return head, TruncatedNormalDistribution(action_dim)
+            return head, partial(TruncatedNormalDistribution, action_dim)
         if floor == "exact" or slack is not None:
             raise ValueError(
                 f"floor={floor!r}, slack={slack} need squash=True: an unbounded normal has Eq. 11, "
@@ -223,7 +224,7 @@ class ERAActorCriticMixin(ActorCriticMixin):
         half_range = torch.as_tensor(space.high - space.low).flatten() / 2.0
         self.register_buffer("log_half_range", half_range.log(), persistent=False)
         head = GaussianHead(action_dim, **kwargs)
-        return head, DiagGaussianDistribution(action_dim)
+        return head, partial(DiagGaussianDistribution, action_dim)
 
     def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return loc and log_std, or logits, of raw outputs (batch, head.raw_dim)."""
@@ -288,12 +289,12 @@ class ERAMaskableMixin(ActorCriticMixin):
 
     head: MultiCategoricalHead
 
-    def _make_head(self) -> tuple[ActorCriticHead, Distribution]:
+    def _make_head(self) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
         actions = num_actions(self.action_space)
         head = MultiCategoricalHead(actions, **self.head_kwargs)
         if isinstance(self.action_space, spaces.Discrete):
-            return head, ERAMaskableCategorical(head, actions[0])
-        return head, ERAMaskableMultiCategorical(head, actions)
+            return head, partial(ERAMaskableCategorical, head, actions[0])
+        return head, partial(ERAMaskableMultiCategorical, head, actions)
 
     def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return the raw logits, shape (batch, head.raw_dim)."""

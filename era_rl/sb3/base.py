@@ -13,6 +13,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from era_rl.core import GaussianHead, LearnedDelta
 from era_rl.core.compensation import DELTA_LEARNING_RATE
@@ -20,8 +21,12 @@ from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.core.heads import Floor
 from era_rl.sb3.policies import BoundedDistribution
 
-# asked at every pass for what never changes, in NumPy, which a compiled graph cannot branch on
-torch.compiler.assume_constant_result(is_image_space)
+TRACES_IMAGES = TorchVersion(torch.__version__) >= "2.15"
+"""Whether policies on images compile: torch 2.11 cannot take a function of a space for constant."""
+
+if TRACES_IMAGES:
+    # asked at every pass for what never changes, in NumPy, which a compiled graph cannot branch on
+    torch.compiler.assume_constant_result(is_image_space)
 
 MIN_CALLS_TO_COMPILE = 50_000
 """From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""
