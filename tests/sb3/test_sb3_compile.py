@@ -261,7 +261,7 @@ def test_compiled_on_policy_training_equals_eager(
         policies.append(model.policy.state_dict())
     for key, value in policies[0].items():
         torch.testing.assert_close(value, policies[1][key], rtol=1e-3, atol=1e-5)
-    assert not [each for each in recwarn if "torch.compile" in str(each.message)]
+    assert not [each for each in recwarn if "goes on without" in str(each.message)]
 
 
 class Seen(gym.Env):
