@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu.errors import PackError
-from benchmarks.gpu.pack import pack
+from benchmarks.gpu.pack import PackError, pack
+from era_rl.files import write_json
 
 ROOT = Path(__file__).parents[2]
 GPU_TESTS = ("tests/sb3/test_sb3_buffers.py", "tests/sb3/test_sb3_compile.py", "tests/vision")
@@ -79,7 +79,7 @@ def _run(args: argparse.Namespace) -> int:
             command = [*command, f"--time-limit={left / 60.0:.2f}"]
         status = _step(command, site, args.out / f"{name}.log", left)
         summary[name] = {"exit_status": status, "seconds_left": round(deadline - time.monotonic())}
-        (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        write_json(args.out / "summary.json", summary)
         results = ROOT / "benchmarks" / "results" / Path(args.suite).stem
         if results.is_dir():
             shutil.copytree(results, args.out / "results", dirs_exist_ok=True)

@@ -5,13 +5,15 @@ import sys
 import zipfile
 from pathlib import Path
 
-from benchmarks.gpu.errors import PackError
-
 PACKAGES = Path(__file__).with_name("packages.txt")
 GLIBC = (39, 35, 34, 31, 28, 27, 24, 17)
 """Minor versions of glibc 2 whose wheels are taken; pip matches each exactly."""
 LEFT_OUT = {"dm_control": ("dm_control/locomotion/", "dm_control/blender/")}
 """Folders left out of wheels: the assets of locomotion alone are a third of what is packed."""
+
+
+class PackError(Exception):
+    """A pack that cannot be made or used; the message says why."""
 
 
 def requirements(packages: str, constraints: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import pack
-from benchmarks.gpu.errors import PackError
+from benchmarks.gpu.pack import PackError
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
