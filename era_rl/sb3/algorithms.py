@@ -115,9 +115,11 @@ class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):
         """
         buffer = self.rollout_buffer
         refuse_nonfinite(
-            self.num_timesteps, observations=buffer.observations, rewards=buffer.rewards
+            self.num_timesteps,
+            observations=buffer.observations,
+            rewards=buffer.rewards,
+            actions=buffer.actions,
         )
-        refuse_nonfinite(self.num_timesteps, actions=buffer.actions)
         super().train()
 
 
