@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results import RESULTS, circumstances, write_json
+from benchmarks.results import RESULTS, circumstances
 from era_rl.core import (
     CategoricalHead,
     GaussianHead,
@@ -28,6 +28,7 @@ from era_rl.core import (
     truncated_normal_entropy,
 )
 from era_rl.core.activations import SoftmaxMethod
+from era_rl.files import write_json
 
 BATCH, WORST, ASCENT_STEPS = 4_096, 64, 200
 PAPER_NATS = 0.25

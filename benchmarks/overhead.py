@@ -22,9 +22,10 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
-from benchmarks.results import circumstances, write_json
+from benchmarks.results import circumstances
 from benchmarks.throughput import ratios, seconds
 from era_rl.core import TruncatedGaussianHead
+from era_rl.files import write_json
 from era_rl.sb3 import PPOERA, TQCERA
 from era_rl.sb3.base import CompilingMixin
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.suite import SuiteError, TrainingRun
 from era_rl.files import read_json
-from era_rl.files import write_json as write_json
 
 RESULTS = Path("benchmarks/results")
 SCRATCH = Path("runs/benchmarks")

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from stable_baselines3.common.logger import Logger
 
-from benchmarks.results import circumstances, write_json
+from benchmarks.results import circumstances
 from benchmarks.throughput import build, ratios, seconds
+from era_rl.files import write_json
 
 WORKER = """
 import sys, time

@@ -22,7 +22,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.results import circumstances, write_json
+from benchmarks.results import circumstances
+from era_rl.files import write_json
 from era_rl.sb3 import SACERA, DeviceReplayBuffer
 
 

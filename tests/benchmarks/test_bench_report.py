@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from bench_tiny import made_up, tiny
 
-from benchmarks import metrics, report, results, suite, tables
+from benchmarks import metrics, report, suite, tables
 from benchmarks.suite import Suite, SuiteError, TrainingRun
+from era_rl.files import write_json
 
 LEVELS = {"sac": -800.0, "era": -400.0}
 
@@ -20,7 +21,7 @@ def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fill(runs: list[TrainingRun], folder: Path) -> None:
     for run in runs:
-        results.write_json(run.result(folder), made_up(run, LEVELS[run.arm]))
+        write_json(run.result(folder), made_up(run, LEVELS[run.arm]))
 
 
 def written(loaded: Suite, folder: Path, scratch: Path) -> str:
@@ -107,14 +108,14 @@ def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
         ],
         "visited": {"exact, 6": 3e-4, "exact, 38": 1e-6},
     }
-    results.write_json(tmp_path / "floor-audit" / "audit.json", content)
+    write_json(tmp_path / "floor-audit" / "audit.json", content)
     speed = {"speed_over_sac": {"median": 1.5, "quartiles": [1.4, 1.6]}, "per": "env_step"}
     content = {
         "settings": {"device": "cpu", "width": "256", "batch_size": "64", "threads": "2"},
         "ratios": [{"algorithm": name, **speed} for name in ("sac", "exact-compiled")],
         "update": {"share_reached": {"sac": 0.3, "exact-compiled": 0.5}},
     }
-    results.write_json(tmp_path / "throughput" / "cpu.json", content)
+    write_json(tmp_path / "throughput" / "cpu.json", content)
     readme.write_text(f"before\n{tables.BEGIN}\noutdated\n{tables.END}\nafter\n")
     tables.update(readme, tmp_path)
     text = readme.read_text()
@@ -127,7 +128,7 @@ def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
     tables.update(readme, tmp_path)
     assert readme.read_text() == text
     content["settings"]["device"] = "cuda"
-    results.write_json(tmp_path / "fast-gpu" / "throughput-256.json", content)
+    write_json(tmp_path / "fast-gpu" / "throughput-256.json", content)
     tables.update(readme, tmp_path)
     assert "| cuda, 256, 64, 2 | - | 1.50" in readme.read_text()
     assert "unmeasured" not in readme.read_text()

@@ -15,7 +15,7 @@ from benchmarks import __main__ as cli
 from benchmarks import results, suite
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, status
 from benchmarks.suite import Run, SuiteError, TrainingRun
-from era_rl.files import locked
+from era_rl.files import locked, write_json
 
 
 class Instant:
@@ -32,7 +32,7 @@ class Instant:
         (folder / "log.txt").write_text("a line\nZeroDivisionError: of this run\n")
         self.fails = run.name in self.failing
         if not self.fails:
-            results.write_json(run.result(results_folder), made_up(run, 0.0))
+            write_json(run.result(results_folder), made_up(run, 0.0))
 
     def poll(self) -> int | None:
         return int(self.fails)
@@ -64,7 +64,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_what_is_missing_is_run(tmp_path: Path) -> None:
     loaded = suite.load(tiny(tmp_path))
     there = loaded.runs[1]
-    results.write_json(there.result(tmp_path / "results"), made_up(there, 0.0))
+    write_json(there.result(tmp_path / "results"), made_up(there, 0.0))
     runner = Runner(loaded, tmp_path / "results", tmp_path / "scratch", Instant, workers=2)
     assert runner.work_off()
     assert Instant.started == [run.name for run in loaded.runs if run is not there]
@@ -91,7 +91,7 @@ def test_a_failed_run_is_reported_and_stops_no_other(tmp_path: Path, monkeypatch
 def test_no_run_is_started_that_cannot_finish_in_the_time(tmp_path: Path) -> None:
     loaded = suite.load(tiny(tmp_path))
     folders = tmp_path / "results", tmp_path / "scratch"
-    results.write_json(loaded.runs[0].result(folders[0]), made_up(loaded.runs[0], 0.0))
+    write_json(loaded.runs[0].result(folders[0]), made_up(loaded.runs[0], 0.0))
     # 300 steps at 10 steps/s and 30 s to start: a minute
     assert Estimate(loaded, folders[0]).seconds(loaded.runs[1]) == pytest.approx(60.0)
     assert Estimate(loaded, folders[0]).seconds(loaded.runs[1], 200) == pytest.approx(40.0)
@@ -219,7 +219,7 @@ def test_a_run_that_is_worked_on_elsewhere_is_refused(tmp_path: Path) -> None:
 def test_a_run_does_not_replace_a_result_of_another_config(tmp_path: Path) -> None:
     run = suite.load(tiny(tmp_path)).runs[0]
     other = {**made_up(run, 0.0), "config_hash": "0" * 12}
-    results.write_json(run.result(tmp_path), other)
+    write_json(run.result(tmp_path), other)
     with pytest.raises(SuiteError, match="rename the arm"):
         do_job(run, tmp_path, tmp_path)
     assert run.result(tmp_path).read_text() == json.dumps(other, indent=1) + "\n"

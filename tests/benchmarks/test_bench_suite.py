@@ -8,6 +8,7 @@ from bench_tiny import tiny
 
 from benchmarks import results, suite
 from benchmarks.suite import SuiteError
+from era_rl.files import write_json
 from era_rl.zoo.names import ConfigError
 
 
@@ -91,7 +92,7 @@ def test_results_of_another_config_are_refused(tmp_path: Path) -> None:
     run = suite.load(tiny(tmp_path)).runs[0]
     assert results.read(run, tmp_path) is None
     content = {"config_hash": run.config_hash, "config": run.config}
-    results.write_json(run.result(tmp_path), content)
+    write_json(run.result(tmp_path), content)
     assert results.read(run, tmp_path) == content
     changed = suite.load(tiny(tmp_path, ("steps: 300", "steps: 400"))).runs[0]
     with pytest.raises(SuiteError, match="changed: steps"):

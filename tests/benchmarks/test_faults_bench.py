@@ -12,7 +12,7 @@ from benchmarks import __main__ as cli
 from benchmarks import results, suite
 from benchmarks.runner import Runner
 from benchmarks.suite import SuiteError
-from era_rl.files import locked
+from era_rl.files import locked, write_json
 
 
 @pytest.mark.parametrize("command", ["run", "status", "report"])
@@ -122,11 +122,11 @@ def test_a_failing_write_of_a_result_keeps_the_old_one_and_the_checkpoint(
     """A job writes its result first and then removes its checkpoint."""
     run = suite.load(tiny(tmp_path)).runs[0]
     path = run.result(tmp_path)
-    results.write_json(path, made_up(run, 0.0))
+    write_json(path, made_up(run, 0.0))
     before = path.read_text()
     monkeypatch.setattr(json, "dumps", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        results.write_json(path, {})
+        write_json(path, {})
     assert path.read_text() == before
 
 
