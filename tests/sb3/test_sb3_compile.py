@@ -12,13 +12,13 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, ON_POLICY, small
-from sb3_toys import small_sacera, states, trained
+from sb3_toys import TargetEnv, small_sacera, states, trained
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 
 from era_rl.core.compiling import COMPILERS, has_compiler
-from era_rl.sb3 import SACERA, EntropyMonitor, base
+from era_rl.sb3 import SACERA, DeviceReplayBuffer, EntropyMonitor, base
 from era_rl.sb3.gradients import Transitions, by_transform
 
 OPTIONS: list[dict[str, Any]] = [
@@ -349,6 +349,38 @@ def test_every_policy_is_traced_and_equals_eager(
         states.append(model.learn(24).policy.state_dict())
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-5, atol=1e-7)
+
+
+@DYNAMO
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_steps": 3},
+        {"gradient_steps": 3, "target_update_interval": 2},
+        {"learning_rate": schedule},
+        {"overlap": True},
+        {"replay_buffer_class": DeviceReplayBuffer},
+    ],
+    ids=["n-steps", "intervals", "schedule", "overlap", "device-replay"],
+)
+@pytest.mark.parametrize("normalized", [False, True], ids=["plain", "normalized"])
+def test_a_traced_run_keeps_every_option(
+    options: dict[str, Any], normalized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = partial(torch.compile, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: traced(function))
+    states = []
+    for compile_ in (False, True):
+        torch._dynamo.reset()
+        env: Any = DummyVecEnv([lambda: TargetEnv(horizon=7)])
+        env = VecNormalize(env) if normalized else env
+        # a fall back to eager would warn, which is an error here
+        model = trained(small_sacera(env=env, compile=compile_, **options))
+        states.append(model.policy.state_dict())
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
