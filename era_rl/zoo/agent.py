@@ -15,7 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecVideoRecorder
 
 from era_rl.zoo.algorithms import algorithm_class
-from era_rl.zoo.checkpoint import newest_intact
+from era_rl.zoo.checkpoint import BEST, newest_intact
 from era_rl.zoo.config import check, override, read_mapping
 from era_rl.zoo.display import has_display
 from era_rl.zoo.names import ConfigError
@@ -95,6 +95,8 @@ def load_agent(
     if not args.best and (checkpoint := newest_intact(run)) is not None:
         # the final model is whole when the last checkpoint has gone
         path, statistics = checkpoint / "model.zip", checkpoint / name
+    if args.best and (statistics / BEST).is_dir():
+        statistics = statistics / BEST
     if not path.exists():
         raise ConfigError(f"there is no model {path}")
     algorithm = algorithm_class(args.algo)
@@ -113,7 +115,7 @@ def load_agent(
     memory: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
     sys.stdout.write(f"loading {path}\n")
     try:
-        return algorithm.load(path, device=args.device, seed=args.seed, **memory), env
+        return algorithm.load(path, env, device=args.device, seed=args.seed, **memory), env
     except (ValueError, AssertionError, KeyError, EOFError, RuntimeError) as error:
         raise ConfigError(f"{path} cannot be loaded: {error}") from error
 

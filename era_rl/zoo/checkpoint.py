@@ -24,8 +24,14 @@ from torch import Tensor
 
 from era_rl.files import read_json, write_json
 
+# in the folder of settings: what the best model was normalised by, beside what the last one was
+BEST = "best"
+
 # what training writes to a run's folder, and replays from the last checkpoint on
-LOGS = ("*.monitor.csv", "evaluations.npz", "best_model.zip", "*/vecnormalize.pkl", "tensorboard/*")
+LOGS = (
+    *("*.monitor.csv", "evaluations.npz", "tensorboard/*"),
+    *("best_model.zip", f"*/{BEST}/vecnormalize.pkl"),
+)
 
 # CRC-32 by file: what is not as it was written is not gone on from
 CHECKSUMS = "checksums.json"
@@ -54,9 +60,8 @@ class CheckpointCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self._saved_at is None:
-            # a resumed run has its checkpoint already
             self._saved_at = self.num_timesteps
-            if self.num_timesteps == 0:
+            if not checkpoints(self.params_path.parent):  # a resumed run has one already
                 save_checkpoint(self.model, self.params_path)
             return
         waited = self.num_timesteps - self._saved_at - self.save_freq
@@ -101,6 +106,9 @@ def save_checkpoint(model: BaseAlgorithm, params_path: Path) -> None:
     write_json(unfinished / "logger.json", _pending(model.logger))
     write_json(unfinished / CHECKSUMS, dict(_checksums(unfinished)))
     older = checkpoints(run)
+    if folder in older:  # damaged: the run went on from one before it
+        discard(folder)
+        older.remove(folder)
     os.rename(unfinished, folder)
     for checkpoint in older:
         discard(checkpoint)

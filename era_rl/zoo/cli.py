@@ -14,12 +14,14 @@ from era_rl.zoo.display import has_display
 from era_rl.zoo.names import ConfigError, check_names
 
 GYM_PACKAGES = "modules to import that register environments"
+GO_ON = "go on with: era-zoo train --resume RUN_FOLDER"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2, with a line of text, for what is unknown."""
     args = parser().parse_args(argv)
     module, function, gl = args.__dict__.pop("command")
+    trains = function == "train"
     if sys.platform == "linux" and not (gl == "glfw" and has_display()):
         os.environ.setdefault("MUJOCO_GL", "disabled" if gl == "glfw" else gl)
     try:
@@ -31,13 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.stderr.write(
-            f"era-zoo: {error}: the last checkpoint is whole; make room, then go on with "
-            "era-zoo train --resume RUN_FOLDER\n"
-        )
+        advice = f": the last checkpoint is whole; make room, then {GO_ON}" if trains else ""
+        sys.stderr.write(f"era-zoo: {error}{advice}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("era-zoo: interrupted; to go on: era-zoo train --resume RUN_FOLDER\n")
+        sys.stderr.write(f"era-zoo: interrupted{f'; to {GO_ON}' if trains else ''}\n")
         return 130
     return 0
 
@@ -69,17 +69,21 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
     )
     _add_run(train)
     train.add_argument("--eval-freq", type=int, default=25_000, help="steps between evaluations")
-    train.add_argument("--save-freq", type=int, default=25_000, help="steps between checkpoints")
+    train.add_argument(
+        "--save-freq", type=positive_int, default=25_000, help="steps between checkpoints"
+    )
     return train
 
 
 def _add_tune(commands: Any) -> argparse.ArgumentParser:
     tune = commands.add_parser("tune", help="search for settings with Optuna")
     _add_run(tune)
-    tune.add_argument("--n-trials", type=int, default=100)
-    tune.add_argument("--n-jobs", type=int, default=1, help="trials at a time")
+    tune.add_argument("--n-trials", type=positive_int, default=100)
+    tune.add_argument("--n-jobs", type=positive_int, default=1, help="trials at a time")
     tune.add_argument("--n-startup-trials", type=int, default=10, help="random trials at first")
-    tune.add_argument("--n-evaluations", type=int, default=4, help="evaluations of a trial")
+    tune.add_argument(
+        "--n-evaluations", type=positive_int, default=4, help="evaluations of a trial"
+    )
     tune.add_argument("--sampler", default="tpe", choices=["tpe", "random"])
     tune.add_argument("--pruner", default="median", choices=["median", "halving", "none"])
     tune.add_argument("--storage", help="Optuna's data base, or a .log file, to share or go on")
@@ -90,7 +94,7 @@ def _add_tune(commands: Any) -> argparse.ArgumentParser:
 def _add_enjoy(commands: Any) -> argparse.ArgumentParser:
     enjoy = commands.add_parser("enjoy", help="play a trained agent, in a window if possible")
     _add_agent(enjoy)
-    enjoy.add_argument("-n", "--n-timesteps", type=int, default=1_000)
+    enjoy.add_argument("-n", "--n-timesteps", type=positive_int, default=1_000)
     enjoy.add_argument("--no-render", action="store_true", help="without a window")
     return enjoy
 
@@ -98,14 +102,14 @@ def _add_enjoy(commands: Any) -> argparse.ArgumentParser:
 def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="mean return of a trained agent")
     _add_agent(evaluate)
-    evaluate.add_argument("--episodes", type=int, default=10)
+    evaluate.add_argument("--episodes", type=positive_int, default=10)
     return evaluate
 
 
 def _add_record_video(commands: Any) -> argparse.ArgumentParser:
     record = commands.add_parser("record-video", help="film a trained agent")
     _add_agent(record)
-    record.add_argument("-n", "--n-timesteps", type=int, default=300)
+    record.add_argument("-n", "--n-timesteps", type=positive_int, default=300)
     record.add_argument("-o", "--output-folder", type=Path, help="default: videos in the run")
     return record
 
@@ -123,14 +127,18 @@ def _add_plot(commands: Any) -> argparse.ArgumentParser:
 def _add_run(command: argparse.ArgumentParser) -> None:
     """Add the arguments of what trains."""
     _add_names(command, required=False)
-    command.add_argument("-n", "--n-timesteps", type=int, help="instead of the configuration's")
-    command.add_argument("--n-envs", type=int, help="instead of the configuration's")
+    command.add_argument(
+        "-n", "--n-timesteps", type=positive_int, help="instead of the configuration's"
+    )
+    command.add_argument("--n-envs", type=positive_int, help="instead of the configuration's")
     command.add_argument("--vec-env", default="dummy", choices=["dummy", "subproc"])
     command.add_argument(
         "--params", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change, as YAML"
     )
     command.add_argument("--config", type=Path, help="a YAML file instead of the zoo's")
-    command.add_argument("--eval-episodes", type=int, default=10, help="episodes an evaluation")
+    command.add_argument(
+        "--eval-episodes", type=positive_int, default=10, help="episodes an evaluation"
+    )
     command.add_argument("--num-threads", type=int, default=0, help="of torch; 0: its own choice")
     command.add_argument("--verbose", type=int, default=1, choices=[0, 1, 2])
     command.add_argument(
@@ -171,8 +179,7 @@ def _check(args: argparse.Namespace) -> None:
 
         import era_rl.envs  # noqa: F401 (registers ids)
 
-        for package in args.gym_packages:
-            import_module(package)
+        import_packages(args.gym_packages)
         check_names("--env", _listed(env), gymnasium.registry)
     if "device" in args:
         from era_rl.devices import check_device
@@ -181,6 +188,23 @@ def _check(args: argparse.Namespace) -> None:
             check_device(args.device)
         except ValueError as error:
             raise ConfigError(f"--device: {error}") from error
+
+
+def import_packages(names: Sequence[str]) -> None:
+    """Import the modules that register environments; ConfigError for one that is not there."""
+    for name in names:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--gym-packages {name}: {error}") from error
+
+
+def positive_int(text: str) -> int:
+    """Return a number of the command line that must be at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
+    return number
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

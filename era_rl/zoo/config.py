@@ -19,7 +19,7 @@ import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn, optim
 
@@ -180,6 +180,8 @@ def check(settings: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> None:
             raise ConfigError(f"{name}={settings[name]!r} must be a mapping: a config is data")
     if not isinstance(settings.get("normalize", False), bool | dict):
         raise ConfigError(f"normalize={settings['normalize']!r} must be true, false or a mapping")
+    if isinstance(settings.get("normalize"), dict):
+        check_names("normalize", settings["normalize"], _arguments(VecNormalize))
     for name in ("env_wrapper", "vec_env_wrapper", "callback"):
         for value in _class_names(settings.get(name)):
             _named_class(name, value)

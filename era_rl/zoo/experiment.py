@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -20,7 +21,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from era_rl.devices import check_device
 from era_rl.files import in_one_piece, locked
-from era_rl.zoo.checkpoint import CheckpointCallback, restore_buffer, restore_logger, restore_logs
+from era_rl.zoo.checkpoint import (
+    BEST,
+    CheckpointCallback,
+    restore_buffer,
+    restore_logger,
+    restore_logs,
+)
 from era_rl.zoo.config import with_objects
 
 
@@ -101,6 +108,10 @@ class Experiment(ExperimentManager):
     def create_callbacks(self) -> None:
         """Add the progress bar, evaluations and checkpoints (rl_zoo3's hook)."""
         super().create_callbacks()
+        for callback in self.callbacks:
+            on_new_best = getattr(callback, "callback_on_new_best", None)
+            if isinstance(on_new_best, SaveVecNormalizeCallback) and self.normalize:
+                on_new_best.save_path = f"{self.params_path}/{BEST}"
         if not self.optimize_hyperparameters:
             self.callbacks.append(CheckpointCallback(Path(self.params_path), self.args.save_freq))
 
@@ -172,11 +183,13 @@ def _recall(callback: EvalCallback) -> None:
     """Give an evaluation callback the evaluations in the file that it writes."""
     path = Path(f"{callback.log_path}.npz")
     if path.exists():
-        past = np.load(path)
-        callback.evaluations_timesteps = past["timesteps"].tolist()
-        callback.evaluations_results = past["results"].tolist()
-        callback.evaluations_length = past["ep_lengths"].tolist()
-        callback.best_mean_reward = float(past["results"].mean(axis=1).max())
+        with np.load(path) as past:
+            callback.evaluations_timesteps = past["timesteps"].tolist()
+            callback.evaluations_results = past["results"].tolist()
+            callback.evaluations_length = past["ep_lengths"].tolist()
+            callback.best_mean_reward = float(past["results"].mean(axis=1).max())
+            if "successes" in past:
+                callback.evaluations_successes = past["successes"].tolist()
 
 
 def _plain(value: Any) -> Any:

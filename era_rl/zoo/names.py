@@ -13,7 +13,7 @@ def check_names(what: str, given: Iterable[Any], known: Iterable[str]) -> None:
     """Raise ConfigError for the first name that is not known, with those that come close."""
     known = set(known)
     for name in given:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ConfigError(f"{what} {name!r} is unknown{close(str(name), known)}")
 
 

@@ -2,19 +2,19 @@
 
 import argparse
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 import era_rl.envs  # noqa: F401 (registers ids)
 from era_rl.zoo.algorithms import algorithm_class
 from era_rl.zoo.checkpoint import checkpoints, discard, newest_intact
-from era_rl.zoo.cli import parser
+from era_rl.zoo.cli import import_packages, parser
 from era_rl.zoo.config import check, config_path, entry_for, override, read_mapping
 from era_rl.zoo.experiment import Experiment
 from era_rl.zoo.names import ConfigError
@@ -37,17 +37,8 @@ def train(args: argparse.Namespace) -> None:
         checkpoint = newest_intact(run)
         if checkpoint is None:
             raise ConfigError(f"{run} has no checkpoint to go on from: begin a new run")
-    try:
-        experiment = _experiment(
-            args,
-            settings,
-            checkpoint,
-            eval_freq=args.eval_freq,
-            n_eval_episodes=args.eval_episodes,
-        )
-        model, _ = experiment.setup_experiment() or (None, None)
-    except ValueError as error:  # a setting outside its range: the message names it
-        raise ConfigError(str(error)) from error
+    options = {"eval_freq": args.eval_freq, "n_eval_episodes": args.eval_episodes}
+    experiment, model = _experiment(args, settings, checkpoint, **options)
     assert model is not None
     experiment.learn(model)
     experiment.save_trained_model(model)
@@ -58,10 +49,9 @@ def train(args: argparse.Namespace) -> None:
 def tune(args: argparse.Namespace) -> None:
     """Search for settings with Optuna; the report and the best trial go to the log folder."""
     register_search_spaces()
-    experiment = _experiment(
+    experiment, _ = _experiment(
         args,
         _settings(args),
-        None,
         eval_freq=-1,
         n_eval_episodes=args.eval_episodes,
         optimize_hyperparameters=True,
@@ -75,19 +65,27 @@ def tune(args: argparse.Namespace) -> None:
         study_name=args.study_name,
         no_optim_plots=True,
     )
-    experiment.setup_experiment()
     experiment.hyperparameters_optimization()
 
 
 def _experiment(
-    args: argparse.Namespace, settings: dict[str, Any], checkpoint: Path | None, **options: Any
-) -> Experiment:
+    args: argparse.Namespace,
+    settings: dict[str, Any],
+    checkpoint: Path | None = None,
+    **options: Any,
+) -> tuple[Experiment, BaseAlgorithm | None]:
+    """Return an experiment that is set up, and its model, None for a search."""
     ALGOS[args.algo] = algorithm_class(args.algo)
     if args.num_threads > 0:
         torch.set_num_threads(args.num_threads)
     set_random_seed(args.seed)
     env_kwargs = settings.get("env_kwargs", {})
-    return Experiment(args, settings, checkpoint, env_kwargs=env_kwargs, **options)
+    try:
+        experiment = Experiment(args, settings, checkpoint, env_kwargs=env_kwargs, **options)
+        model, _ = experiment.setup_experiment() or (None, None)
+    except ValueError as error:  # a setting outside its range: the message names it
+        raise ConfigError(str(error)) from error
+    return experiment, model
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,8 +105,7 @@ def _record(run: Path) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Return the arguments and the settings that a run began with."""
     (file,) = run.glob("*/args.yml")
     args = argparse.Namespace(**_arguments(file))
-    for package in args.gym_packages:
-        import_module(package)
+    import_packages(args.gym_packages)
     settings = read_mapping(file.with_name("config.yml"))
     check(settings, algorithm_class(args.algo))
     return args, settings

@@ -38,8 +38,8 @@ class Killed(BaseException):
 
 
 def stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 45) -> Path:
-    """Return the folder of a run of 60 steps that ended at one of them, with checkpoint-40."""
-    calls, step = iter(range(steps + 4 * 40)), PendulumEnv.step
+    """Return the folder of a run of 60 steps, evaluated every 10, that ended at one of them."""
+    calls, step = iter(range(steps + steps // 10 * 40)), PendulumEnv.step
 
     def counting(self: Any, action: Any) -> Any:
         if next(calls, None) is None:
@@ -165,6 +165,25 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     )
     assert episode_lengths(run) == [20, 20, 20]
     assert not checkpoints(run)
+
+
+def test_a_run_killed_before_its_second_checkpoint_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped_run(tmp_path, monkeypatch, steps=15)
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-0"]
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert episode_lengths(run) == [20, 20, 20]
+
+
+def test_a_checkpoint_takes_the_place_of_a_damaged_one_of_the_same_step(tmp_path: Path) -> None:
+    model = SACERA("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [4]})
+    model.learn(5)
+    for _ in range(2):
+        save_checkpoint(model, tmp_path / "Pendulum-v1")
+        assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-5"]
+        assert damaged_file(tmp_path / "checkpoint-5") is None
+        _damage(tmp_path / "checkpoint-5" / "model.zip", "changed")
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused(

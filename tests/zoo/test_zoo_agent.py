@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import imageio.v3 as imageio
 import numpy as np
 import optuna
@@ -51,6 +52,39 @@ def test_enjoy_plays_episodes(algo, logs, capsys):
     assert cli.main(["enjoy", *names(logs, algo), "-n", "45", "--no-render"]) == 0
     shown = capsys.readouterr().out
     assert re.findall(r"episode (\d): return -\d+\.\d+, 20 steps", shown) == ["1", "2"]
+
+
+def test_the_best_model_is_played_with_the_statistics_of_its_time(logs):
+    folder = logs / "ppo_era" / "Pendulum-v1_1" / "Pendulum-v1"
+    parser = cli.parser()
+    counts = []
+    for choice in ([], ["--best"]):
+        args = parser.parse_args(["evaluate", *names(logs, "ppo_era"), *choice])
+        _, env = agent.load_agent(args, {})
+        counts.append(env.obs_rms.count)
+        env.close()
+    assert counts[1] < counts[0]
+    assert sorted(path.name for path in (folder / "best").iterdir()) == ["vecnormalize.pkl"]
+
+
+def test_an_agent_with_hindsight_is_evaluated(tmp_path, capsys):
+    gymnasium.register(
+        "era-tests/BitFlip-v0",
+        "stable_baselines3.common.envs:BitFlippingEnv",
+        kwargs={"n_bits": 3, "continuous": True, "max_steps": 3},
+    )
+    run = ["--algo", "sac_era", "--env", "era-tests/BitFlip-v0", "-f", str(tmp_path)]
+    settings = ["policy=MultiInputPolicy", "replay_buffer_class=her", "learning_starts=5"]
+    small = ["batch_size=4", "policy_kwargs.net_arch=[4]"]
+    config = tmp_path / "config.yml"
+    config.write_text("'*': {policy: MultiInputPolicy, n_timesteps: 12}")
+    short = ["--config", str(config), "--eval-freq", "-1", "--verbose", "0"]
+    try:
+        assert cli.main(["train", *run, *short, "--params", *settings, *small]) == 0
+        assert cli.main(["evaluate", *run, "--episodes", "2"]) == 0
+    finally:
+        del gymnasium.registry["era-tests/BitFlip-v0"]
+    assert "2 episodes: return" in capsys.readouterr().out
 
 
 def test_enjoy_without_a_display_says_so_and_plays(logs, capsys, monkeypatch):
@@ -134,6 +168,7 @@ def moving_frames(folder: Path) -> int:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # moviepy's pipes to ffmpeg
+@pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")  # of imageio-ffmpeg 0.6
 def test_record_video_films_an_agent(logs, tmp_path, capsys):
     film = ["record-video", *names(logs, "ppo_era"), "-n", "12", "-o", str(tmp_path)]
     assert cli.main(film) == 0

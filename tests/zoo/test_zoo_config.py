@@ -215,6 +215,9 @@ def test_files_that_are_refused_do_nothing(tmp_path, name, text, message):
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
+PENDULUM = ["--algo", "sac_era", "--env", "Pendulum-v1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -224,15 +227,27 @@ def test_files_that_are_refused_do_nothing(tmp_path, name, text, message):
             "close: dm_control/dog-trot-v0",
         ),
         (
-            ["--algo", "sac_era", "--env", "Pendulum-v1", "--params", "learning_ratee=1"],
+            [*PENDULUM, "--params", "learning_ratee=1"],
             "setting 'learning_ratee' is unknown; close: learning_rate",
         ),
         (
             ["--algo", "sac_era_paper", "--env", "Pendulum-v1"],
             "no entry of .* matches 'Pendulum-v1'",
         ),
-        (["--algo", "sac_era", "--env", "Pendulum-v1", "--config", "no.yml"], "there is no file"),
-        (["--algo", "sac_era", "--env", "Pendulum-v1", "--params", "slack=2"], "slack=2"),
+        ([*PENDULUM, "--config", "no.yml"], "there is no file"),
+        ([*PENDULUM, "--params", "slack=2"], "slack=2"),
+        (
+            [*PENDULUM, "--gym-packages", "nopackage"],
+            "--gym-packages nopackage: No module named 'nopackage'",
+        ),
+        (
+            [*PENDULUM, "--params", "policy_kwargs.activation_fn=[relu]"],
+            r"activation_fn \['relu'\] is unknown",
+        ),
+        (
+            [*PENDULUM, "--params", "normalize={norm_ob: no}"],
+            "normalize 'norm_ob' is unknown; close: norm_obs",
+        ),
         (["--algo", "sac_era"], "--algo and --env must be given"),
         (["--resume", "nowhere"], "nowhere is not a run's folder"),
     ],
@@ -244,6 +259,19 @@ def test_typos_end_with_exit_code_2_and_what_is_close(arguments, message, capsys
     assert error.count("\n") == 1
     assert re.search(message, error), error
     assert not any(tmp_path.rglob("*_1"))
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train", "--save-freq"), ("train", "-n"), ("train", "--n-envs"), ("evaluate", "--episodes")],
+)
+@pytest.mark.parametrize(
+    ("value", "message"), [("0", "0 must be at least 1"), ("x", "invalid positive_int value")]
+)
+def test_counts_are_at_least_one(command, option, value, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([command, *PENDULUM, option, value])
+    assert message in capsys.readouterr().err
 
 
 def test_a_wrong_name_costs_no_slow_imports():
