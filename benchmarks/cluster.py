@@ -61,4 +61,5 @@ def _execute(command: list[str], result: str) -> tuple[int, str, str | None]:
             time.sleep(POLL_SECONDS)
         log.seek(0)
         path = Path(result)
-        return process.returncode, log.read(), path.read_text() if path.exists() else None
+        done = process.returncode == 0 and path.exists()  # else it may be an older one
+        return process.returncode, log.read(), path.read_text() if done else None

@@ -5,7 +5,8 @@
 For every head, the smallest entropy minus floor, in nats over all dimensions, on raw network outputs
 drawn at many scales, then on the worst of them after gradient ascent on the shortfall, each evaluated
 in float32 as in training and measured in float64. "Visited" is the smallest margin on the states that
-the trained policies of the results in ``benchmarks/results`` visited, with as many dimensions.
+the trained policies of the results in ``benchmarks/results`` visited, with the same head, floor and
+number of dimensions.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def audit(case: Case, batches: int) -> dict[str, Any]:
     for _ in range(batches):
         raw = random_raw(case.raw_dim, generator)
         with torch.no_grad():
-            entropy = case.entropy(raw)
+            entropy = _finite(case.entropy(raw))
         worst = entropy.topk(WORST, largest=False)
         smallest = min(smallest, worst.values[0].item())
         raws.append((worst.values, raw[worst.indices]))
@@ -125,7 +126,7 @@ def ascend(entropy: Callable[[Tensor], Tensor], raw: Tensor) -> float:
     optimizer = torch.optim.Adam([raw], lr=0.05)
     smallest = float("inf")
     for _ in range(ASCENT_STEPS):
-        values = entropy(raw)
+        values = _finite(entropy(raw))
         smallest = min(smallest, values.min().item())
         optimizer.zero_grad()
         values.sum().backward()
@@ -133,17 +134,33 @@ def ascend(entropy: Callable[[Tensor], Tensor], raw: Tensor) -> float:
     return smallest
 
 
+def _finite(entropy: Tensor) -> Tensor:
+    """Return entropies; a minimum would pass over one that is not a number.
+
+    Raises:
+        FloatingPointError: If one is not finite.
+    """
+    if not entropy.isfinite().all():
+        raise FloatingPointError("a head gave an entropy that is not finite")
+    return entropy
+
+
 def visited(results: Path) -> dict[str, float]:
-    """Return the smallest margin on visited states by kind of head and size, over SACERA's results."""
+    """Return the smallest margin on visited states by :func:`key`, over SACERA's results."""
     margins: dict[str, float] = {}
     for path in sorted(results.glob("*/*.json")):
         run = json.loads(path.read_text())
         if "trace" not in run or not run["config"]["algo"].startswith("sac_era"):
             continue
-        kind = f"{kind_of(run['config']['settings'])}, {run['action_dim']}"
-        margin = min(run["trace"]["margin_min"])
-        margins[kind] = min(margins.get(kind, float("inf")), margin)
+        trace = run["trace"]
+        name = key(kind_of(run["config"]["settings"]), run["action_dim"], trace["floor"][-1])
+        margins[name] = min(margins.get(name, float("inf")), *trace["margin_min"])
     return margins
+
+
+def key(kind: str, size: int, floor: float) -> str:
+    """Return the name of a head with so many dimensions or classes and such a floor."""
+    return f"{kind}, {size}, {floor:g}"
 
 
 def kind_of(settings: dict[str, Any]) -> str:
@@ -185,12 +202,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where trained runs are")
     parser.add_argument("--out", type=Path, default=RESULTS / "floor-audit" / "audit.json")
     args = parser.parse_args(argv)
+    code = circumstances()
     torch.set_num_threads(1)
     cases = [case for dim in args.dimensions for case in continuous_cases(dim)]
     cases += [case for classes in args.classes for case in categorical_cases(classes)]
-    rows = [audit(case, args.batches) for case in cases]
-    content = {**circumstances(), "batches": args.batches, "rows": rows}
-    write_json(args.out, {**content, "visited": visited(args.results)})
+    margins = visited(args.results)
+    rows = [
+        {**audit(c, args.batches), "visited": margins.get(key(c.kind, c.size, c.floor))}
+        for c in cases
+    ]
+    content = {**code, "batches": args.batches, "rows": rows}
+    write_json(args.out, content)
     sys.stdout.write(f"{args.out}\n")
 
 

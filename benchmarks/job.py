@@ -8,9 +8,7 @@ what a killed run has lost is what it did since. The result is written when the 
 
 import argparse
 import math
-import os
 import shutil
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,8 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, help="folder of the suite's results")
     parser.add_argument("--scratch", type=Path, help="folder of the suite's checkpoints")
     args = parser.parse_args(argv)
-    if os.environ.pop("BENCHMARKS_PARENT_PIPE", ""):
-        threading.Thread(target=_end_with_parent, daemon=True).start()
     suite = suites.load(args.suite)
     run = suite.run(args.run)
     results = args.results or RESULTS / suite.name
@@ -91,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def execute(run: TrainingRun, folder: Path) -> dict[str, Any]:
     """Train, from the last checkpoint in the folder if there is one, and return the result."""
     torch.set_num_threads(1)
+    code = circumstances()  # of what is loaded now: hours later the checkout may be another
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
         for name in (TRACE, CONFLICT, RESUMED, run.config["algo"]):
@@ -106,7 +103,7 @@ def execute(run: TrainingRun, folder: Path) -> dict[str, Any]:
     assert model is not None
     experiment.learn(model)
     experiment.save_trained_model(model)
-    return _result(run, folder, Path(experiment.save_path))
+    return {**_result(run, folder, Path(experiment.save_path)), **code}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -156,7 +153,6 @@ def _result(run: TrainingRun, folder: Path, logs: Path) -> dict[str, Any]:
         "config": run.config,
         "config_hash": run.config_hash,
         "action_dim": _action_dim(run.config),
-        **circumstances(),
         "wall_seconds": round(seconds, 1),
         "steps_per_second": _rounded(run.steps / seconds),
         "peak_memory_mib": peak_memory_mib(),
@@ -198,14 +194,6 @@ def _peak_gpu_memory_mib() -> float | None:
 def _remove(path: Path) -> None:
     """Remove what a run left that was killed before its first checkpoint."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _end_with_parent() -> None:
-    """Wait for the pipe from the runner to close, which it does even where the runner is killed."""
-    # not through sys.stdin, whose lock would be held when the interpreter ends
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,10 @@ def head_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     if args.compile:
         heads["exact, compiled"] = torch.compile(exact, fullgraph=True)
 
+    raw = torch.randn(args.batch_size, 2 * dim, device=args.device, requires_grad=True)
+
     def step(head: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-        raw = torch.randn(args.batch_size, 2 * dim, device=args.device, requires_grad=True)
+        raw.grad = None
         loc, log_std = head(raw)
         (loc.sum() + log_std.sum()).backward()
 
@@ -118,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args(argv)
+    code = circumstances()
     torch.set_num_threads(1)
     times = {"head": interleaved(head_steps(args), args.blocks, args.repeats, args.device)}
     for host in args.hosts:
@@ -126,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         args.out,
         {
             "settings": {key: str(value) for key, value in vars(args).items() if key != "out"},
-            **circumstances(),
+            **code,
             "ratios": {name: ratios(found, PLAIN) for name, found in times.items()},
             "seconds": times,
         },

@@ -14,7 +14,10 @@ from benchmarks.runner import Status, duration, status
 from benchmarks.suite import Suite
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, plot_gradient_conflict
 
-INTERVALS = "IQM over seeds with 95% stratified bootstrap intervals (rliable)"
+INTERVALS = (
+    "IQM over seeds with 95% stratified bootstrap intervals (rliable), which are too narrow for fewer "
+    "than five seeds"
+)
 
 
 def write(suite: Suite, results_folder: Path, scratch: Path) -> Path:
@@ -63,7 +66,7 @@ def _measured(suite: Suite, grid: Grid, folder: Path) -> list[Section]:
             grid,
             figures.gradient_norms,
             folder / "gradient_norm.png",
-            "Norm of the actor's last gradient, averaged over seeds",
+            "Norm of the actor's last gradient, averaged over seeds; PPO's and A2C's after clipping",
         ),
         _speed(grid),
         _provenance(grid),
@@ -196,7 +199,7 @@ def _entropy(grid: Grid, folder: Path) -> Section:
                 header,
                 rows,
                 "Nats per dimension, of actions in [-1, 1]. The margin is the lowest entropy of any "
-                "visited state less the floor: a floor that holds has none below zero (but rounding). "
+                "visited state minus the floor: a floor that holds has none below zero (but rounding). "
                 "PPO's and A2C's own policies are unbounded normals, whose entropy is that before "
                 "clipping",
             ),

@@ -37,7 +37,8 @@ Launch = Callable[[Run, Path, Path], Execution]
 def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[bytes]:
     """Start a run's command as a subprocess with one thread.
 
-    A training run watches its standard input, a pipe that closes with this process, however that ends.
+    It watches its standard input (``benchmarks/__init__.py``), a pipe that closes with this process,
+    however that ends.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "BENCHMARKS_PARENT_PIPE": "1"}
     return subprocess.Popen(

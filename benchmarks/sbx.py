@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 
 from benchmarks.results import circumstances
-from benchmarks.throughput import build, ratios, seconds
+from benchmarks.throughput import NAMES, build, ratios, seconds
 from era_rl.files import write_json
 
 WORKER = """
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and write one JSON file, of the form of benchmarks.throughput's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sbx", description=__doc__)
     parser.add_argument("--python", required=True, help="interpreter of an environment with SBX")
-    parser.add_argument("--algorithms", nargs="+", default=["sac", "exact"])
+    parser.add_argument("--algorithms", nargs="+", choices=NAMES, default=["sac", "exact"])
     parser.add_argument("--env", default="HalfCheetah-v5")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=256)
@@ -105,6 +105,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.set_defaults(n_envs=1)
     args = parser.parse_args(argv)
+    if "sac" not in args.algorithms:
+        parser.error("argument --algorithms: sac must be among them, as the reference")
+    code = circumstances()
     # XLA starts a thread a core: the same cores for both, not as many threads
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     torch.set_num_threads(args.threads)
@@ -112,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = {
         key: str(value) for key, value in vars(args).items() if key not in ("out", "python")
     }
-    content = {"settings": {**settings, "reference": "sac"}, **circumstances(), "sbx": version}
+    content = {"settings": {**settings, "reference": "sac"}, **code, "sbx": version}
     write_json(args.out, {**content, "ratios": ratios(blocks, "sac"), "seconds": blocks})
 
 

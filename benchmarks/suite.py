@@ -7,6 +7,7 @@ and commands, measurements by a module of their own.
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,11 +27,11 @@ KEYS = frozenset(
     ]
 )
 NEEDED = frozenset(["description", "arms", "seeds", "evaluate_every", "checkpoint_every"])
-NEEDED |= {"evaluation_episodes"}
+NEEDED |= {"evaluation_episodes", "baseline"}
 # by kind of entry: the keys that there are, and those that must be given
 ENTRIES = {
-    "tasks": (["env", "range", "steps", "params", "dimension"], ["env"]),
-    "arms": (["algo", "params", "nats_per_dim", "about"], ["algo"]),
+    "tasks": (["env", "range", "steps", "params", "dimension"], ["env", "range"]),
+    "arms": (["algo", "params", "nats_per_dim", "about"], ["algo", "about"]),
     "commands": (["module", "arguments", "output", "minutes"], ["module", "output", "minutes"]),
 }
 
@@ -205,21 +206,26 @@ def _check_entry(where: str, entry: Any, known: Collection[str], needed: Collect
 
 def _training_runs(suite: str, content: dict[str, Any]) -> list[TrainingRun]:
     tasks, arms = content.get("tasks", {}), content.get("arms", {})
-    if "baseline" in content:
+    if tasks:
         check_names("baseline", [content["baseline"]], arms)
     configs = {(t, a): _config(content, tasks[t], arms[a]) for t in tasks for a in arms}
-    return [
+    runs = [
         TrainingRun(suite, task, arm, seed, config, int(content["checkpoint_every"]))
         for seed in content.get("seeds", [])
         for (task, arm), config in configs.items()
     ]
+    if doubled := [name for name, count in Counter(run.name for run in runs).items() if count > 1]:
+        raise SuiteError(f"{suite}: seeds, tasks and arms must not give {doubled[0]} twice")
+    return runs
 
 
 def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of an arm on a task: the zoo's entry with the suite's changes."""
     check_names("algo", [arm["algo"]], ALGORITHMS)
     settings = entry_for(task["env"], config_path(arm["algo"]))
-    steps = int(task.get("steps", content["steps"]))
+    if "steps" not in {**content, **task}:
+        raise SuiteError(f"steps must be given, for the suite or for the task of {task['env']}")
+    steps = int({**content, **task}["steps"])
     for changes in (task.get("params", {}), arm.get("params", {}), {"n_timesteps": steps}):
         settings = _changed(settings, changes)
     check(settings, algorithm_class(arm["algo"]))

@@ -48,7 +48,7 @@ def floor_audit(path: Path) -> Table:
     content = json.loads(path.read_text())
     rows = []
     for row in content["rows"]:
-        visited = content["visited"].get(f"{row['kind']}, {row['size']}")
+        visited = row["visited"]
         rows.append(
             [
                 f"{row['head']}, {row['size']}",
@@ -59,9 +59,9 @@ def floor_audit(path: Path) -> Table:
             ]
         )
     caption = (
-        "Smallest entropy less floor, in nats over all dimensions: negative where the floor does not "
+        "Smallest (entropy - floor), in nats over all dimensions: negative where the floor does not "
         "hold (float32 rounds at about 1e-6 a dimension). Eq. 11 holds the entropy before truncation. "
-        "Visited: the smallest on states that trained policies of that size visited"
+        "Visited: the smallest on states that trained policies with that head visited"
     )
     header = ["head, dimensions or classes", "floor", "random search", "gradient ascent", "visited"]
     return Table(header, rows, caption)
@@ -111,7 +111,8 @@ def speeds(results: Path = RESULTS) -> Table:
         rows.append([", ".join(setting), *cells, reached])
     caption = (
         "Environment steps per second over SB3's SAC, median [quartiles]: HalfCheetah-v5, two hidden "
-        "layers. Share: of a compiled update, the time its matrix products need"
+        "layers. Share: the part of a compiled update's time that its matrix products alone need. Rows "
+        "with SBX are runs of their own"
     )
     if not any(row[0].startswith("cuda") for row in rows):
         caption += ". CUDA is unmeasured"
@@ -123,18 +124,14 @@ def floors(results: Path = RESULTS) -> Table:
     content = json.loads((results / "floor-audit" / "audit.json").read_text())
     heads: dict[str, list[tuple[str, str, str]]] = {}
     for row in content["rows"]:
-        found = [
-            row["random"],
-            row["ascent"],
-            content["visited"].get(f"{row['kind']}, {row['size']}"),
-        ]
+        found = [row["random"], row["ascent"], row["visited"]]
         margin = min(value for value in found if value is not None)
         heads.setdefault(row["head"], []).append(
             (str(row["size"]), f"{row['floor']:g}", f"{margin:+.1e}")
         )
     rows = [[head, *map(", ".join, zip(*each, strict=True))] for head, each in heads.items()]
     caption = (
-        "Smallest entropy less floor found by random search, gradient ascent and on visited states, in "
+        "Smallest (entropy - floor) found by random search, gradient ascent and on visited states, in "
         "nats: negative where the floor does not hold (float32 rounds at about 1e-6 a dimension)"
     )
     return Table(["head", "dimensions or classes", "floor", "smallest margin"], rows, caption)

@@ -26,6 +26,10 @@ from benchmarks.results import circumstances
 from era_rl.files import write_json
 from era_rl.sb3 import SACERA, DeviceReplayBuffer
 
+NAMES = ["sac", "exact", "gaussian", "exact-compiled", "gaussian-compiled"]
+NAMES += ["exact-device", "exact-compiled-device", "exact-compiled-overlap"]
+"""Algorithms that can be measured: SB3's SAC, and SACERA with a floor and options."""
+
 
 def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
     """Return the algorithm ``name`` with the networks and settings that all share."""
@@ -153,10 +157,8 @@ def ratios(blocks: dict[str, dict[str, list[float]]], reference: str) -> list[di
 def main(argv: list[str] | None = None) -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
-    names = ["sac", "exact", "gaussian", "exact-compiled", "gaussian-compiled"]
-    names += ["exact-device", "exact-compiled-device", "exact-compiled-overlap"]
-    parser.add_argument("--algorithms", nargs="+", choices=names, default=names[:3])
-    parser.add_argument("--reference", choices=names, default="sac")
+    parser.add_argument("--algorithms", nargs="+", choices=NAMES, default=NAMES[:3])
+    parser.add_argument("--reference", choices=NAMES, default="sac")
     parser.add_argument("--env", default="HalfCheetah-v5")
     parser.add_argument(
         "--n-envs", type=int, default=1, help="processes of environments, from 2 on"
@@ -173,11 +175,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.reference not in args.algorithms:
         parser.error(f"argument --reference: {args.reference} must be among --algorithms")
 
+    code = circumstances()
     torch.set_num_threads(args.threads)
     blocks, products = measure(args)
     content = {
         "settings": {key: str(value) for key, value in vars(args).items() if key != "out"},
-        **circumstances(),
+        **code,
         "update": floor(blocks, products, args),
         "ratios": ratios(blocks, args.reference),
         "seconds": blocks,

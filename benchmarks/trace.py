@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from torch import Tensor
+from torch import Tensor, nn
 
+from era_rl.files import in_one_piece
 from era_rl.sb3 import TanhNormalDistribution
 from era_rl.sb3.callbacks import VisitedStatesCallback
 
@@ -59,9 +60,20 @@ class PolicyTrace(VisitedStatesCallback):
 
     def _gradient_norm(self) -> float:
         """Return the norm of the gradients that the last update left in the actor."""
-        actor = getattr(self.model, "actor", self.model.policy)
-        gradients = [p.grad for p in actor.parameters() if p.grad is not None]
+        gradients = [p.grad for p in actor_parameters(self.model) if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients).item() if gradients else math.nan
+
+
+def actor_parameters(model: Any) -> list[nn.Parameter]:
+    """Return the parameters that a model's actions depend on, of ERA's policies and of stock ones."""
+    policy = model.policy
+    if hasattr(policy, "actor_parameters"):
+        return policy.actor_parameters()
+    if hasattr(policy, "actor"):
+        return list(policy.actor.parameters())
+    modules = (policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net)
+    found = [parameter for module in modules for parameter in module.parameters()]
+    return [*found, policy.log_std] if hasattr(policy, "log_std") else found
 
 
 def entropy_and_log_std(model: Any, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +95,7 @@ def read_rows(path: Path) -> list[list[float]]:
     """Return the rows of a measuring callback's file, without header and without a torn last line."""
     if not path.exists():
         return []
-    _, *rows = csv.reader(path.read_text().split("\n")[:-1])
+    rows = list(csv.reader(path.read_text().split("\n")[:-1]))[1:]
     return [[float(value) for value in row] for row in rows]
 
 
@@ -92,5 +104,5 @@ def drop_rows_after(path: Path, timesteps: int) -> None:
     if path.exists():
         header = path.read_text().partition("\n")[0].strip()
         kept = [row for row in read_rows(path) if row[0] <= timesteps]
-        with path.open("w", newline="") as file:
+        with in_one_piece(path) as part, part.open("w", newline="") as file:
             csv.writer(file).writerows([header.split(","), *kept])

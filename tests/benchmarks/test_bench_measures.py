@@ -14,9 +14,17 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO, SAC
+from torch import Tensor
 
 from benchmarks import floor_audit, overhead, reaching, sbx, suite, tables
-from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, entropy_and_log_std, read_rows
+from benchmarks.trace import (
+    COLUMNS,
+    PolicyTrace,
+    actor_parameters,
+    drop_rows_after,
+    entropy_and_log_std,
+    read_rows,
+)
 from era_rl.sb3 import PPOERA, SACERA
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
@@ -120,12 +128,33 @@ def test_the_audit_takes_the_worst_of_trained_runs(tmp_path: Path) -> None:
         [({}, [0.2, 0.1]), ({}, [0.3]), ({"floor": "gaussian"}, [-1.0])]
     ):
         config = {"algo": "sac_era", "settings": settings}
-        run = {"config": config, "action_dim": 6, "trace": {"margin_min": margin}}
+        trace = {"margin_min": margin, "floor": [-3.0]}
+        run = {"config": config, "action_dim": 6, "trace": trace}
         path = tmp_path / "suite" / f"{index}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(run))
     (tmp_path / "suite" / "other.json").write_text("{}")
-    assert floor_audit.visited(tmp_path) == {"exact, 6": 0.1, "gaussian, 6": -1.0}
+    assert floor_audit.visited(tmp_path) == {"exact, 6, -3": 0.1, "gaussian, 6, -3": -1.0}
+
+
+def test_the_audit_passes_over_no_entropy_that_is_not_a_number() -> None:
+    def entropy(raw: Tensor) -> Tensor:
+        return raw.sum(-1).masked_fill(raw[:, 0] > 100.0, math.nan)
+
+    case = floor_audit.Case("broken", 0.0, 1, 2, entropy)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        floor_audit.audit(case, batches=1)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_gradient_norm_is_that_of_what_actions_depend_on(name: str) -> None:
+    model = build(name)
+    obs = torch.randn(8, 8)
+    entropy, log_std = entropy_and_log_std(model, obs)
+    mode = model.policy._predict(obs, deterministic=True)
+    (entropy.sum() + log_std.sum() + mode.sum()).backward()
+    moved = {id(p) for p in model.policy.parameters() if p.grad is not None}
+    assert {id(p) for p in actor_parameters(model)} == moved
 
 
 def test_overhead_writes_ratios_of_heads_and_training_steps(tmp_path: Path) -> None:

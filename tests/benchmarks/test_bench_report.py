@@ -103,10 +103,9 @@ def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
     audit = {"head": "exact floor", "size": 6, "floor": -3.0, "kind": "exact"}
     content = {
         "rows": [
-            {**audit, "random": 1e-5, "ascent": -2e-6},
-            {**audit, "size": 38, "random": 2e-5, "ascent": 3e-5},
-        ],
-        "visited": {"exact, 6": 3e-4, "exact, 38": 1e-6},
+            {**audit, "random": 1e-5, "ascent": -2e-6, "visited": None},
+            {**audit, "size": 38, "random": 2e-5, "ascent": 3e-5, "visited": 1e-6},
+        ]
     }
     write_json(tmp_path / "floor-audit" / "audit.json", content)
     speed = {"speed_over_sac": {"median": 1.5, "quartiles": [1.4, 1.6]}, "per": "env_step"}

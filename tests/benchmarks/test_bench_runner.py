@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,7 +15,7 @@ from bench_tiny import made_up, tiny
 
 from benchmarks import __main__ as cli
 from benchmarks import results, suite
-from benchmarks.runner import Estimate, Runner, checkpoint_steps, status
+from benchmarks.runner import Estimate, Runner, checkpoint_steps, start, status
 from benchmarks.suite import Run, SuiteError, TrainingRun
 from era_rl.files import locked, write_json
 
@@ -139,6 +141,16 @@ def test_commands_run_as_subprocesses_and_their_tracebacks_are_kept(tmp_path: Pa
     assert "2/3 done" in shown
 
 
+def test_what_the_runner_starts_ends_with_it(tmp_path: Path) -> None:
+    with (tmp_path / "log.txt").open("w") as log:
+        process = start([sys.executable, "-c", "import benchmarks, time; time.sleep(600)"], log)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.0)
+        assert process.stdin is not None
+        process.stdin.close()  # as where the runner is killed
+        assert process.wait(60.0) == 1
+
+
 def test_unknown_suites_are_answered_in_a_line(capsys) -> None:
     assert cli.main(["status", "pilots"]) == 2
     assert "close: pilot" in capsys.readouterr().err
@@ -162,9 +174,8 @@ def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> Non
     untrained = "algo: sac_era, params: {learning_starts: 10000, policy_kwargs: {net_arch: [8]}}"
     changes = [("algo: sac_era", untrained), ("seeds: [0, 1]", "seeds: [0]")]
     changes += [(f"{key}: {old}", f"{key}: {new}") for key, old, new in STEPS]
-    path = tiny(
-        tmp_path, *changes, ("  sac: {algo: sac, about: stock}\n", ""), ("baseline: sac\n", "")
-    )
+    changes += [("  sac: {algo: sac, about: stock}\n", ""), ("baseline: sac", "baseline: era")]
+    path = tiny(tmp_path, *changes)
     (run,) = suite.load(path).runs
     results_folder, scratch = tmp_path / "results", tmp_path / "scratch"
     # forked, so that it need not import everything again

@@ -64,8 +64,15 @@ def test_params_are_merged_into_the_zoos_settings(tmp_path: Path) -> None:
         ("baseline: sac", "baseline: ppo", "ppo"),
         ("seeds:", "sedes:", "sedes"),
         ("env: Pendulum-v1", "envs: Pendulum-v1", "envs"),
+        ("baseline: sac\n", "", "baseline must be given"),
+        (", range: [-1600, 0]", "", "pendulum: range must be given"),
+        ("steps: 300\n", "", "steps must be given"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "must not give pendulum-sac-seed0 twice"),
     ],
-    ids=["algo", "setting", "baseline", "key", "task key"],
+    ids=[
+        *("algo", "setting", "baseline", "key", "task key"),
+        *("no baseline", "no range", "no steps", "doubled seed"),
+    ],
 )
 def test_what_does_not_fit_is_refused_by_name(
     tmp_path: Path, old: str, new: str, message: str
