@@ -77,7 +77,7 @@ def test_run_installs_tests_and_measures_within_its_budget(
     monkeypatch.setattr(gpu, "_step", step)
     assert gpu.main(arguments) == 1
     assert [command[2] for command in started] == ["pip", "pytest", "benchmarks"]
-    assert "--time-limit=2.00" in started[2]
+    assert "--time-limit=1.50" in started[2]  # half a minute for imports, and to end what it runs
     statuses = {
         n: s["exit_status"] for n, s in json.loads((out / "summary.json").read_text()).items()
     }
