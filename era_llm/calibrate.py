@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from era_llm.evaluate import sample
+from era_llm.evaluate import end_tokens, sample
 from era_llm.functional import Tokens, token_entropies, top_entropy_mean
 
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -30,7 +30,14 @@ def calibrate(
     Returns:
         "responses", "quantiles" of H_resp in nats, and the suggested "era_entropy_low" and
         "era_entropy_high".
+
+    Raises:
+        ValueError: If there is nothing to sample.
     """
+    if not prompts or samples < 1:
+        raise ValueError(
+            f"prompts and samples must be at least 1, got {len(prompts)} prompts, samples={samples}"
+        )
     values = torch.cat(
         [
             response_entropies(model, ids, length, tokenizer, ratio, tokens, temperature)
@@ -52,8 +59,9 @@ def suggest(h_resp: Tensor) -> dict[str, Any]:
     Args:
         h_resp: Response entropies in nats, (responses,).
     """
-    levels = torch.tensor(_QUANTILES, dtype=torch.float64)
-    found = dict(zip(_QUANTILES, h_resp.double().quantile(levels).tolist(), strict=True))
+    values = h_resp.cpu().double()
+    levels = values.new_tensor(_QUANTILES)
+    found = dict(zip(_QUANTILES, values.quantile(levels).tolist(), strict=True))
     return {
         "quantiles": {str(level): round(value, 4) for level, value in found.items()},
         "era_entropy_low": round(found[0.1], 4),
@@ -72,14 +80,15 @@ def response_entropies(
         model: A causal language model.
         ids: Token ids, (sequences, time), padded on the right.
         prompt: Number of prompt tokens.
-        tokenizer: Its tokenizer, for the end token.
+        tokenizer: Its tokenizer, for the end token; those of the model's generation_config end too.
         ratio: Share of the tokens that count.
         tokens: Which of them, see `era_llm.functional.select_tokens`.
         temperature: Temperature of the distribution.
     """
     completion = ids[:, prompt:]
-    ended = (completion == tokenizer.eos_token_id).cumsum(-1)
-    mask = (ended == 0) | ((ended == 1) & (completion == tokenizer.eos_token_id))
+    is_end = torch.isin(completion, completion.new_tensor(end_tokens(model, tokenizer)))
+    ended = is_end.cumsum(-1)
+    mask = (ended == 0) | ((ended == 1) & is_end)
     logits = model(input_ids=ids).logits[:, prompt - 1 : -1]
     entropies = token_entropies(logits.float() / temperature)
     return top_entropy_mean(entropies, mask, ratio, tokens)

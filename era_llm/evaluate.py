@@ -8,6 +8,19 @@ import torch
 
 Reward = Callable[..., list[float]]
 
+_PLAIN_SAMPLING = {
+    "do_sample": True,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+"""From softmax(z / temperature) itself: what is not said here is the model's generation_config's."""
+
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
     """Return the chance that one of k samples is right, 1 - C(n - c, k) / C(n, k).
@@ -57,7 +70,14 @@ def evaluate(
         samples: Samples of each prompt.
         ks: Values of k, each at most samples.
         **sampling: Arguments of `sample`.
+
+    Raises:
+        ValueError: If there are no rows, or a k lies outside [1, samples].
     """
+    if not rows:
+        raise ValueError("rows must hold at least one prompt, got none")
+    for k in ks:  # refused before the sampling, not after it
+        pass_at_k(samples, 0, k)
     right = []
     for row in rows:
         batches = sample(model, tokenizer, row["prompt"], samples, **sampling)
@@ -93,6 +113,8 @@ def sample(
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield batches of sampled sequences of one prompt and the length of the prompt.
 
+    Sampled from softmax(z / temperature), whatever the model's generation_config cuts off or penalises.
+
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
@@ -110,14 +132,26 @@ def sample(
         tokens = model.eval().generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
-            do_sample=True,
-            top_k=0,
+            **_PLAIN_SAMPLING,
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             num_return_sequences=min(batch_size, samples - start),
             pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end_tokens(model, tokenizer),
         )
         yield tokens, inputs["input_ids"].size(1)
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Return the tokens that end a completion: the tokenizer's and those the model declares.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+    """
+    declared = model.generation_config.eos_token_id
+    declared = declared if isinstance(declared, list) else [declared]
+    return [token for token in {tokenizer.eos_token_id, *declared} if token is not None]
 
 
 def _decode(tokenizer: Any, tokens: torch.Tensor, prompt: int) -> list[str]:

@@ -4,9 +4,11 @@ import re
 from fractions import Fraction
 from typing import Any
 
-_ANSWER_LINE = re.compile(r"(?:^|\n)\s*\**answer\**\s*:\s*(.+)", re.IGNORECASE)
+_ANSWER_LINE = re.compile(r"(?:^|\n)[^\S\n]*\**answer\**\s*:\s*(.+)", re.IGNORECASE)
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}")
+# Fraction would write out any exponent: 1e9999999999 has ten billion digits.
+_NUMBER = re.compile(r"[-+]?(\d+/\d+|(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?)", re.IGNORECASE)
 _NOISE = re.compile(r"\\left|\\right|\\[,;!%$ ]|[\s$%]")
 
 
@@ -59,9 +61,11 @@ def _braced(text: str, start: int) -> str | None:
 
 
 def _number(text: str) -> Fraction | None:
-    """Read "1,234", "-0.5", "3/4" or "(3)/(4)" exactly; None for anything else."""
+    """Read "1,234", "-0.5", "1e3", "3/4" or "(3)/(4)" exactly; None for anything else."""
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     plain = re.sub(r"[()]", "", plain) if re.fullmatch(r"-?\([^()]+\)/\([^()]+\)", plain) else plain
+    if not _NUMBER.fullmatch(plain):
+        return None
     try:
         return Fraction(plain)
     except (ValueError, ZeroDivisionError):
