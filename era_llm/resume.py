@@ -28,8 +28,10 @@ def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | Non
                 "give an older one, or true for the newest that is whole"
             )
         return str(asked)
-    found = Path(output_dir).glob("checkpoint-*")
-    for checkpoint in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+    names = [path.name for path in Path(output_dir).glob("checkpoint-*")]
+    steps = filter(str.isdecimal, (name.removeprefix("checkpoint-") for name in names))
+    for step in sorted(steps, key=int, reverse=True):
+        checkpoint = Path(output_dir) / f"checkpoint-{step}"
         damaged = damaged_file(checkpoint)
         if damaged is None:
             return str(checkpoint)

@@ -66,16 +66,17 @@ def train(arguments: list[str]) -> None:
         "dtype": model.dtype,
         **(config.model_init_kwargs or {}),
     }
-    trainer = GRPOERATrainer(
-        model.model_name_or_path,
-        resolve(options.reward),
-        config,
-        train_dataset=load_rows(options),
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
-    )
+    # what can be refused at once, before the model is loaded
     checkpoint = checkpoint_to_resume(config.resume_from_checkpoint, config.output_dir)
-    with locked(config.output_dir) if trainer.is_world_process_zero() else nullcontext():
+    with locked(config.output_dir) if config.process_index == 0 else nullcontext():
+        trainer = GRPOERATrainer(
+            model.model_name_or_path,
+            resolve(options.reward),
+            config,
+            train_dataset=load_rows(options),
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+        )
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(config.output_dir)
 

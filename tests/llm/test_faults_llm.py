@@ -12,7 +12,7 @@ import pytest
 import torch
 from llm_helpers import options
 
-from era_llm import toy_runs
+from era_llm import toy_runs, train
 from era_llm.cli import main
 from era_llm.resume import checkpoint_to_resume, damaged_file
 from era_llm.toy import toy_tokenizer
@@ -95,6 +95,8 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     assert checkpoint_to_resume("true", str(tmp_path)) == str(newest)
     (newest / name).write_bytes((newest / name).read_bytes()[:-10])
     assert checkpoint_to_resume(True, str(tmp_path)) == str(tmp_path / "checkpoint-1")
+    (tmp_path / "checkpoint-best").mkdir()
+    assert checkpoint_to_resume(True, str(tmp_path)) == str(tmp_path / "checkpoint-1")
     assert f"checkpoint-2 is damaged ({name}): looking for an older" in capsys.readouterr().err
     with pytest.raises(ValueError, match=rf"checkpoint-2' is no whole checkpoint \({name}\)"):
         checkpoint_to_resume(str(newest), str(tmp_path))
@@ -109,7 +111,12 @@ def test_without_being_asked_a_run_begins_anew(checkpoint: Path) -> None:
     assert checkpoint_to_resume(str(checkpoint), "elsewhere") == str(checkpoint)
 
 
-def test_an_output_folder_that_is_worked_in_is_refused(command: list[str], tmp_path: Path) -> None:
+def test_what_cannot_run_is_refused_before_a_model_is_loaded(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "GRPOERATrainer", lambda *_, **__: pytest.fail("a model is loaded"))
+    with pytest.raises(ValueError, match="no whole checkpoint in"):
+        main([*command, *RESUME])
     with locked(tmp_path / "out"), pytest.raises(ValueError, match="worked on by another process"):
         main(command)
     assert _steps(tmp_path / "out") == []

@@ -122,7 +122,7 @@ class _Stop(Exception):  # noqa: N818
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """Record what the train command would build a trainer from, and stop it there."""
     record: dict[str, Any] = {}
 
@@ -130,6 +130,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         record.update(model=model, reward=reward, config=config, **rest)
         raise _Stop
 
+    monkeypatch.chdir(tmp_path)  # where the folder of the run is held
     monkeypatch.setattr(train, "GRPOERATrainer", stop)
     monkeypatch.setattr(train, "load_rows", lambda options: record.update(data=options))
     return record
