@@ -3,6 +3,7 @@
 import platform
 import sys
 import time
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
@@ -59,11 +60,14 @@ def compare(output: Path, seeds: list[int], steps: int) -> str:
         output: Folder of the runs, of table.md and of curves.png.
         seeds: Seeds of model, data and sampling; the arms of a seed share a pre-trained model.
         steps: Optimizer steps.
+
+    Raises:
+        ValueError: If the folder has runs of other settings, or another process works in it.
     """
     with locked(output):
         for seed in seeds:
             paths = {arm: output / f"{arm}-seed{seed}.json" for arm in ARMS}
-            missing = [arm for arm, path in paths.items() if not path.exists()]
+            missing = [a for a, path in paths.items() if not is_done(path, seed, steps, ARMS[a])]
             model = pretrained_toy(seed) if missing else None
             for arm in missing:
                 write_json(paths[arm], run(model, seed, steps, ARMS[arm])[0])
@@ -93,7 +97,7 @@ def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dic
     trained.load_state_dict(model.state_dict())
     started = time.perf_counter()
     with TemporaryDirectory() as folder:
-        settings = {**_settings(seed, steps), **changes}
+        settings = _settings(seed, steps, changes)
         trainer = GRPOERATrainer(
             trained,
             toy_reward,
@@ -116,6 +120,33 @@ def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dic
         "curves": curves,
     }
     return record, trained
+
+
+def is_done(path: Path, seed: int, steps: int, changes: dict[str, Any]) -> bool:
+    """Return whether the file of a run is there.
+
+    Args:
+        path: The file.
+        seed: Seed of the run.
+        steps: Its optimizer steps.
+        changes: Its options.
+
+    Raises:
+        ValueError: If it is of a run with other settings, or damaged.
+    """
+    if not path.exists():
+        return False
+    defaults = {option.name: option.default for option in fields(GRPOERAConfig)}
+    stored = {**defaults, **read_json(path)["config"]}
+    asked = {**defaults, **_settings(seed, steps, changes)}
+    names = [name for name in asked if stored[name] != asked[name]]
+    if names:
+        listed = ", ".join(f"{name}: {stored[name]!r}, now {asked[name]!r}" for name in names)
+        raise ValueError(
+            f"{path.name} in folder={str(path.parent)!r} is of other settings ({listed}): "
+            "take another folder"
+        )
+    return True
 
 
 def measure(model: Any) -> dict[str, float]:
@@ -176,7 +207,7 @@ def figure(records: dict[str, list[dict[str, Any]]], path: Path) -> None:
     drawing.savefig(path, dpi=130)
 
 
-def _settings(seed: int, steps: int) -> dict[str, Any]:
+def _settings(seed: int, steps: int, changes: dict[str, Any]) -> dict[str, Any]:
     return {
         "report_to": "none",
         "bf16": False,
@@ -194,6 +225,7 @@ def _settings(seed: int, steps: int) -> dict[str, Any]:
         "max_completion_length": DIGITS,
         "max_steps": steps,
         "seed": seed,
+        **changes,
     }
 
 

@@ -11,7 +11,8 @@ tokens ("continued").
 At one threshold the three choices qualify very different shares of the responses, since H_resp of
 other tokens is lower. So the "matched" arms ("response") take thresholds that stand where 1.5 nats
 stand for the highest-entropy tokens: between the 1% and the 5% quantile of the initial models
-(`era-llm calibrate --tokens bottom`). A run that has its file is not repeated.
+(`era-llm calibrate --tokens bottom`). A run that has its file is not repeated. table.md is written
+when no run of the seeds 0, 1 and 2 is missing; until then the command ends with a non-zero status.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 from era_llm.toy import pretrained_toy
-from era_llm.toy_runs import ERA, MEASURES, run, table
+from era_llm.toy_runs import ERA, MEASURES, is_done, run, table
 from era_rl.files import read_json, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
@@ -35,25 +36,37 @@ ARMS: dict[str, dict[str, Any]] = {
     "bottom-matched": {**ERA, "era_tokens": "bottom", "era_entropy_low": 0.6},
     "random-matched": {**ERA, "era_tokens": "random", "era_entropy_low": 0.7},
 }
+SEEDS = (0, 1, 2)
 CHECKPOINT = "top-response"
 STEPS, MORE_STEPS = 260, 130
 # A fresh Adam at the full rate unlearns most of the checkpoint's gain in its first ten steps.
 WARM_UP = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 20}
+STARTS: dict[str, tuple[int, int, dict[str, Any]]] = {
+    "scratch": (0, STEPS, {}),
+    "continued": (1000, MORE_STEPS, WARM_UP),
+}
+"""What is added to the seed, the optimizer steps and the further options, by where a run starts."""
 COLUMNS = (*MEASURES, "sharpened")
 
 
 def main() -> None:
-    """Run what is missing, then write and print the table."""
+    """Run what is missing, then print the table, and write it if it is complete."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--table-only", action="store_true", help="the table of what has been run")
     options = parser.parse_args()
     for seed in [] if options.table_only else options.seeds:
         run_seed(options.output, seed)
-    text = report(options.output, options.seeds)
-    (options.output / "table.md").write_text(text + "\n")
+    seeds = sorted({*SEEDS, *options.seeds})
+    text = report(options.output, seeds)
     sys.stdout.write(text + "\n")
+    missing = sum(len(_missing(options.output, start, s)) for start in STARTS for s in SEEDS)
+    if missing:
+        sys.exit(
+            f"incomplete, {missing} runs of seeds {SEEDS} are missing: table.md is not written"
+        )
+    (options.output / "table.md").write_text(text + "\n")
 
 
 def report(output: Path, seeds: list[int]) -> str:
@@ -62,16 +75,22 @@ def report(output: Path, seeds: list[int]) -> str:
     Args:
         output: Folder of the runs.
         seeds: Seeds to look for.
+
+    Raises:
+        ValueError: If there is no run.
     """
     paths = {
         f"{start}: {arm}": [_path(output, start, arm, seed) for seed in seeds]
-        for start in ("scratch", "continued")
+        for start in STARTS
         for arm in ARMS
     }
     records = {
         title: [read_json(path) for path in ps if path.exists()] for title, ps in paths.items()
     }
-    return table({title: found for title, found in records.items() if found}, COLUMNS)
+    found = {title: runs for title, runs in records.items() if runs}
+    if not found:
+        raise ValueError(f"output={str(output)!r} has no run of the seeds {seeds}")
+    return table(found, COLUMNS)
 
 
 def run_seed(output: Path, seed: int) -> None:
@@ -83,24 +102,33 @@ def run_seed(output: Path, seed: int) -> None:
     """
     model = pretrained_toy(seed)
     for arm in _missing(output, "scratch", seed):
-        _run(_path(output, "scratch", arm, seed), model, seed, STEPS, ARMS[arm])
+        _run(output, "scratch", arm, seed, model)
     if missing := _missing(output, "continued", seed):
         # Deterministic, so each continued run of the seed starts from the same weights.
         trained = run(model, seed, STEPS, ARMS[CHECKPOINT])[1]
         for arm in missing:
-            path = _path(output, "continued", arm, seed)
-            _run(path, trained, seed + 1000, MORE_STEPS, {**ARMS[arm], **WARM_UP})
+            _run(output, "continued", arm, seed, trained)
 
 
-def _run(path: Path, model: Any, seed: int, steps: int, changes: dict[str, Any]) -> None:
+def _run(output: Path, start: str, arm: str, seed: int, model: Any) -> None:
     """Run, and record with the final measures the mean share of responses that were sharpened."""
-    record, _ = run(model, seed, steps, changes)
+    record, _ = run(model, *_settings(start, arm, seed))
     record["final"]["sharpened"] = mean(record["curves"]["era/frac_sharpened"])
-    write_json(path, record)
+    write_json(_path(output, start, arm, seed), record)
 
 
 def _missing(output: Path, start: str, seed: int) -> list[str]:
-    return [arm for arm in ARMS if not _path(output, start, arm, seed).exists()]
+    return [
+        arm
+        for arm in ARMS
+        if not is_done(_path(output, start, arm, seed), *_settings(start, arm, seed))
+    ]
+
+
+def _settings(start: str, arm: str, seed: int) -> tuple[int, int, dict[str, Any]]:
+    """Return the seed, the optimizer steps and the options of a run."""
+    more, steps, changes = STARTS[start]
+    return seed + more, steps, {**ARMS[arm], **changes}
 
 
 def _path(output: Path, start: str, arm: str, seed: int) -> Path:

@@ -1,11 +1,13 @@
 """The comparison: complete records, files written once, table and figure."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import era_llm.toy_runs as toy_runs
+from benchmarks.llm import failure_injection
 from era_llm.toy import toy_perplexity
 from era_llm.toy_runs import ERA, compare, run, table
 from era_rl.files import read_json, write_json
@@ -46,7 +48,8 @@ def test_compare_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.M
         ran.append(seed)
         measures = {name: float(seed) for name in toy_runs.MEASURES}
         curves = {name: [0.1, 0.2] for name in ("step", *toy_runs.CURVES)}
-        return {"initial": measures, "final": measures, "curves": curves}, None
+        config = toy_runs._settings(seed, steps, changes)
+        return {"config": config, "initial": measures, "final": measures, "curves": curves}, None
 
     monkeypatch.setattr(toy_runs, "run", fake)
     monkeypatch.setattr(toy_runs, "pretrained_toy", lambda seed: None)
@@ -56,6 +59,34 @@ def test_compare_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "table.md").read_text() == text + "\n"
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert not list(tmp_path.glob("*.part"))
+    with pytest.raises(ValueError, match=rf"folder='{tmp_path}' .*\(max_steps: 10, now 20\)"):
+        compare(tmp_path, [0, 1, 2], 20)
+    assert ran.count(2) == 0
+
+
+def test_the_table_of_the_failure_injection_is_written_when_it_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", ["", "--output", str(tmp_path), *arguments])
+        failure_injection.main()
+
+    with pytest.raises(ValueError, match=rf"output='{tmp_path}' has no run"):
+        main("--table-only")
+    for path in failure_injection.RESULTS.glob("*-seed[01].json"):
+        shutil.copy(path, tmp_path)
+    table_file = tmp_path / "table.md"
+    with pytest.raises(SystemExit, match="incomplete, 18 runs of seeds") as exit_:
+        main("--seeds", "0")
+    assert exit_.value.code != 0
+    assert not table_file.exists()
+    for path in failure_injection.RESULTS.glob("*-seed2.json"):
+        shutil.copy(path, tmp_path)
+    main("--seeds", "0")
+    assert table_file.read_text() == (failure_injection.RESULTS / "table.md").read_text()
+    monkeypatch.setitem(failure_injection.STARTS, "scratch", (0, 5, {}))
+    with pytest.raises(ValueError, match="max_steps: 260, now 5"):
+        main("--table-only")
 
 
 def test_the_table_gives_mean_and_deviation() -> None:
