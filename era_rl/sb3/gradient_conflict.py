@@ -116,10 +116,9 @@ class GradientConflict(MeasuringCallback):
         model.policy.set_training_mode(False)
         if isinstance(model, OffPolicyAlgorithm):
             data: Any = model.replay_buffer.sample(self.batch_size, env=model._vec_normalize_env)  # type: ignore[union-attr]
-            policy = _off_policy(model, data.observations)
         else:
             data = next(model.rollout_buffer.get(self.batch_size))
-            policy = _on_policy(model.policy, data.observations)
+        policy = _policy(model, data.observations)
         free = tuple(param.detach().requires_grad_() for param in policy.params)
         # a copy to throw away: a policy that kept a graph could not be copied
         distribution = copy.copy(policy.distribution).proba_distribution(*free)
@@ -178,27 +177,28 @@ def _random_states_kept() -> Iterator[None]:
     np.random.set_state(numpy_state)
 
 
-def _off_policy(model: Any, obs: Any) -> _Policy:
-    actor, policy = model.actor, model.policy
-    weights = list(actor.parameters())
-    if hasattr(policy, "raw_params"):
-        raw = policy.raw_params(obs)
-        params = policy.dist_params(raw)
-        plain = _without_floor(policy.head, raw, params)
-        return _Policy(params, plain, actor.action_dist, weights)
+def _policy(model: Any, obs: Any) -> _Policy:
+    policy = model.policy
+    if not hasattr(policy, "raw_params"):
+        stock = _stock_off_policy if isinstance(model, OffPolicyAlgorithm) else _stock_on_policy
+        return stock(policy, obs)
+    raw = policy.raw_params(obs)
+    params = policy.dist_params(raw)
+    plain = _without_floor(policy.head, raw, params)
+    distribution = getattr(policy, "actor", policy).action_dist
+    return _Policy(params, plain, distribution, policy.actor_parameters())
+
+
+def _stock_off_policy(policy: Any, obs: Any) -> _Policy:
+    actor = policy.actor
     loc, log_std, _ = actor.get_action_dist_params(obs)
     distribution = actor.action_dist
     if isinstance(distribution, SquashedDiagGaussianDistribution):  # has no entropy of its own
         distribution = TanhNormalDistribution(distribution.action_dim)
-    return _Policy((loc, log_std), (loc, log_std), distribution, weights)
+    return _Policy((loc, log_std), (loc, log_std), distribution, list(actor.parameters()))
 
 
-def _on_policy(policy: Any, obs: Any) -> _Policy:
-    if hasattr(policy, "raw_params"):
-        raw = policy.raw_params(obs)
-        params = policy.dist_params(raw)
-        plain = _without_floor(policy.head, raw, params)
-        return _Policy(params, plain, policy.action_dist, policy.actor_parameters())
+def _stock_on_policy(policy: Any, obs: Any) -> _Policy:
     features = policy.extract_features(obs, policy.pi_features_extractor)
     outputs = policy.action_net(policy.mlp_extractor.forward_actor(features))
     params = (outputs,)
