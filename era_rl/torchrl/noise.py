@@ -32,6 +32,14 @@ class NoiseTruncatedNormal(TruncatedNormal):
         super().__init__(loc, scale, low, high)
         self.noise = noise
 
+    def expand(
+        self, batch_shape: Sequence[int], _instance: TruncatedNormal | None = None
+    ) -> "NoiseTruncatedNormal":
+        """Return the distribution, and its noise, expanded to ``batch_shape``."""
+        shape = torch.Size(batch_shape) + self.event_shape
+        loc, scale, noise = (x.expand(shape) for x in (self.loc, self.scale, self.noise))
+        return type(self)(loc, scale, noise, self.low, self.high)
+
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Return the one sample of the given noise, differentiable in loc and scale."""
         _one_sample(sample_shape)

@@ -96,9 +96,6 @@ def action_leaves(
     if not isinstance(action_spec, Composite):
         return [_leaf(action_spec, action_key, distribution, head_kwargs or {})]
     specs = dict(action_spec.items(include_nested=True, leaves_only=True))
-    if len(specs) == 1:
-        ((key, spec),) = specs.items()
-        return [_leaf(spec, key, distribution, head_kwargs or {})]
     unknown = set(head_kwargs or {}) - set(specs)
     if unknown:
         raise ValueError(

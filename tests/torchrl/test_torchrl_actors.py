@@ -21,6 +21,7 @@ from torchrl.modules import NormalParamExtractor
 
 from era_rl.core import TruncatedGaussianHead, TruncatedNormal
 from era_rl.torchrl import ERAActor, ERAParamExtractor, actors, raw_dim
+from era_rl.torchrl.noise import NoiseTruncatedNormal
 
 LOW, HIGH = torch.tensor([-2.0, 0.0, -0.5]), torch.tensor([1.0, 10.0, 0.5])
 SPECS = {
@@ -218,6 +219,24 @@ def test_composite_floors_are_given_by_leaf() -> None:
     kwargs = {"arm": {"target_entropy": -2.0}, "grip": {"target_entropy": 0.5}}
     actor = ERAActor(_network(spec), spec, head_kwargs=kwargs)
     assert actor.target_entropy == -1.5
+
+
+def test_a_composite_of_one_takes_its_arguments_by_leaf_too() -> None:
+    spec = SPECS["composite-of-one"]
+    kwargs = {"action": {"target_entropy": 0.5}}
+    assert ERAActor(_network(spec), spec, head_kwargs=kwargs).target_entropy == 0.5
+    with pytest.raises(ValueError, match="head_kwargs has the keys"):
+        raw_dim(spec, head_kwargs=kwargs["action"])
+
+
+def test_expanded_distributions_keep_their_noise() -> None:
+    loc, noise = torch.zeros(3), torch.rand(3)
+    policy = NoiseTruncatedNormal(loc, loc + 0.5, noise, LOW, HIGH)
+    expanded = policy.expand([5])
+    assert expanded.batch_shape == (5,)
+    torch.testing.assert_close(expanded.rsample(), policy.rsample().expand(5, 3))
+    torch.testing.assert_close(expanded.entropy(), policy.entropy().expand(5))
+    assert torch.equal(expanded.high, HIGH)
 
 
 @pytest.mark.filterwarnings("ignore:The env passed to Collector")
