@@ -89,7 +89,7 @@ def make_env(env_id: str, stream: tuple[int, ...] = (0,)) -> StreamEnv:
         stream: The name of its random stream.
 
     Raises:
-        ValueError: If there is no such environment.
+        ValueError: If there is no such environment, or dm_control is not installed.
     """
     # TorchRL's collectors warn where InitTracker is absent
     transforms: list[Any] = [DoubleToFloat(), RewardSum(), InitTracker()]
@@ -110,6 +110,8 @@ def _host_env(env_id: str) -> EnvBase:
             domain, _, task = name.partition("-")
             return DMControlEnv(domain, task)
         return GymEnv(env_id)
+    except ImportError as error:
+        raise ValueError(f'env={env_id!r} needs dm_control: pip install "era-rl[bench]"') from error
     except (gymnasium.error.Error, RuntimeError) as error:
         raise ValueError(
             f"env={env_id!r} must be a gymnasium id or dm_control/DOMAIN-TASK-v0: {error}"

@@ -48,3 +48,11 @@ def test_dm_control_time_limit_is_a_truncation() -> None:
     last = make_env("dm_control/cartpole-balance-v0").rollout(1_001)[-1]["next"]
     assert last["truncated"].all()
     assert not last["terminated"].any()
+
+
+def test_a_missing_dm_control_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchrl.envs.libs.dm_control._has_dmc", False)
+    with pytest.raises(
+        ValueError, match=r"env='dm_control/walker-walk-v0' needs dm_control: .*era-rl\[bench\]"
+    ):
+        make_env("dm_control/walker-walk-v0")
