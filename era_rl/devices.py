@@ -16,6 +16,18 @@ def check_device(device: str | torch.device) -> None:
         ) from error
 
 
+def resolved_device(device: str) -> str:
+    """Return the name of a usable torch device: for "auto" CUDA where it is available, else the CPU.
+
+    Raises:
+        ValueError: As :func:`check_device`.
+    """
+    check_device(device)
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
 def available_devices() -> list[str]:
     """Return the names of the devices of this machine, the CPU first."""
     if not torch.accelerator.is_available():

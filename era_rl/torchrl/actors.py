@@ -59,13 +59,15 @@ class ERAActor(ProbabilisticActor):
     Args:
         module: Network from ``in_keys`` to one tensor (..., :func:`raw_dim` of the spec), or a
             TensorDict module whose one out_key is that tensor.
-        action_spec: The spec of one action, batched or not: ``env.action_spec``, or a Composite.
+        action_spec: The spec of one action, batched or not: ``env.action_spec``, or a Composite. On
+            the network's device, ``env.action_spec.to(device)``: bounds other than [-1, 1] stay where
+            the spec has them when the actor is moved, and are then copied at every call.
         in_keys: What the network reads, where ``module`` is a plain ``nn.Module``.
         action_key: Where the action is written; a composite spec's keys name its own actions.
         distribution: "truncated" or "tanh", for bounded specs.
         head_kwargs: Arguments of the head (:class:`TruncatedGaussianHead`, :class:`GaussianHead` or
-            :class:`CategoricalHead`), ``target_entropy`` among them; for a composite spec a mapping
-            from its leaf keys to such arguments.
+            :class:`CategoricalHead`), ``target_entropy`` among them; for a composite spec, also of
+            one leaf, a mapping from its leaf keys to such arguments.
         noise_key: Read the uniform noise of the samples, (..., action_dim) or (..., 1), from this key.
         **kwargs: Arguments of ProbabilisticActor, such as ``return_log_prob``.
 
@@ -125,6 +127,14 @@ class ERAActor(ProbabilisticActor):
     def bounds(self) -> dict[str, Any]:
         """``low`` and ``high`` of a single bounded action, numbers or tensors; else empty."""
         return self._leaves[0].bounds if len(self._leaves) == 1 else {}
+
+    @property
+    def log_half_widths(self) -> float:
+        """What entropies of a single action are above those of it normalised to [-1, 1], in nats."""
+        if not self.bounds:
+            return 0.0
+        half_width = torch.as_tensor(0.5 * (self.bounds["high"] - self.bounds["low"]))
+        return half_width.log().sum().item()
 
     @property
     def gaussian_head(self) -> GaussianHead:

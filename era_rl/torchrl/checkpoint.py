@@ -10,7 +10,8 @@ from era_rl.checkpoints import read_checkpoint
 from era_rl.files import in_one_piece
 from era_rl.torchrl.config import Config
 
-_FREE = {"total_steps", "out", "resume", "device", "compile", "log_interval"}
+_FREE = {"total_steps", "out", "resume", "compile", "log_interval"}
+_FREE |= {"eval_interval", "eval_episodes", "env_processes"}
 """Settings that may change on resuming, for they do not change what is learned."""
 
 

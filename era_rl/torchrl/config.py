@@ -1,6 +1,7 @@
 """Every setting of a training run, with its check: what the command line fills in."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -41,7 +42,7 @@ class Config:
     """What both algorithms share; steps are environment steps of each agent.
 
     Raises:
-        ValueError: If a value is outside its range.
+        ValueError: If a value is outside its range, or of another type.
     """
 
     env: Annotated[str, "gymnasium id, or dm_control/DOMAIN-TASK-v0"] = "Pendulum-v1"
@@ -65,7 +66,9 @@ class Config:
         float | Literal["auto"], "compensation in nats, for the gaussian floor; auto: learned"
     ] = 0.0
     log_std_min: Annotated[float, "lower bound of log_std"] = -8.0
-    device: Annotated[str, "torch device of networks, replay data and noise"] = "cpu"
+    device: Annotated[
+        str, "torch device of networks, replay data and the updates' noise; auto: CUDA if available"
+    ] = "cpu"
     compile: Annotated[bool, "torch.compile, and CUDA graphs on CUDA"] = False
     log_interval: Annotated[int, "steps between log lines"] = 1_000
     eval_interval: Annotated[int, "steps between evaluations; 0: at the end alone"] = 0
@@ -87,24 +90,27 @@ class Config:
         return tuple(range(self.seed, self.seed + self.seeds))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if isinstance(self.hidden, Iterable):
+            object.__setattr__(self, "hidden", tuple(self.hidden))
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
+            _check_type(name, value, kind)
             low, high = _RANGES.get(name, (-math.inf, math.inf))
             if isinstance(value, int | float) and not (low <= value <= high and value < math.inf):
                 end = "]" if high < math.inf else ")"
                 raise ValueError(f"{name}={value} must be in [{low}, {high}{end}")
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ValueError(f"{name}={value!r} must be one of {get_args(kind)}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden={self.hidden} must be widths of at least 1")
+        widths = self.hidden if isinstance(self.hidden, tuple) else ()
+        if not widths or not all(type(width) is int and width >= 1 for width in widths):
+            raise ValueError(f"hidden={self.hidden!r} must be widths of at least 1, integers")
         if isinstance(self.delta, str) and (self.delta != "auto" or self.floor != "gaussian"):
             raise ValueError(
                 f"delta={self.delta!r} with floor={self.floor!r} must be a number, or 'auto' with"
                 " floor='gaussian'"
             )
 
-    def head_kwargs(self, action_dim: int) -> dict[str, Any]:
+    def bounded_head_kwargs(self, action_dim: int) -> dict[str, Any]:
         """Return the arguments of the head of a bounded action, the default floor filled in."""
         target = self.target_entropy
         kwargs: dict[str, Any] = {
@@ -115,6 +121,15 @@ class Config:
         delta = None if self.delta == "auto" else self.delta or None
         given = {"slack": self.slack, "delta": delta}
         return kwargs | {name: value for name, value in given.items() if value is not None}
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Raise ValueError unless the value is of the type, one of int, float, bool and str."""
+    if kind not in (int, float, bool, str):
+        return
+    allowed = int | float if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name}={value!r} must be of the type {kind.__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)

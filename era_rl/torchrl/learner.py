@@ -24,7 +24,8 @@ ACTOR = "actor_network_params"
 class Learner(ABC):
     """Independent agents with stacked parameters and optimizer states.
 
-    An algorithm gives its loss module, its optimizers, and an agent's losses on a batch.
+    An algorithm gives its loss module, its optimizers, and an agent's losses on a batch. The metric
+    ``entropy`` is in nats, as H0 is: summed over dimensions, for actions normalised to [-1, 1].
 
     Args:
         config: The settings.
@@ -43,6 +44,7 @@ class Learner(ABC):
         self.config = config
         self.device = torch.device(config.device)
         self.actor = self._make_actor(env)
+        self.log_half_widths = self.actor.log_half_widths  # a number, for torch.compile
         self.loss, self.params = stack_losses(
             lambda: self._make_loss(env), config.agent_seeds, self.trained, self.kept
         )
@@ -81,9 +83,14 @@ class Learner(ABC):
     def _make_actor(self, env: EnvBase) -> ERAActor:
         return make_actor(self.config, env, log_prob=self.log_prob)
 
+    def _entropy(self, log_prob: Tensor) -> Tensor:
+        """Return the mean of -ln pi(a|s) in nats, of actions normalised to [-1, 1], as H0 is."""
+        return -log_prob.mean() - self.log_half_widths
+
     def _adam_kwargs(self) -> dict[str, Any]:
-        # capturable: steps counted on the device, for CUDA graphs
-        return {"lr": self.config.lr, "fused": True, "capturable": self.device.type == "cuda"}
+        # steps counted on the device
+        graphs = self.config.compile and self.device.type == "cuda"
+        return {"lr": self.config.lr, "fused": True, "capturable": graphs}
 
     def _plain_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         total, metrics = self._losses(batch)
@@ -147,5 +154,7 @@ class Learner(ABC):
         for name, value in self.policy.own_state().items():
             value.copy_(state["policy"][name])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            # of the settings, compile may be another than then
+            settings = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({**saved, "param_groups": settings})
         self.streams.load_state_dict(state["streams"])

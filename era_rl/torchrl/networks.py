@@ -49,9 +49,19 @@ def make_actor(config: Config, env: EnvBase, *, log_prob: bool) -> ERAActor:
 
 
 def head_kwargs(config: Config, spec: TensorSpec) -> dict[str, object]:
-    """Return the arguments of the head for the action spec."""
+    """Return the arguments of the head for the action spec.
+
+    Raises:
+        ValueError: If the actions are discrete and a setting of bounded ones is given.
+    """
     if spec.dtype.is_floating_point:
-        return config.head_kwargs(spec.shape[-1])
+        return config.bounded_head_kwargs(spec.shape[-1])
+    for name in ("nats_per_dim", "floor", "slack", "delta", "log_std_min"):
+        value = getattr(config, name)
+        if value != getattr(type(config), name):
+            raise ValueError(
+                f"{name}={value!r} is for bounded actions, not for those of env={config.env!r}"
+            )
     target = config.target_entropy
     return {} if target is None else {"target_entropy": target}
 

@@ -101,7 +101,7 @@ class PPOLearner(Learner):
     def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         out = self.loss(batch)
         names = ("loss_objective", "loss_critic", "kl_approx", "clip_fraction")
-        entropy = -batch["action_log_prob"].mean()
+        entropy = self._entropy(batch["action_log_prob"])
         return {**{name: out[name].mean() for name in names}, "entropy": entropy}
 
 

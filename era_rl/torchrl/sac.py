@@ -88,14 +88,16 @@ class SACLearner(Learner):
         return {
             "loss_actor": actor,
             "loss_qvalue": critic,
-            "entropy": -extra["log_prob"].mean(),
+            "entropy": self._entropy(extra["log_prob"]),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that learning goes on from."""
+        # a copy, for the file of a view has the whole buffer
+        stored = self.buffer[:].clone().flatten_keys(".").to_dict() if len(self.buffer) else {}
         return {
             **super().state_dict(),
-            "buffer": self.buffer[:].flatten_keys(".").to_dict() if len(self.buffer) else {},
+            "buffer": stored,
             "writer": self.buffer.writer.state_dict(),
         }
 

@@ -14,7 +14,7 @@ ALGORITHMS: dict[str, type[Config]] = {"sac": SACConfig, "ppo": PPOConfig}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 2, with one line of text, for bad input."""
+    """Run the command and return its exit status: 2, with one line of text, for a failure."""
     options = vars(parser().parse_args(arguments))
     kind = ALGORITHMS[options.pop("algorithm")]
     preset = PRESETS[name] if (name := options.pop("preset", None)) else {}
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = kind(**{**preset, **given})
         summary = train(config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"era_rl.torchrl.train: {error}\n")
         return 2
     sys.stdout.write(json.dumps(summary) + "\n")

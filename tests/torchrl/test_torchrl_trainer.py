@@ -2,20 +2,27 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from gymnasium import spaces
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.data import OneHot
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from era_rl.sb3 import paper_preset
 from era_rl.torchrl import DeltaLoss
+from era_rl.torchrl import trainer as trainer_module
 from era_rl.torchrl.checkpoint import load_checkpoint
 from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
 from era_rl.torchrl.learner import ACTOR, Learner
+from era_rl.torchrl.networks import head_kwargs
 from era_rl.torchrl.ppo import clip_agent_norms
 from era_rl.torchrl.train import main
 from era_rl.torchrl.trainer import Trainer, agents_first
@@ -80,6 +87,101 @@ def test_a_resumed_run_equals_the_uninterrupted_one(config: Config, tmp_path: Pa
     assert torch.equal(returns, resumed_returns)
 
 
+@pytest.mark.usefixtures("no_evaluation")
+def test_resuming_a_finished_run_begins_other_episodes(tmp_path: Path) -> None:
+    starts = []
+    for total_steps in (20, 40, 60):
+        trainer = Trainer(replace(SAC, total_steps=total_steps, resume=True, out=str(tmp_path)))
+        starts.append(next(trainer.batches)["observation"])
+        trainer.run()
+        trainer.close()
+    assert not torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[1], starts[2])
+
+
+@pytest.mark.usefixtures("no_evaluation")
+def test_a_checkpoint_at_the_last_step_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(
+        trainer_module, "save_checkpoint", lambda *a: steps.append(a[2]["learner"]["steps"])
+    )
+    _run(replace(SAC, total_steps=60, checkpoint_interval=20), tmp_path / "due")
+    _run(replace(SAC, total_steps=50, checkpoint_interval=20), tmp_path / "not-due")
+    assert steps == [20, 40, 60, 20, 40, 50]
+
+
+def test_evaluations_do_not_change_what_is_learned(tmp_path: Path) -> None:
+    config = replace(PPO, env="CartPole-v1")
+    params, _ = _run(config, tmp_path / "few")
+    often, _ = _run(replace(config, eval_interval=32, eval_episodes=2), tmp_path / "many")
+    assert _difference(params, often) == 0.0
+
+
+@pytest.mark.slow
+def test_environments_in_processes_do_not_change_what_is_learned(tmp_path: Path) -> None:
+    params, returns = _run(SAC, tmp_path / "here")
+    apart, apart_returns = _run(replace(SAC, env_processes=True), tmp_path / "apart")
+    assert _difference(params, apart) == 0.0
+    assert torch.equal(returns, apart_returns)
+
+
+@pytest.mark.usefixtures("no_evaluation")
+def test_a_checkpoint_has_the_transitions_that_there_are(tmp_path: Path) -> None:
+    sizes = []
+    for capacity in (300, 60_000):
+        out = tmp_path / str(capacity)
+        _run(replace(SAC, buffer_size=capacity), out)
+        sizes.append((out / "checkpoint.pt").stat().st_size)
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.usefixtures("no_evaluation")
+def test_the_device_auto_is_one_of_this_machine(tmp_path: Path) -> None:
+    _run(replace(SAC, total_steps=20, device="auto"), tmp_path)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    state = load_checkpoint(tmp_path / "checkpoint.pt", replace(SAC, device=device))
+    assert state["config"]["device"] == device
+
+
+@pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
+def test_the_logged_entropy_is_that_of_normalised_actions(config: Config, tmp_path: Path) -> None:
+    trainer = Trainer(replace(config, out=str(tmp_path)))
+    trainer.close()
+    learner, n = trainer.learner, 1_000
+    batch = TensorDict({"observation": torch.randn(3).expand(1, n, 3)}, [1, n])
+    batch["noise"] = ((torch.arange(n) + 0.5) / n).view(1, n, 1)
+    with (
+        learner.params[ACTOR][0].data.to_module(learner.actor),
+        set_exploration_type(ExplorationType.RANDOM),
+    ):
+        batch = learner.actor(batch)
+        entropy = learner.actor.entropy(batch).mean()
+    zeros = torch.zeros(1, n, 1)
+    batch.update({"advantage": zeros, "value_target": zeros, "reward": zeros})
+    batch["next"] = batch.clone().update({"done": zeros.bool(), "terminated": zeros.bool()})
+    _, metrics = learner._plain_losses(batch)
+    torch.testing.assert_close(metrics["entropy"], entropy[None], atol=2e-3, rtol=0.0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_optimizers_count_on_the_device_for_cuda_graphs_alone(compiled: bool) -> None:
+    learner = SimpleNamespace(config=replace(SAC, compile=compiled), device=torch.device("cuda"))
+    assert Learner._adam_kwargs(learner)["capturable"] == compiled
+
+
+def test_optimizers_of_a_checkpoint_take_the_settings_of_now(tmp_path: Path) -> None:
+    trainer = Trainer(replace(LEARNED_DELTA, out=str(tmp_path)))
+    trainer.close()
+    state = trainer.learner.state_dict()
+    for optimizer in state["optimizers"]:
+        optimizer["param_groups"][0]["capturable"] = True  # as with compile=True on CUDA
+    trainer.learner.load_state_dict(state)
+    groups = [optimizer.param_groups[0] for optimizer in trainer.learner.optimizers]
+    assert not any(group.get("capturable") for group in groups)
+
+
 def test_evaluation_leaves_the_normalization_as_it_is(tmp_path: Path) -> None:
     trainer = Trainer(replace(PPO, seeds=2, out=str(tmp_path)))
     trainer.run()
@@ -135,6 +237,8 @@ def test_resuming_refuses_other_settings_and_broken_files(tmp_path: Path) -> Non
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(ValueError, match=r"gamma: 0\.99, now 0\.9"):
         load_checkpoint(path, replace(SAC, gamma=0.9))
+    with pytest.raises(ValueError, match="device: 'cpu', now 'cuda'"):
+        load_checkpoint(path, replace(SAC, device="cuda"))
     with pytest.raises(ValueError, match="algorithm: 'SACConfig', now 'PPOConfig'"):
         load_checkpoint(path, PPO)
     path.write_bytes(path.read_bytes()[:100])
@@ -167,7 +271,16 @@ def test_discrete_actions_train_with_ppo_and_not_with_sac(tmp_path: Path) -> Non
     _, returns = _run(replace(PPO, env="CartPole-v1", seeds=2), tmp_path)
     assert (returns >= 1).all()
     with pytest.raises(ValueError, match="discrete"):
-        Trainer(replace(SAC, env="CartPole-v1", out=str(tmp_path)))
+        Trainer(replace(SAC, env="CartPole-v1", out=str(tmp_path / "sac")))
+
+
+def test_settings_of_bounded_actions_are_refused_for_discrete_ones() -> None:
+    given = {"floor": "gaussian", "slack": 0.1, "delta": 0.2, "log_std_min": -8.0}
+    for name, value in {**given, "nats_per_dim": -0.5}.items():
+        config = replace(PPO, env="CartPole-v1", **{name: value})
+        with pytest.raises(ValueError, match=f"{name}={value!r} is for bounded actions, not for"):
+            head_kwargs(config, OneHot(2))
+    assert head_kwargs(replace(PPO, target_entropy=0.2), OneHot(2)) == {"target_entropy": 0.2}
 
 
 def test_many_environments_and_few_updates_are_settings(tmp_path: Path) -> None:
@@ -267,6 +380,19 @@ def test_bad_settings_end_with_one_line(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("num_envs", 2.0), ("seeds", True), ("updates", None), ("lr", "0.1"), ("resume", 1)),
+        *(("out", Path("runs")), ("hidden", 64), ("hidden", (64.0,)), ("hidden", "64")),
+    ],
+)
+def test_settings_of_another_type_are_named(name: str, value: Any) -> None:
+    shown = tuple(value) if isinstance(value, str) and name == "hidden" else value
+    with pytest.raises(ValueError, match=re.escape(f"{name}={shown!r} must be")):
+        SACConfig(**{name: value})
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_are_settings(name: str) -> None:
     config = SACConfig(**PRESETS[name])
@@ -276,7 +402,7 @@ def test_presets_are_settings(name: str) -> None:
 def test_the_papers_preset_is_that_of_sb3() -> None:
     config = SACConfig(**PRESETS["paper"])
     other = paper_preset(spaces.Box(-1.0, 1.0, (6,)))
-    head = config.head_kwargs(6)
+    head = config.bounded_head_kwargs(6)
     assert {name: other[name] for name in head} == head
     kwargs = other["policy_kwargs"]
     assert list(config.hidden) == kwargs["net_arch"]
