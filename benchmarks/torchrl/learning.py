@@ -76,13 +76,17 @@ def measure(config: Config) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is named and write one JSON file each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.torchrl.learning")
-    parser.add_argument("runs", nargs="+", choices=sorted(RUNS))
+    parser.add_argument("names", nargs="+", choices=sorted(RUNS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/torchrl"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/torchrl"), help="for the logs")
     options = parser.parse_args(arguments)
     # nothing is rendered; without a display mujoco would warn of it
     os.environ.setdefault("MUJOCO_GL", "disabled")
-    for name in options.runs:
-        result = measure(replace(RUNS[name], out=f"runs/torchrl/{name}"))
+    for name in options.names:
+        try:
+            result = measure(replace(RUNS[name], out=str(options.runs / name)))
+        except ValueError as error:  # the folder has a run
+            parser.error(str(error))
         command = f"python -m benchmarks.torchrl.learning {name}"
         write_json(options.out / f"{name}.json", {"command": command, **result})
         sys.stdout.write(f"{name}: {result['mean_return']}\n")

@@ -119,7 +119,7 @@ def train(
         finally:
             trainer.close()
     return {
-        "config": asdict(config),
+        "config": asdict(trainer.config),
         "deaths": deaths,
         "last_attempt_resumed_at": resumed_at,
         "steps": trainer.learner.steps,
@@ -152,7 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options |= {"hidden": tuple(options["hidden"]), "out": str(options["out"])}
     config = SACConfig(collectors=workers, steps_per_batch=10, updates=10 * workers, **options)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    summary = train(config, address=address, kill_at=kill_at)
+    try:
+        summary = train(config, address=address, kill_at=kill_at)
+    except ValueError as error:  # the folder has a run
+        parser.error(str(error))
     path = path or Path(config.out, "summary.json")
     write_json(path, summary)
     sys.stdout.write(json.dumps(summary) + "\n")
