@@ -127,7 +127,10 @@ class Batches(Sampler[list[int]]):
 
 
 def loader(dataset: Images | ImageFolder, batches: Batches, workers: int = 0) -> DataLoader[Any]:
-    """Return the loader of a data set's batches: indexed at once in memory, else by workers."""
+    """Return the loader of a data set's batches: indexed at once in memory, else by workers.
+
+    The workers start anew with every epoch, seeded by it, so that a resumed run draws the same.
+    """
     if isinstance(dataset, Images):
         return DataLoader(dataset, sampler=batches, batch_size=None)  # pyright: ignore[reportArgumentType]
     return DataLoader(
@@ -135,5 +138,4 @@ def loader(dataset: Images | ImageFolder, batches: Batches, workers: int = 0) ->
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
     )

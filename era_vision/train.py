@@ -230,6 +230,7 @@ class Trainer:
         evaluated = self.model if self.average is None else self.average.module
         state = {
             "config": asdict(self.config),
+            "processes": self.accelerator.num_processes,
             "classes": self.data.classes,
             "mean": self.data.mean,
             "std": self.data.std,
@@ -254,7 +255,10 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        checkpoint.check_same(state["config"], asdict(self.config), self.last)
+        # each process draws its own augmentation, so that their number is a setting too
+        saved = {**state["config"], "processes": state.get("processes")}
+        asked = {**asdict(self.config), "processes": self.accelerator.num_processes}
+        checkpoint.check_same(saved, asked, self.last)
         if "resume" not in state:
             raise ValueError(
                 f"checkpoint={str(self.last)!r} has weights alone: no run can go on from it"

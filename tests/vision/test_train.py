@@ -1,10 +1,13 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from era_vision import ERAHead, Trainer, checkpoint, evaluate
@@ -93,8 +96,22 @@ BUSY = {
 }
 
 
-def test_resume_equals_an_uninterrupted_run(config, tmp_path, monkeypatch):
+def write_pictures(root):
+    rng = np.random.default_rng(0)
+    for name in ("train/ants", "train/bees", "val/ants", "val/bees"):
+        (root / name).mkdir(parents=True)
+        for index in range(4):
+            pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resume_equals_an_uninterrupted_run(config, tmp_path, monkeypatch, workers):
     config = replace(config, **BUSY)
+    if workers:
+        write_pictures(tmp_path)
+        folder = {"data": f"imagefolder:{tmp_path}", "image_size": 16, "target_entropy": 0.2}
+        config = replace(config, **folder, batch_size=4, workers=workers)
     whole = Trainer(config).fit()
     interrupted = replace(config, out=str(tmp_path / "second"))
     trainer = Trainer(interrupted)
@@ -123,8 +140,14 @@ def test_resume_equals_an_uninterrupted_run(config, tmp_path, monkeypatch):
 
 def test_resume_refuses_other_settings(config):
     Trainer(replace(config, epochs=1)).fit()
-    with pytest.raises(ValueError, match=r"epochs: 1, now 2, lr: 0\.01, now 0\.02"):
-        Trainer(replace(config, lr=0.02, resume=True))
+    with pytest.raises(
+        ValueError, match=r"workers: 0, now 1, epochs: 1, now 2, lr: 0\.01, now 0\.02"
+    ):
+        Trainer(replace(config, lr=0.02, workers=1, resume=True))
+    last = Path(config.out) / "last.pt"
+    checkpoint.save({**checkpoint.load(last), "processes": 2}, last)
+    with pytest.raises(ValueError, match="processes: 2, now 1"):
+        Trainer(replace(config, epochs=1, resume=True))
 
 
 @pytest.mark.parametrize(
