@@ -10,9 +10,9 @@ from torch import nn
 
 from era_rl.checkpoints import read_checkpoint
 from era_rl.files import in_one_piece
-from era_vision.config import Config, config_from
+from era_vision.config import FIXED_SIZE, Config, config_from
 
-_FREE = {"root", "out", "resume", "progress", "workers", "cpu", "compile"}
+_FREE = {"root", "out", "resume", "progress", "compile"}
 """Settings that may change on resuming, for they do not change what is learned."""
 
 
@@ -49,6 +49,8 @@ def check_same(saved: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -
 
 def config_of(state: Mapping[str, Any], **changes: Any) -> Config:
     """Return the configuration in a checkpoint, with changes."""
+    if changes.get("data") in FIXED_SIZE:
+        changes["image_size"] = None
     return replace(config_from(state["config"]), pretrained=None, **changes)
 
 

@@ -19,6 +19,9 @@ Optimizer = Literal["sgd", "adamw"]
 Policy = Literal["none", "randaugment", "trivialaugment", "augmix"]
 Precision = Literal["no", "bf16", "fp16"]
 
+FIXED_SIZE = ("digits", "fashion-mnist", "cifar10")
+"""Data sets whose images keep their size."""
+
 _RANGES = {
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
@@ -52,7 +55,7 @@ class Config:
     )
     root: Annotated[str, "folder in which fashion-mnist, emoji and cifar10 are looked for"] = "data"
     image_size: Annotated[
-        int | None, "side of the images (imagefolder, fake), default 224 / 32"
+        int | None, "side of the images (imagefolder, emoji, fake), default 224 / 64 / 32"
     ] = None
     workers: Annotated[int, "processes that decode images (imagefolder)"] = 0
     model: Annotated[str, "resnet8 (narrow, for small images) or a torchvision classifier"] = (
@@ -107,6 +110,11 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}={value} must be in [{low}, {high}]")
+        if self.image_size is not None and self.data in FIXED_SIZE:
+            raise ValueError(
+                f"image_size={self.image_size} has no effect on data={self.data!r}, whose images keep"
+                " their size"
+            )
         if self.jsd and self.views < 2:
             raise ValueError(f"jsd={self.jsd} needs views of at least 2, not {self.views}")
         if self.views > 1 and (self.mixup or self.cutmix):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torchvision.models
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models
+from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.resnet import BasicBlock
 
 from era_vision.config import Norm, Stem
@@ -55,10 +55,11 @@ def build_model(
             f"model={name!r} is neither resnet8 nor one of torchvision's: {_near(name)}"
         )
     elif pretrained:
-        model = get_model(name, weights=pretrained, **options)
+        _check_weights(name, pretrained)
+        model = _get_model(name, norm, weights=pretrained, **options)
         _new_last_layer(model, num_classes)
     else:
-        model = get_model(name, num_classes=num_classes, **options)
+        model = _get_model(name, norm, num_classes=num_classes, **options)
     if stem == "cifar":
         _use_cifar_stem(model, name)
     if dropout:
@@ -99,6 +100,22 @@ def resnet8(num_classes: int, *, width: int = 16, norm_layer: Any = nn.BatchNorm
 def _near(name: str) -> str:
     known = list_models(torchvision.models)
     return ", ".join([m for m in known if m.startswith(name[:4])] or known)
+
+
+def _check_weights(name: str, pretrained: str) -> None:
+    known = get_model_weights(name)
+    if pretrained.removeprefix(f"{known.__name__}.") not in known.__members__:
+        listed = ", ".join(known.__members__)
+        raise ValueError(f"pretrained={pretrained!r} is none of the weights of {name}: {listed}")
+
+
+def _get_model(name: str, norm: Norm, **options: Any) -> nn.Module:
+    try:
+        return get_model(name, **options)
+    except TypeError as error:
+        if norm != "group":
+            raise
+        raise ValueError(f"norm='group' does not fit model={name!r}: {error}") from error
 
 
 def _use_cifar_stem(model: nn.Module, name: str) -> None:

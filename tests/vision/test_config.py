@@ -2,6 +2,7 @@ from dataclasses import fields
 
 import pytest
 
+from era_vision.checkpoint import config_of
 from era_vision.cli import parser
 from era_vision.config import Config, config_from, load_recipe, recipe_names
 
@@ -16,12 +17,19 @@ from era_vision.config import Config, config_from, load_recipe, recipe_names
         ({"method": "entmax"}, r"method='entmax'"),
         ({"jsd": 12.0}, r"jsd=12\.0 needs views of at least 2"),
         ({"views": 2, "mixup": 0.2}, r"views=2 excludes mixup=0\.2"),
+        ({"data": "cifar10", "image_size": 16}, "image_size=16 has no effect on data='cifar10'"),
         ({"learning_rate": 0.1}, r"unknown settings: learning_rate"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(settings, message):
     with pytest.raises(ValueError, match=message):
         config_from(settings)
+
+
+def test_another_data_set_is_evaluated_at_its_own_size():
+    state = {"config": {"data": "emoji", "image_size": 32}}
+    assert config_of(state, data="digits").image_size is None
+    assert config_of(state).image_size == 32
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -66,6 +66,8 @@ def test_new_last_layer_keeps_every_other_weight(name):
             "stem='cifar' needs a ResNet of torchvision's, not model='vgg11'",
         ),
         ("resnet8", {"pretrained": "DEFAULT"}, "resnet8 has no pretrained weights"),
+        ("resnet18", {"pretrained": "FOO"}, "pretrained='FOO' is none .* resnet18: IMAGENET1K_V1"),
+        ("vgg11", {"norm": "group"}, "norm='group' does not fit model='vgg11'"),
     ],
 )
 def test_what_does_not_exist_is_refused(name, options, message):
