@@ -65,11 +65,12 @@ def run(trainer: Trainer) -> dict[str, Any]:
         trainer.epoch += 1
     metrics = {**row, **trainer.evaluate(), "train_entropy_min": min(lowest)}
     del metrics["images_per_second"]
-    return {
-        "config": {k: v for k, v in asdict(trainer.config).items() if k != "out"},
-        "metrics": metrics,
-        "cpu_seconds": time.process_time() - start,
-    }
+    return {"metrics": metrics, "cpu_seconds": time.process_time() - start}
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Return the settings of a run that its result depends on: all but the folders."""
+    return {k: v for k, v in asdict(config).items() if k not in ("out", "root")}
 
 
 def main() -> None:
@@ -87,12 +88,12 @@ def main() -> None:
         for seed in options.seeds:
             for arm, settings, trainer in arms():
                 key = f"{arm} seed {seed}"
-                if key not in results:
-                    out = tempfile.gettempdir()
-                    config = Config(
-                        data=name, epochs=EPOCHS[name], seed=seed, cpu=True, out=out, **settings
-                    )
-                    results.add(key, run(trainer(config, data)))
+                out = tempfile.gettempdir()
+                config = Config(
+                    data=name, epochs=EPOCHS[name], seed=seed, cpu=True, out=out, **settings
+                )
+                if not results.has(key, settings_of(config)):
+                    results.add(key, settings_of(config), run(trainer(config, data)))
 
 
 if __name__ == "__main__":

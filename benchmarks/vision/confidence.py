@@ -83,13 +83,15 @@ def main() -> None:
         "mixture": MixtureHead(10, 0.6),
     }
     for name, head in heads.items():
-        results.add(f"gradient {name}", gradient_norms(head))
+        if not results.has(f"gradient {name}", {"gaps": GAPS}):
+            results.add(f"gradient {name}", {"gaps": GAPS}, {"norms": gradient_norms(head)})
     data = load_data(Config(data="digits"))
     for seed in SEEDS:
         for arm in ARMS:
             key = f"relabel {arm} seed {seed}"
-            if key not in results:
-                results.add(key, relabel(data, seed, arm))
+            config = {"epochs": [LEARN, RELEARN], "seed": seed, **ARMS[arm][0]}
+            if not results.has(key, config):
+                results.add(key, config, relabel(data, seed, arm))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,6 @@ def measure(name: str, size: int, num_classes: int, rounds: int) -> dict[str, ob
         "head_share": {
             arm: statistics.median(heads[arm]) / statistics.median(times["none"]) for arm in ratios
         },
-        "batch": BATCH,
     }
 
 
@@ -78,8 +77,11 @@ def main() -> None:
     torch.set_num_threads(1)
     results = Results("overhead", {"suite": __doc__})
     for case in parser.parse_args().cases:
-        if case not in results:
-            results.add(case, measure(*CASES[case]))
+        name, size, num_classes, rounds = CASES[case]
+        config = {"model": name, "size": size, "classes": num_classes, "rounds": rounds}
+        config["batch"] = BATCH
+        if not results.has(case, config):
+            results.add(case, config, measure(*CASES[case]))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@
 Figures are means over seeds with the lowest and highest seed in brackets; nothing is run.
 """
 
-import json
 import statistics
 from collections import defaultdict
 from typing import Any
 
 from benchmarks.vision.results import RESULTS
-from era_rl.files import in_one_piece
+from era_rl.files import in_one_piece, read_json
 
 COLUMNS = ("top1", "nll", "raw_nll", "ece", "raw_ece", "train_entropy_min")
 
@@ -48,7 +47,12 @@ def ablation(runs: dict[str, Any]) -> str:
 
 def confidence(runs: dict[str, Any]) -> str:
     """Return the gradient norms by gap, and the accuracy by epoch after renaming the classes."""
-    norms = {k.removeprefix("gradient "): r for k, r in runs.items() if k.startswith("gradient")}
+    # the first runs are the norms themselves
+    norms = {
+        key.removeprefix("gradient "): run.get("norms", run)
+        for key, run in runs.items()
+        if key.startswith("gradient")
+    }
     gaps = list(next(iter(norms.values())))
     first = table(
         ["gap", *gaps],
@@ -91,8 +95,8 @@ def main() -> None:
     for name, (title, section) in SECTIONS.items():
         path = RESULTS / f"{name}.json"
         if path.is_file():
-            content = json.loads(path.read_text())
-            parts.append(f"## {title}\n\n`{content['command']}`\n\n{section(content['runs'])}")
+            command = f"python -m benchmarks.vision.{name.partition('-')[0]}"
+            parts.append(f"## {title}\n\n`{command}`\n\n{section(read_json(path)['runs'])}")
     with in_one_piece(RESULTS / "tables.md") as part:
         part.write_text("\n\n".join(parts) + "\n")
 

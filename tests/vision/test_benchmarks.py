@@ -7,6 +7,7 @@ from benchmarks.vision import report, results
 from benchmarks.vision.confidence import GAPS, gradient_norms
 from benchmarks.vision.mixture import MixtureHead
 from era_rl.core import categorical_entropy
+from era_rl.files import write_json
 from era_vision import ERAHead
 
 
@@ -32,14 +33,41 @@ def test_temperature_keeps_a_gradient_where_the_others_lose_it():
     assert max(norms["lambert"][far], mixture[far]) < 1e-3
 
 
+@pytest.mark.parametrize("target", [0.1, 0.6, 2.0])
+def test_mixtures_floors_are_attained_and_never_beaten(target):
+    head = MixtureHead(10, target)
+    one_hot = 40.0 * torch.eye(10, dtype=torch.float64)[0]
+    # between one-hot and uniform probabilities, and noise about them
+    logits = torch.linspace(0.0, 1.0, 20_001, dtype=torch.float64)[:, None] * one_hot
+    out = head(torch.cat([logits, logits + 0.1 * torch.randn_like(logits)]))
+    assert out.softmax(-1).amax() == pytest.approx(head.max_prob, abs=1e-3)
+    assert out.softmax(-1).amax() <= head.max_prob + 1e-9
+    assert categorical_entropy(out).amin() == pytest.approx(head.entropy_floor, abs=1e-3)
+    assert categorical_entropy(out).amin() >= head.entropy_floor - 1e-9
+
+
 def test_results_go_on_where_they_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    results.Results("suite", {}).add("arm seed 0", {"top1": 0.5})
+    # as the first runs were kept, with their versions at the head
+    old = {"command": "old", "versions": {"torch": "1"}, "runs": {"arm seed 0": {"top1": 0.5}}}
+    write_json(tmp_path / "suite.json", old)
     again = results.Results("suite", {})
-    assert "arm seed 0" in again
-    again.add("arm seed 1", {"top1": 0.7})
+    config = {"seed": 1, "gaps": (1.0, 2.0)}
+    assert again.has("arm seed 0", config)
+    assert not again.has("arm seed 1", config)
+    again.add("arm seed 1", config, {"top1": 0.7})
     content = json.loads((tmp_path / "suite.json").read_text())
-    assert content["runs"].keys() == {"arm seed 0", "arm seed 1"}
-    assert "torch" in content["versions"]
+    new = content["runs"].pop("arm seed 1")
+    assert content == old
+    assert new["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert new["command"].startswith("python ")
+    again = results.Results("suite", {})
+    assert again.has("arm seed 1", config)
+    with pytest.raises(ValueError, match=rf"folder='{tmp_path}' .*\(seed: 1, now 2\)"):
+        again.has("arm seed 1", {**config, "seed": 2})
+
+
+def test_runs_are_averaged_over_seeds():
+    content = {"runs": {f"arm seed {seed}": {"top1": 0.5 + 0.2 * seed} for seed in (0, 1)}}
     assert report.spread([r["top1"] for r in content["runs"].values()]) == "0.600 [0.500, 0.700]"
     assert len(report.by_arm(content["runs"])["arm"]) == 2
