@@ -129,9 +129,10 @@ def test_every_end_token_of_the_model_ends_a_response(
     toy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = toy_tokenizer()
-    end = tokenizer.convert_tokens_to_ids("5")
+    ids: Any = tokenizer.convert_tokens_to_ids(["5", "4"])
+    end, other = ids
     (tokens, length), *_ = sample(toy, tokenizer, "20=", 4, max_new_tokens=6)
-    tokens[:, length:] = tokenizer.convert_tokens_to_ids("4")
+    tokens[:, length:] = other
     tokens[:, length + 2] = end
     arguments = toy, tokens, length, tokenizer, 0.5, "bottom", 1.0
     whole = response_entropies(*arguments)

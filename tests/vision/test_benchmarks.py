@@ -71,3 +71,10 @@ def test_runs_are_averaged_over_seeds():
     content = {"runs": {f"arm seed {seed}": {"top1": 0.5 + 0.2 * seed} for seed in (0, 1)}}
     assert report.spread([r["top1"] for r in content["runs"].values()]) == "0.600 [0.500, 0.700]"
     assert len(report.by_arm(content["runs"])["arm"]) == 2
+
+
+def test_gradient_norms_are_shown_in_the_form_of_the_first_runs_and_in_todays():
+    norms = {"1.0": 0.5, "2.0": 0.25}
+    runs = {"gradient old": norms, "gradient new": {"config": {}, "norms": norms}}
+    text = report.confidence({**runs, "relabel none seed 0": {"relearned": [0.1]}})
+    assert "| old | 0.5 | 0.25 |\n| new | 0.5 | 0.25 |" in text
