@@ -74,7 +74,9 @@ def register_dm_control() -> None:
         ImportError: if dm_control is not installed.
     """
     if importlib.util.find_spec("dm_control") is None:
-        raise ImportError('era_rl.envs needs dm_control: pip install "era-rl[bench]"')
+        raise ImportError(
+            "era_rl.envs needs dm_control, of the extra bench: pip install -e '.[bench]'"
+        )
     for domain, tasks in DM_CONTROL_TASKS.items():
         for task in tasks.split():
             env_id = f"dm_control/{domain}-{task}-v0"

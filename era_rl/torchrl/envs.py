@@ -111,7 +111,9 @@ def _host_env(env_id: str) -> EnvBase:
             return DMControlEnv(domain, task)
         return GymEnv(env_id)
     except ImportError as error:
-        raise ValueError(f'env={env_id!r} needs dm_control: pip install "era-rl[bench]"') from error
+        raise ValueError(
+            f"env={env_id!r} needs dm_control, of the extra bench: pip install -e '.[bench]'"
+        ) from error
     except (gymnasium.error.Error, RuntimeError) as error:
         raise ValueError(
             f"env={env_id!r} must be a gymnasium id or dm_control/DOMAIN-TASK-v0: {error}"

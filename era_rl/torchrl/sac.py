@@ -94,7 +94,9 @@ class SACLearner(Learner):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that learning goes on from."""
         # a copy, for the file of a view has the whole buffer
-        stored = self.buffer[:].cpu().clone().flatten_keys(".").to_dict() if len(self.buffer) else {}
+        stored = (
+            self.buffer[:].cpu().clone().flatten_keys(".").to_dict() if len(self.buffer) else {}
+        )
         return {
             **super().state_dict(),
             "buffer": stored,

@@ -53,6 +53,6 @@ def test_dm_control_time_limit_is_a_truncation() -> None:
 def test_a_missing_dm_control_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchrl.envs.libs.dm_control._has_dmc", False)
     with pytest.raises(
-        ValueError, match=r"env='dm_control/walker-walk-v0' needs dm_control: .*era-rl\[bench\]"
+        ValueError, match=r"env=.dm_control/walker-walk-v0. needs dm_control, of the extra bench"
     ):
         make_env("dm_control/walker-walk-v0")
