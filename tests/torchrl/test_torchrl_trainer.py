@@ -134,7 +134,8 @@ def test_a_checkpoint_has_the_transitions_that_there_are(tmp_path: Path) -> None
         out = tmp_path / str(capacity)
         _run(replace(SAC, buffer_size=capacity), out)
         sizes.append((out / "checkpoint.pt").stat().st_size)
-    assert sizes[0] == sizes[1]
+    # the unused 59,700 transitions would take 2 MB; torch.save aligns to 64 bytes
+    assert abs(sizes[0] - sizes[1]) < 1_000
 
 
 @pytest.mark.usefixtures("no_evaluation")
