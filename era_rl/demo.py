@@ -106,7 +106,8 @@ def _plot(out: Path, env_id: str, before: float, floor: float) -> None:
     left.set(
         title=env_id, xlabel="environment steps", ylabel="evaluation return, mean over episodes"
     )
-    left.set_ylim(bottom=0)
+    if min(before, *evaluations["results"].mean(1)) >= 0:
+        left.set_ylim(bottom=0)
 
     right.fill_between(
         entropy["timesteps"], entropy["entropy_min"], entropy["entropy_max"], alpha=0.3

@@ -36,7 +36,7 @@ def gaussian_era(
     log_std_max: float = 0.0,
     delta: float | Tensor = 0.0,
 ) -> Tensor:
-    """Return log_std whose Gaussian entropy is at least target_entropy + delta (Eq. 11).
+    """Return log_std whose Gaussian entropy is at least target_entropy + delta, but rounding (Eq. 11).
 
     log_std_i = max(log_std_max + (H0 + delta - D c - D log_std_max) softmax(raw)_i, log_std_min), with
     c = ln(2 pi e) / 2 and D = action_dim. The entropy held is that of the unbounded normal: a
@@ -110,7 +110,8 @@ def truncated_normal_era(
             raise ValueError(f"slack_logit has shape {tuple(slack_logit.shape)}, not (..., 1)")
         logits = torch.cat([raw_log_std, slack_logit.to(raw_log_std.dtype)], dim=-1)
     weights = logits.softmax(-1)[..., :action_dim]
-    # h(loc, log_std) >= log_std + c - ln 2 for every |loc| <= 1: what lies below is clamped anyway
+    # below h(loc, log_std_min) for every |loc| <= 1, so that log_std is clamped there anyway: far from
+    # uniform that is at least log_std_min + c - ln 2, the half normal's
     lowest = log_std_min + GAUSSIAN_CONSTANT - LOG_TWO - 0.5
     entropy = (MAX_ENTROPY - budget * weights).clamp_min(lowest)
     return truncated_normal_log_std(loc, entropy).clamp_min(log_std_min)

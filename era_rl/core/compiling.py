@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import FunctionType
 from typing import Any
 
@@ -61,7 +62,7 @@ def compiled_closure(function: FunctionType) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, options=options)
 
 
-def graphed(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+def graphed(function: Callable[..., Any], what: str, device: torch.device) -> Callable[..., Any]:
     """Return a function of CUDA tensors as a CUDA graph, captured at its second call.
 
     A replay runs the same kernels on the same memory: everything the function reads, but for its
@@ -70,5 +71,10 @@ def graphed(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*CudaGraphModule.*|.*without CUDA.*")
-        fast = CudaGraphModule(function)
+        graph = CudaGraphModule(function, device=device)
+
+    def fast(*args: Any) -> Any:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return graph(*args)
+
     return Fallback(fast, function, f"A CUDA graph of {what}")

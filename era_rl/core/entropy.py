@@ -89,7 +89,7 @@ def truncated_normal_entropy(loc: Tensor, log_std: Tensor) -> Tensor:
     Returns:
         Entropy in nats per dimension, the broadcast shape.
     """
-    loc, log_std = at_least_float32(loc, log_std)
+    loc, log_std = torch.broadcast_tensors(*at_least_float32(loc, log_std))
     t = truncation(loc, log_std)
     return truncated_entropy(log_std, t, second_moment(t))
 

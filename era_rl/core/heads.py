@@ -178,6 +178,10 @@ class TruncatedGaussianHead(_GaussianParams):
                 raise ValueError(
                     f"delta={delta} needs floor='gaussian'; the exact floor has no bias"
                 )
+            if log_std_max != 0.0:
+                raise ValueError(
+                    f"log_std_max={log_std_max} needs floor='gaussian'; the exact floor has none"
+                )
             check_truncated_floor(self.target_entropy, action_dim, log_std_min)
         else:
             raise ValueError(f"floor={floor!r} must be 'exact' or 'gaussian'")

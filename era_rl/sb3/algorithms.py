@@ -145,8 +145,10 @@ class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
         **kwargs: Any,
     ) -> None:
         refuse_sde(use_sde)
+        if delta == "auto" and squash is False:
+            raise ValueError("delta='auto' must be left out with squash=False: there is no bias")
         if delta is not None:
-            refuse_delta(delta, "exact" if floor is None or squash is False else floor)
+            refuse_delta(delta, floor or "exact")
         self.learn_delta = delta == "auto"
         head_kwargs = {
             "target_entropy": target_entropy,
@@ -187,8 +189,8 @@ class PPOERA(_OnPolicyERAMixin, PPO):
     normalised to [-1, 1], with a log_std that depends on the state; Discrete, MultiDiscrete and
     MultiBinary take categoricals. Drop-in for ``stable_baselines3.PPO``, whose training loop it runs.
 
-    The floor bounds the density of the policy, p(a|s) <= exp(D / 2 - H0), and with it the importance
-    ratio of the clipped objective.
+    The exact floor bounds the density of the policy, p(a|s) <= exp(D / 2 - H0), and with it the
+    importance ratio of the clipped objective.
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
@@ -211,7 +213,8 @@ class PPOERA(_OnPolicyERAMixin, PPO):
             the floor is that of the normal before clipping, its std in units of half the range.
         compile: Whether the policy's ``forward`` and ``evaluate_actions`` run under torch.compile,
             which takes tens of seconds at their first calls: True, False, or "auto" for 50,000 steps
-            of the (vectorised) environment and more. Equal to the eager ones up to rounding.
+            of the (vectorised) environment and more. Equal to the eager ones up to rounding; the
+            head's ``target_entropy`` must stay then.
             Without a C++ compiler, or where compilation fails, it warns and runs eagerly.
         use_sde: Must be False.
         **kwargs: PPO's arguments. ``ent_coef`` is 0 by default and may be set: the paper's PPO runs

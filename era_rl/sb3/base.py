@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ if TRACES_IMAGES:
 
 MIN_CALLS_TO_COMPILE = 50_000
 """From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""
+
+
+FLOOR_ARGUMENTS = frozenset(
+    [
+        *("target_entropy", "target_entropy_fraction", "floor", "delta", "slack"),
+        *("log_std_min", "log_std_max", "distribution", "squash"),
+    ]
+)
+"""Arguments of the algorithms that go into the policy's head."""
 
 
 class ERAPolicy(Protocol):
@@ -95,9 +104,35 @@ class ERAMixin(BaseAlgorithm):
                 + ", ".join(policy.__name__ for policy in self.policy_aliases.values())
             )
         own = self.policy_kwargs
+        if taken := sorted({"head_kwargs", "distribution"} & own.keys()):
+            raise ValueError(
+                f"policy_kwargs={{{taken[0]!r}: ...}} must be left out: {type(self).__name__} has "
+                "arguments of its own for it"
+            )
         self.policy_kwargs = {**own, **self.era_kwargs}
         super()._setup_model()
         self.policy_kwargs = own
+
+    @classmethod
+    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a model; arguments as SB3's.
+
+        Raises:
+            ValueError: For an argument of the floor other than it was saved with.
+        """
+        given = {name: kwargs.pop(name) for name in sorted(FLOOR_ARGUMENTS & kwargs.keys())}
+        model = super().load(path, *args, **kwargs)
+        saved = {**model.era_kwargs, **model.era_kwargs["head_kwargs"]}
+        if getattr(model, "learn_delta", False):
+            saved["delta"] = "auto"
+        for name, value in given.items():
+            if value != saved.get(name):
+                raise ValueError(
+                    f"{name}={value!r} must be {saved.get(name)!r}, or left out: a loaded model has "
+                    f"the floor it was saved with. Construct {cls.__name__} with another and call its "
+                    f"set_parameters({str(path)!r})"
+                )
+        return model
 
     def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         """Train for ``total_timesteps`` environment steps and return self; arguments as the host's.
@@ -134,13 +169,15 @@ class CompilingMixin(ERAMixin):
     """
 
     def __init__(self, *args: Any, compile: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
-        if compile not in (True, False, "auto"):
+        if not (isinstance(compile, bool) or compile == "auto"):
             raise ValueError(f"compile={compile!r} must be True, False or 'auto'")
         self.compile = compile
         super().__init__(*args, **kwargs)
 
+    _compiled_floor: float
+
     def _compile(self) -> None:
-        """Compile; called at most once."""
+        """Compile; called once, and again where networks are replaced."""
         raise NotImplementedError
 
     def _planned_calls(self, total_timesteps: int) -> int:
@@ -148,8 +185,18 @@ class CompilingMixin(ERAMixin):
         raise NotImplementedError
 
     def _setup_model(self) -> None:
+        self._compiled = False  # before networks are made, which rebind what is compiled
         super()._setup_model()
-        self._compiled = False
+
+    def _update_learning_rate(
+        self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
+    ) -> None:
+        if self._compiled and self.era_policy.entropy_floor != self._compiled_floor:
+            raise ValueError(
+                f"target_entropy={self.era_policy.entropy_floor} of the head must stay "
+                f"{self._compiled_floor}: the policy was compiled with it; compile=False lets it change"
+            )
+        super()._update_learning_rate(optimizers)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(total_timesteps, *args, **kwargs)
@@ -158,6 +205,7 @@ class CompilingMixin(ERAMixin):
         )
         if wanted and not self._compiled:
             self._compiled = True
+            self._compiled_floor = self.era_policy.entropy_floor
             if has_compiler():
                 self._compile()
             else:
@@ -169,7 +217,7 @@ class CompilingMixin(ERAMixin):
         return result
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled"]
+        return [*super()._excluded_save_params(), "_compiled", "_compiled_floor"]
 
 
 class LearnedDeltaMixin(ERAMixin):
@@ -281,6 +329,9 @@ class OffPolicyERAMixin(LearnedDeltaMixin):
     ) -> None:
         """Store a step in the replay buffer (SB3's hook); FloatingPointError where it is not finite."""
         refuse_nonfinite(self.num_timesteps, observations=new_obs, rewards=reward)
+        for index in dones.nonzero()[0]:  # new_obs is that of the next episode there
+            last = infos[index].get("terminal_observation", {})
+            refuse_nonfinite(self.num_timesteps, observations=last)
         super()._store_transition(  # type: ignore[misc]
             replay_buffer, buffer_action, new_obs, reward, dones, infos
         )
@@ -289,13 +340,16 @@ class OffPolicyERAMixin(LearnedDeltaMixin):
 def refuse_nonfinite(step: int, **values: np.ndarray | dict[str, np.ndarray]) -> None:
     """Raise FloatingPointError where values, arrays or dicts of them by name, are not finite."""
     for name, value in values.items():
-        for part in value.values() if isinstance(value, dict) else (value,):
-            # the sum of squares takes a tenth of the time of isfinite, at every step
-            if part.dtype.kind == "f" and not math.isfinite(np.vdot(part, part)):
+        for part in map(np.asarray, value.values() if isinstance(value, dict) else (value,)):
+            # the sum of squares takes a tenth of the time of isfinite, at every step, but may overflow
+            if (
+                part.dtype.kind == "f"
+                and not math.isfinite(np.vdot(part, part))
+                and not np.isfinite(part).all()
+            ):
                 raise FloatingPointError(
-                    f"{name} up to step {step} must be finite, and their squares too: some are not. "
-                    "The networks have not been trained on them. SB3's VecCheckNan finds the first, "
-                    "VecNormalize bounds them"
+                    f"{name} up to step {step} must be finite: some are not. The networks have not "
+                    "been trained on them. SB3's VecCheckNan finds the first, VecNormalize bounds them"
                 )
 
 

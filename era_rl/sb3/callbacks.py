@@ -20,6 +20,10 @@ COLUMNS = (
 )
 
 
+MOST_STATES = 2_048
+"""How many states go through the networks at once."""
+
+
 class MeasuringCallback(BaseCallback):
     """Sends rows of figures to the logger, to a list and to a CSV file.
 
@@ -109,7 +113,8 @@ class EntropyMonitor(VisitedStatesCallback):
     a CSV file, with the columns ``COLUMNS``. ``minimum`` keeps the smallest entropy met so far and
     ``margin`` the smallest H[pi(.|s)] - H0(s); the floor depends on the state under an action mask
     only. Warns once each of an entropy that stays at the floor from the start though the head lets it
-    rise, of NaN, and of a gradient spike.
+    rise, of NaN, and of a gradient spike. PPO and A2C leave gradients clipped to ``max_grad_norm``, so
+    ``gradient_norm`` is that of clipped ones there, and spikes go unseen.
 
     Args:
         check_freq: Steps of the (vectorised) environment between checks, at least 1.
@@ -119,7 +124,8 @@ class EntropyMonitor(VisitedStatesCallback):
         verbose: SB3's verbosity.
 
     Raises:
-        ValueError: If ``check_freq`` is below 1 or ``spike_factor`` not above 1.
+        ValueError: If ``check_freq`` is below 1 or ``spike_factor`` not above 1, or at the start of
+            training if the algorithm is not one of this package's.
     """
 
     def __init__(
@@ -140,6 +146,14 @@ class EntropyMonitor(VisitedStatesCallback):
         self._checks_at_floor = 0
         self._warned: set[str] = set()
 
+    def _init_callback(self) -> None:
+        if not hasattr(self.model.policy, "entropy_floor"):
+            raise ValueError(
+                f"model={type(self.model).__name__} must be an algorithm of era_rl.sb3: others have no "
+                "entropy in closed form, and no floor"
+            )
+        super()._init_callback()
+
     @property
     def _policy(self) -> ERAPolicy:
         return cast(ERAPolicy, self.model.policy)
@@ -154,8 +168,8 @@ class EntropyMonitor(VisitedStatesCallback):
         entropy, floor = self._entropies_and_floors()
         norm = _gradient_norm(self._policy.actor_parameters())
         margin = float((entropy - floor).min())
-        self.minimum = min(self.minimum, float(entropy.min()))
-        self.margin = min(self.margin, margin)
+        self.minimum = float(np.minimum(self.minimum, entropy.min()))  # NaN, if there is one
+        self.margin = float(np.minimum(self.margin, margin))
         entropies = (float(entropy.mean()), float(entropy.min()), float(entropy.max()))
         self._record((*entropies, float(np.mean(floor)), margin, norm))
         self._judge(entropy, floor, norm)
@@ -163,16 +177,24 @@ class EntropyMonitor(VisitedStatesCallback):
     def _entropies_and_floors(self) -> tuple[np.ndarray, Any]:
         """Return the entropies of the states visited, (n,), and their floor or floors."""
         visited, masks, self._masks = self._take_visited(), self._masks, []
+        if not masks:
+            return self._entropies(visited), self._policy.entropy_floor
+        mask = np.concatenate(masks)
+        entropy = self._entropies(visited, action_masks=mask)
+        valid = torch.as_tensor(mask.reshape(len(entropy), -1) != 0, device=self.model.device)
+        return entropy, self._policy.head.floor(valid).cpu().numpy()
+
+    @torch.no_grad()
+    def _entropies(self, visited: Any, **others: np.ndarray) -> np.ndarray:
+        """Return the entropies at observations, (n,), a part at a time: they may be many images."""
         # training ends in training mode, in which batch statistics are learned
         self._policy.set_training_mode(False)
-        with torch.no_grad():
-            obs = self._policy.obs_to_tensor(visited)[0]
-            if not masks:
-                return self._policy.entropy(obs).cpu().numpy(), self._policy.entropy_floor
-            entropy = self._policy.entropy(obs, action_masks=np.concatenate(masks))
-            mask = torch.as_tensor(np.concatenate(masks), dtype=torch.bool, device=entropy.device)
-            floor = self._policy.head.floor(mask.reshape(len(entropy), -1))
-            return entropy.cpu().numpy(), floor.cpu().numpy()
+        entropies = []
+        for part in _parts(visited):
+            obs = self._policy.obs_to_tensor(_rows(visited, part))[0]
+            rows = {name: value[part] for name, value in others.items()}
+            entropies.append(self._policy.entropy(obs, **rows).cpu().numpy())
+        return np.concatenate(entropies)
 
     def _judge(self, entropy: np.ndarray, floor: Any, norm: float) -> None:
         """Warn once of each thing that goes wrong."""
@@ -212,6 +234,19 @@ def _concatenate(observations: list[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.concatenate([obs[key] for obs in observations]) for key in observations[0]}
     return np.concatenate(observations)
+
+
+def _parts(observations: Any) -> list[slice]:
+    """Return slices of at most ``MOST_STATES`` that make up a batch of observations."""
+    first = next(iter(observations.values())) if isinstance(observations, dict) else observations
+    return [slice(start, start + MOST_STATES) for start in range(0, len(first), MOST_STATES)]
+
+
+def _rows(observations: Any, part: slice) -> Any:
+    """Return a part of a batch of observations, an array or a dict of them."""
+    if isinstance(observations, dict):
+        return {key: value[part] for key, value in observations.items()}
+    return observations[part]
 
 
 def _gradient_norm(parameters: list[torch.nn.Parameter]) -> float:

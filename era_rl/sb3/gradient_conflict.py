@@ -98,7 +98,9 @@ class GradientConflict(MeasuringCallback):
     def _on_step(self) -> bool:
         model = self.model
         if isinstance(model, OffPolicyAlgorithm) and model.num_timesteps > model.learning_starts:
-            self._check_when_due()
+            assert model.replay_buffer is not None
+            if model.replay_buffer.size() > 0:  # this step is stored after its callbacks
+                self._check_when_due()
         return True
 
     def _on_rollout_end(self) -> None:
@@ -172,9 +174,11 @@ def plot_gradient_conflict(
 def _random_states_kept() -> Iterator[None]:
     """Leave NumPy's and torch's random states as they were."""
     numpy_state = np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    np.random.set_state(numpy_state)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(numpy_state)
 
 
 def _policy(model: Any, obs: Any) -> _Policy:

@@ -13,8 +13,11 @@ from era_rl.core.compiling import Fallback, compiled_closure
 
 Network = Callable[..., Any]
 Loss = Callable[[Network], tuple[Tensor, Any]]
-Gradients = tuple[tuple[Tensor, ...], Tensor, Any]
-"""Gradients in the order of the parameters, the loss, and what the loss gave beside it."""
+Gradients = tuple[tuple[Tensor | None, ...], Tensor, Any]
+"""Gradients in the order of the parameters, the loss, and what the loss gave beside it.
+
+The gradient of a parameter that the loss does not depend on is None from autograd, 0 from torch.func.
+"""
 
 
 class Transitions(NamedTuple):
@@ -37,17 +40,30 @@ class SACGradients:
     by the eager one at any time.
 
     Args:
-        policy: A SACERA policy; its optimizers' parameters are those differentiated.
+        policy: A SACERA policy; differentiated are its optimizers' parameters that are not frozen.
     """
 
     def __init__(self, policy: Any) -> None:
         self.target_critic: nn.Module = policy.critic_target
         self.online_critic: nn.Module = policy.critic
         self.sampler = _Sampler(policy.actor)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            policy.critic.optimizer,
+            policy.actor.optimizer,
+        ]
+        self._frozen = self._frozen_now()
         self.critic_parameters = _trained(self.online_critic, policy.critic.optimizer)
         self.actor_parameters = _trained(self.sampler, policy.actor.optimizer)
         self.critic: Callable[..., Gradients] = partial(self._critic, by_autograd)
         self.actor: Callable[..., Gradients] = partial(self._actor, by_autograd)
+
+    def outdated(self) -> bool:
+        """Return whether parameters were frozen or released since the construction."""
+        return self._frozen != self._frozen_now()
+
+    def _frozen_now(self) -> list[bool]:
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [not p.requires_grad for group in groups for p in group["params"]]
 
     def compile(self) -> None:
         """Compile both functions at their first call; eager ones take over where that fails."""
@@ -89,7 +105,8 @@ class SACGradients:
 def by_autograd(network: nn.Module, parameters: dict[str, Tensor], loss: Loss) -> Gradients:
     """Return the gradients of ``loss(network)`` by autograd."""
     value, beside = loss(network)
-    return torch.autograd.grad(value, list(parameters.values())), value.detach(), beside
+    gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+    return gradients, value.detach(), beside
 
 
 def by_transform(network: nn.Module, parameters: dict[str, Tensor], loss: Loss) -> Gradients:
@@ -121,10 +138,11 @@ class _Sampler(nn.Module):
 
     def forward(self, obs: Any, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, loc and log_std, each (batch, action_dim)."""
-        return self.actor.reparameterise(self.actor.raw_params(obs), noise)
+        return self.actor.reparameterise(obs, noise)
 
 
 def _trained(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the parameters of a network that its optimizer trains, by name."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return {name: p for name, p in network.named_parameters() if id(p) in trained}
+    parameters = network.named_parameters()
+    return {name: p for name, p in parameters if p.requires_grad and id(p) in trained}

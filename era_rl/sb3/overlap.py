@@ -1,41 +1,45 @@
 """Learning while environments step."""
 
 from collections.abc import Callable
+from typing import Any
 
-from stable_baselines3.common.vec_env.base_vec_env import (
-    VecEnv,
-    VecEnvObs,
-    VecEnvStepReturn,
-    VecEnvWrapper,
-)
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn
 
 
-class LearnWhileStepping(VecEnvWrapper):
-    """Runs deferred work between the start and the end of a step of the environments.
+class LearnWhileStepping:
+    """Within its context, runs deferred work between the start and the end of environments' steps.
+
+    It shadows ``step_wait`` of the innermost environments: SB3 compares the wrappers of training and
+    evaluation, and pickles some of them.
 
     Args:
-        venv: The environments; those of a ``SubprocVecEnv`` step in the meantime.
+        env: The environments; those of a ``SubprocVecEnv`` step in the meantime.
     """
 
-    def __init__(self, venv: VecEnv) -> None:
-        super().__init__(venv)
+    def __init__(self, env: VecEnv) -> None:
+        self._env: Any = env.unwrapped
         self._deferred: Callable[[], None] | None = None
 
+    def __enter__(self) -> "LearnWhileStepping":
+        end_of_step = self._env.step_wait
+
+        def step_wait() -> VecEnvStepReturn:
+            self._work()
+            return end_of_step()
+
+        self._env.step_wait = step_wait
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._env.step_wait
+        self._work()
+
     def defer(self, work: Callable[[], None]) -> None:
-        """Have work done within the next step."""
+        """Have work done within the next step, or at the end; what was deferred before is done now."""
+        self._work()
         self._deferred = work
 
-    def work(self) -> None:
-        """Do what is deferred now."""
+    def _work(self) -> None:
         if self._deferred is not None:
             work, self._deferred = self._deferred, None
             work()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Do what is deferred, then return what the step gave."""
-        self.work()
-        return self.venv.step_wait()
-
-    def reset(self) -> VecEnvObs:
-        """Reset the environments."""
-        return self.venv.reset()

@@ -1,5 +1,6 @@
 """SB3's off-policy policies with actors that end in an ERA head; everything else is the host's."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -76,14 +77,14 @@ class ERAActorMixin(BasePolicy):
             torch.empty(batch_size, self.head.action_dim, dtype=dtype, device=weight.device)
         )
 
-    def reparameterise(self, raw: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def reparameterise(self, obs: PyTorchObs, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the actions that the noise gives, loc and log_std, each (batch, action_dim)."""
-        loc, log_std = self.head.loc_log_std(raw)
+        loc, log_std, _ = self.get_action_dist_params(obs)
         return self.action_dist.reparameterise(loc, log_std, noise), loc, log_std
 
     def act(self, obs: PyTorchObs, noise: Tensor) -> Tensor:
         """Return the actions that the noise gives, (batch, action_dim)."""
-        return self.reparameterise(self.raw_params(obs), noise)[0]
+        return self.reparameterise(obs, noise)[0]
 
     def compile_acting(self) -> None:
         """Compile ``act``, as ``predict`` calls it; it stays eager where that fails."""
@@ -219,10 +220,13 @@ class LayerNormCriticMixin(BasePolicy):
 
     Args:
         layer_norm: Whether each hidden layer of the critics is followed by a LayerNorm.
-        critic_weight_decay: Where above 0, the critics train with AdamW and this weight decay.
+        critic_weight_decay: At least 0; above, the critics train with AdamW and this weight decay.
         optimizer_kwargs: As in SB3; Adam and AdamW run fused unless told otherwise.
         *args: Arguments of the host policy.
         **kwargs: Arguments of the host policy.
+
+    Raises:
+        ValueError: For a negative ``critic_weight_decay``, or one beside an optimizer other than Adam.
     """
 
     actor: Any
@@ -239,7 +243,17 @@ class LayerNormCriticMixin(BasePolicy):
         self.layer_norm = layer_norm
         self.critic_weight_decay = critic_weight_decay
         optimizer_class = kwargs.get("optimizer_class", torch.optim.Adam)
-        if optimizer_kwargs is None and optimizer_class in (torch.optim.Adam, torch.optim.AdamW):
+        is_adam = optimizer_class in (torch.optim.Adam, torch.optim.AdamW)
+        if not 0.0 <= critic_weight_decay < math.inf:
+            raise ValueError(
+                f"critic_weight_decay={critic_weight_decay} must be at least 0, finite"
+            )
+        if critic_weight_decay > 0.0 and not is_adam:
+            raise ValueError(
+                f"critic_weight_decay={critic_weight_decay} needs optimizer_class Adam or AdamW, "
+                f"not {optimizer_class.__name__}: give weight_decay in optimizer_kwargs"
+            )
+        if optimizer_kwargs is None and is_adam:
             optimizer_kwargs = {"fused": True}
         super().__init__(*args, optimizer_kwargs=optimizer_kwargs, **kwargs)
 
@@ -259,8 +273,7 @@ class LayerNormCriticMixin(BasePolicy):
             self.critic.optimizer = torch.optim.AdamW(
                 self.critic.optimizer.param_groups[0]["params"],
                 lr=lr_schedule(1),
-                weight_decay=self.critic_weight_decay,
-                fused=True,
+                **{**self.optimizer_kwargs, "weight_decay": self.critic_weight_decay},
             )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import (
     TrainFrequencyUnit,
 )
 from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from stable_baselines3.sac.sac import SAC
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -38,7 +39,8 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
     pi(.|s) has H[pi(.|s)] >= H0 for every state, so the critic target is
     r + gamma min_j Q_j(s', a') and the actor maximises min_j Q_j(s, a), with no entropy term in
     either. Drop-in for ``stable_baselines3.SAC``: every other argument, and ``save``, ``load``,
-    ``predict`` and callbacks, are SB3's.
+    ``predict`` and callbacks, are SB3's. Losses and entropies stay on the device until logs are
+    written: ``train/*`` is in the logger then, not after every update.
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
@@ -59,13 +61,15 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
         layer_norm: Whether the critics have a LayerNorm after each hidden layer.
         compile: Whether the gradients of an update, and the sampling of actions, run under
             torch.compile, which takes tens of seconds at the first step: True, False, or "auto" for
-            runs of at least 50,000 updates. On CUDA gradients and optimizer steps become one CUDA
-            graph besides. Equal to the eager update up to rounding. Without a C++ compiler, or where
-            compilation fails, it warns and runs eagerly.
+            runs of at least 50,000 updates (unless ``train_freq`` counts episodes and
+            ``gradient_steps`` is fixed: their number is unknown then). On CUDA gradients and
+            optimizer steps become one CUDA graph besides. Equal to the eager update up to rounding;
+            the head's ``target_entropy`` must stay then. Without a C++ compiler, or where compilation
+            fails, it warns and runs eagerly.
         overlap: Whether the gradient steps after a step of the environments are taken within their
             next one, so that they run beside a ``SubprocVecEnv``, and CUDA beside any environment. The
             updates are as many and of the same data, but the policy that acts is that of before
-            the last of them.
+            the last of them. Not with a ``HerReplayBuffer``.
         ent_coef: Must be 0: there is no entropy term.
         use_sde: Must be False.
         policy_kwargs: As in SB3.
@@ -82,6 +86,7 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
         "MultiInputPolicy": SACERAMultiInputPolicy,
     }
     actor: SACERAActor  # pyright: ignore[reportIncompatibleVariableOverride]
+    _stepping: LearnWhileStepping | None = None
 
     def __init__(self, *args: Any, overlap: bool = False, **kwargs: Any) -> None:
         self.overlap = overlap
@@ -90,11 +95,44 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
     def _setup_model(self) -> None:
         super()._setup_model()
         self.metrics = TrainingMetrics()
+        if self.overlap and isinstance(self.replay_buffer, HerReplayBuffer):
+            raise ValueError(
+                "overlap=True must be False with a HerReplayBuffer, which asks the environments for "
+                "rewards: they are within a step then"
+            )
+
+    def _create_aliases(self) -> None:
+        """Take hold of the networks (SB3's hook, called again by who replaces them)."""
+        super()._create_aliases()
+        self._bind()
+
+    def _bind(self) -> None:
+        """Take hold of networks and optimizers as they are, for what is compiled or captured too."""
         self._gradients = SACGradients(self.policy)
         self._update_parameters: Callable[..., tuple[Tensor, ...]] = self._plain_update
         self._captured_rates: list[tuple[dict[str, Any], Tensor]] = []
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.critic_target.parameters())
+        for optimizer in self._gradients.optimizers:
+            optimizer.zero_grad()  # or a parameter frozen since would go on along its last gradient
+        if self._compiled:
+            self._compile()
+
+    def _outdated(self) -> bool:
+        """Return whether parameters were frozen or released, or a captured optimizer was loaded."""
+        captured = [group for group, _ in self._captured_rates]
+        groups = [g for optimizer in self._gradients.optimizers for g in optimizer.param_groups]
+        replaced = any(a is not b for a, b in zip(captured, groups, strict=False))
+        return replaced or self._gradients.outdated()
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Load parameters and the optimizers' state; arguments as SB3's."""
+        super().set_parameters(*args, **kwargs)
+        if self.device.type != "cuda":
+            for optimizer in self._gradients.optimizers:
+                for group in optimizer.param_groups:
+                    if "capturable" in group:  # saved on CUDA, captured
+                        group["capturable"] = False
 
     def _compile(self) -> None:
         if not self.batch_norm_stats:  # torch.func leaves running statistics as they are
@@ -105,13 +143,15 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _capture(self) -> None:
         """Have gradients and optimizer steps run as one CUDA graph."""
-        for optimizer in (self.actor.optimizer, self.critic.optimizer):
+        for optimizer in self._gradients.optimizers:
             for group in optimizer.param_groups:
                 if "capturable" in group:
                     group["capturable"] = True
+                    for state in optimizer.state.values():  # unless fused, it counts on the CPU
+                        state["step"] = state["step"].to(self.device)
                 rate = torch.tensor(float(group["lr"]), device=self.device)
                 self._captured_rates.append((group, rate))
-        self._update_parameters = graphed(self._plain_update, "SACERA's update")
+        self._update_parameters = graphed(self._plain_update, "SACERA's update", self.device)
 
     def _update_learning_rate(
         self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
@@ -131,28 +171,27 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
         rounds = total_timesteps // (self.train_freq.frequency * self.n_envs)
         return self._n_updates + rounds * self.gradient_steps
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        if self.overlap and not isinstance(self.env, LearnWhileStepping):
-            assert self.env is not None
-            self.env = LearnWhileStepping(self.env)
-        return super()._setup_learn(*args, **kwargs)
-
     def learn(self, *args: Any, **kwargs: Any) -> Any:
         """Train and return self; arguments as SB3's."""
-        super().learn(*args, **kwargs)
-        if isinstance(self.env, LearnWhileStepping):
-            self.env.work()
-        return self
+        if not self.overlap or self.env is None:
+            return super().learn(*args, **kwargs)
+        with LearnWhileStepping(self.env) as self._stepping:
+            try:
+                return super().learn(*args, **kwargs)
+            finally:
+                self._stepping = None
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Take gradient steps on batches of the replay buffer, or have them taken (SB3's hook)."""
-        if isinstance(self.env, LearnWhileStepping):
-            self.env.defer(partial(self._train, gradient_steps, batch_size))
-        else:
+        if self._stepping is None:
             self._train(gradient_steps, batch_size)
+        else:
+            self._stepping.defer(partial(self._train, gradient_steps, batch_size))
 
     def _train(self, gradient_steps: int, batch_size: int) -> None:
         assert self.replay_buffer is not None
+        if self._outdated():
+            self._bind()
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         for step in range(gradient_steps):
@@ -172,9 +211,7 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
             rewards,
             data.dones,
             # a tensor, since a compiled function takes a number for a constant
-            rewards.new_full((), self.gamma, dtype=torch.float64)
-            if data.discounts is None
-            else data.discounts,
+            rewards.new_full((), self.gamma) if data.discounts is None else data.discounts,
         )
         noise, next_noise = self.actor.draw_noise(2 * len(data.actions)).chunk(2)
         losses, loc, log_std = self._update_parameters(batch, noise, next_noise)
@@ -206,7 +243,7 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _excluded_save_params(self) -> list[str]:
         own = ["metrics", "_gradients", "_critic_params", "_target_params"]
-        own += ["_update_parameters", "_captured_rates"]
+        own += ["_update_parameters", "_captured_rates", "_stepping"]
         return [*super()._excluded_save_params(), *own]
 
 
@@ -239,7 +276,9 @@ def paper_preset(action_space: spaces.Box) -> dict[str, Any]:
 
 
 def _step(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor], gradients: tuple[Tensor, ...]
+    optimizer: torch.optim.Optimizer,
+    parameters: dict[str, Tensor],
+    gradients: tuple[Tensor | None, ...],
 ) -> None:
     """Take an optimizer step along the gradients of the parameters."""
     for parameter, gradient in zip(parameters.values(), gradients, strict=True):

@@ -62,7 +62,7 @@ class Learner(ABC):
                 fast, self._plain_losses, f"torch.compile of the {self.name} losses"
             )
             if self.device.type == "cuda":
-                self._update = graphed(self._plain_update, f"{self.name}'s update")
+                self._update = graphed(self._plain_update, f"{self.name}'s update", self.device)
 
     @abstractmethod
     def learn(self, data: TensorDictBase) -> dict[str, Tensor]:

@@ -39,6 +39,16 @@ POINTS = [
 ]
 
 
+def test_loc_and_log_std_broadcast() -> None:
+    shapes = [((), (2,)), ((3,), (2, 3)), ((3,), (5, 3)), ((2, 1), (3,)), ((4, 3), ())]
+    for loc_shape, log_std_shape in shapes:
+        loc, log_std = torch.rand(loc_shape) - 0.5, torch.rand(log_std_shape) - 1.0
+        whole = torch.broadcast_tensors(loc, log_std)
+        assert torch.equal(truncated_normal_entropy(loc, log_std), truncated_normal_entropy(*whole))
+        assert torch.equal(tanh_normal_entropy(loc, log_std), tanh_normal_entropy(*whole))
+        assert torch.equal(truncated_normal_log_std(loc, log_std), truncated_normal_log_std(*whole))
+
+
 def _half_unit(printed: str) -> float:
     return 0.5 * 10.0 ** -len(printed.partition(".")[2])
 

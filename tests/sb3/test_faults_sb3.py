@@ -15,8 +15,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan
 
 from era_rl.sb3 import SACERA
+from era_rl.sb3.base import refuse_nonfinite
 
-AT = 60
+AT = 63
 CONTINUOUS = ["SACERA", "TQCERA", "CrossQERA", "PPOERA", "A2CERA"]
 
 
@@ -45,10 +46,10 @@ class FaultyEnv(gym.Env):
         if begun and self.fault == "exit":
             raise SystemExit  # ends the process that it is in
         obs = self._draw()
-        if begun and self.fault == "observations":
+        if begun and self.fault in ("observations", "last"):
             obs[1] = self.value
         reward = self.value if begun and self.fault == "rewards" else 0.0
-        return obs, reward, False, self.steps >= 10, {}
+        return obs, reward, begun and self.fault == "last", self.steps >= 10, {}
 
     def _draw(self) -> np.ndarray:
         return self.np_random.uniform(-1.0, 1.0, 3).astype(np.float32)
@@ -76,6 +77,23 @@ def test_what_is_not_finite_is_refused_before_it_is_trained_on(
     if name in ("SACERA", "TQCERA", "CrossQERA"):
         assert env.bad_actions == 0
     model.save(io.BytesIO())
+
+
+def test_the_last_observation_of_an_episode_is_looked_at_too() -> None:
+    """It is the next one of its transition, and not what the step returns."""
+    model = small("SACERA", FaultyEnv("last"))
+    with pytest.raises(FloatingPointError, match=f"^observations up to step {AT} must be finite"):
+        model.learn(400)
+    assert _finite(model)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=["float16", "float32"])
+def test_large_finite_values_are_not_refused(dtype: Any) -> None:
+    """Though the sum of their squares is not finite."""
+    largest = np.full(9, np.finfo(dtype).max, dtype)
+    refuse_nonfinite(1, observations={"a": largest}, rewards=-largest)
+    with pytest.raises(FloatingPointError, match="rewards up to step 1"):
+        refuse_nonfinite(1, rewards=np.append(largest, dtype(np.inf)))
 
 
 @pytest.mark.parametrize("stock", [SAC, PPO], ids=["SAC", "PPO"])
@@ -193,5 +211,5 @@ def test_a_truncated_model_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "model.zip"
     small("SACERA").save(path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises((ValueError, AssertionError)):
+    with pytest.raises((ValueError, AssertionError), match=r"[Zz]ip|No data found"):
         SACERA.load(path)

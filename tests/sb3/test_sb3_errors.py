@@ -6,10 +6,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from sb3_toys import TargetEnv, small_sacera
+from stable_baselines3 import SAC
 
-from era_rl.sb3 import EntropyMonitor
+from era_rl.sb3 import PPOERA, EntropyMonitor
 
 
 @pytest.mark.parametrize(
@@ -35,8 +37,27 @@ from era_rl.sb3 import EntropyMonitor
         ({"target_entropy": "low"}, "target_entropy='low' must be a number of nats or 'auto'"),
         ({"target_entropy": 1.5}, "target_entropy=1.5"),
         ({"target_entropy": float("nan")}, "target_entropy=nan"),
-        ({"target_entropy": 3.0, "floor": "gaussian"}, "target_entropy"),
+        (
+            {"target_entropy": 3.0, "floor": "gaussian"},
+            "target_entropy=3.0 with delta=0.0 must be at most 2.83788 nats",
+        ),
         ({"log_std_min": 1.0, "floor": "gaussian"}, "log_std_min=1.0"),
+        ({"log_std_max": -1.0}, "log_std_max=-1.0 needs floor='gaussian'"),
+        ({"compile": 1}, "compile=1 must be True, False or 'auto'"),
+        ({"policy_kwargs": {"head_kwargs": {}}}, "policy_kwargs={'head_kwargs': ...} must be left"),
+        (
+            {"policy_kwargs": {"critic_weight_decay": -0.1}},
+            "critic_weight_decay=-0.1 must be at least 0",
+        ),
+        (
+            {
+                "policy_kwargs": {
+                    "critic_weight_decay": 0.1,
+                    "optimizer_class": torch.optim.RMSprop,
+                }
+            },
+            "critic_weight_decay=0.1 needs optimizer_class Adam or AdamW, not RMSprop",
+        ),
     ],
     ids=str,
 )
@@ -70,6 +91,16 @@ def test_refuses_other_action_spaces() -> None:
 def test_refuses_a_policy_of_another_name() -> None:
     with pytest.raises(ValueError, match="Policy NoPolicy unknown"):
         small_sacera(policy="NoPolicy")
+
+
+def test_a_learned_delta_without_squashing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"delta='auto' must be left out with squash=False"):
+        PPOERA("MlpPolicy", TargetEnv(), squash=False, floor="gaussian", delta="auto")
+
+
+def test_the_monitor_refuses_a_stock_algorithm() -> None:
+    with pytest.raises(ValueError, match=r"model=SAC must be an algorithm of era_rl.sb3"):
+        SAC("MlpPolicy", TargetEnv(), device="cpu").learn(1, callback=EntropyMonitor())
 
 
 @pytest.mark.parametrize(

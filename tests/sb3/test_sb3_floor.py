@@ -150,15 +150,21 @@ def test_logs_the_mean_loss_of_the_updates_since_the_last_time(
     model = small_sacera(learning_starts=10_000, gamma=0.0, learning_rate=0.0)
     model.learn(100)
     assert model.replay_buffer is not None
-    # with frozen networks the loss of each batch is known
-    losses = []
+    # with frozen networks, and values that do not depend on the actions, the losses are known
+    with torch.no_grad():
+        for value, q_network in enumerate(model.critic.q_networks):
+            q_network[-1].weight.zero_()
+            q_network[-1].bias.fill_(2.0 + value)
+    losses, log_stds = [], [0.0]
     sample = model.replay_buffer.sample
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         data = sample(*args, **kwargs)
         with torch.no_grad():
             q_values = model.critic(data.observations, data.actions)
+            _, log_std, _ = model.actor.get_action_dist_params(data.observations)
         losses.append(sum(0.5 * ((q - data.rewards) ** 2).mean().item() for q in q_values))
+        log_stds[:] = [log_std.mean().item()]
         return data
 
     monkeypatch.setattr(model.replay_buffer, "sample", spy)
@@ -171,3 +177,6 @@ def test_logs_the_mean_loss_of_the_updates_since_the_last_time(
             expected.append(np.mean(losses))
     logged = [float(row["train/critic_loss"]) for row in read_rows(tmp_path / "progress.csv")]
     assert logged == pytest.approx(expected, rel=1e-5)
+    last = read_rows(tmp_path / "progress.csv")[-1]
+    assert float(last["train/actor_loss"]) == pytest.approx(-2.0)
+    assert float(last["train/log_std_mean"]) == pytest.approx(log_stds[0], rel=1e-5)

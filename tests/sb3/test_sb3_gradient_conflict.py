@@ -12,6 +12,7 @@ from sb3_family import BOX, DISCRETE, OFF_POLICY, same_parameters, small
 from sb3_toys import TargetEnv, read_rows
 from stable_baselines3 import A2C, DQN, PPO, SAC
 
+from era_rl.core import TruncatedNormal, truncated_normal_entropy
 from era_rl.sb3 import GradientConflict, plot_gradient_conflict
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS
 
@@ -59,6 +60,90 @@ def test_equals_finite_differences_of_the_same_draws(name: str) -> None:
     norms = np.linalg.norm(gradients, axis=1)
     assert measured[1:3] == pytest.approx(norms, rel=2e-2)
     assert measured[0] == pytest.approx(gradients[0] @ gradients[1] / norms.prod(), abs=2e-2)
+
+
+def _cosine(model: Any, objective: torch.Tensor, entropy: torch.Tensor) -> float:
+    """Return the cosine between the gradients at the actor's weights."""
+    weights = model.policy.actor_parameters()
+    gradients = [
+        torch.cat(
+            [
+                g.flatten()
+                for g in torch.autograd.grad(
+                    value, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            ]
+        )
+        for value in (objective, entropy)
+    ]
+    return torch.nn.functional.cosine_similarity(*gradients, dim=0).item()
+
+
+def _plain_entropy(model: Any, obs: torch.Tensor) -> torch.Tensor:
+    """Return the mean entropy that the raw outputs would have without a floor."""
+    loc, raw_log_std = model.policy.raw_params(obs).chunk(2, dim=-1)
+    return truncated_normal_entropy(loc.tanh(), raw_log_std.clamp(-20.0, 2.0)).sum(-1).mean()
+
+
+def test_the_cosine_at_the_weights_is_that_of_the_returns_and_a_plain_bonus() -> None:
+    model: Any = small("SACERA")
+    model.learn(60)
+    with torch.no_grad():
+        model.actor.log_std.bias.fill_(-1.0)
+    callback = GradientConflict(1, 32)
+    callback.init_callback(model)
+    np.random.seed(3)
+    torch.manual_seed(3)
+    measured = dict(zip(CONFLICT_COLUMNS[1:], callback._measure(), strict=True))
+    np.random.seed(3)
+    torch.manual_seed(3)
+    obs = model.replay_buffer.sample(32).observations
+    actions = (
+        model.actor._distribution()
+        .proba_distribution(*model.policy.dist_params(model.policy.raw_params(obs)))
+        .sample()
+    )
+    q = torch.cat(model.critic(obs, actions), dim=1).amin(1).mean()
+    expected = _cosine(model, q, _plain_entropy(model, obs))
+    assert measured["cosine_actor"] == pytest.approx(expected, abs=1e-4)
+    assert abs(expected) > 5e-3  # so that a sign would show
+
+
+def test_the_return_of_a_rollout_is_that_of_its_advantages() -> None:
+    model: Any = small("PPOERA", BOX)
+    model.learn(64)
+    callback = GradientConflict(1, 32)
+    callback.init_callback(model)
+    np.random.seed(3)
+    measured = dict(zip(CONFLICT_COLUMNS[1:], callback._measure(), strict=True))
+    np.random.seed(3)
+    data = next(model.rollout_buffer.get(32))
+    advantages = (data.advantages - data.advantages.mean()) / data.advantages.std()
+    loc, log_std = model.policy.dist_params(model.policy.raw_params(data.observations))
+    at_params = [param.detach().requires_grad_() for param in (loc, log_std)]
+    gradients = []
+    for value in (
+        lambda policy: (advantages * policy.log_prob(data.actions)).mean(),
+        lambda policy: policy.entropy().mean(),
+    ):
+        policy = TruncatedNormal(at_params[0], at_params[1].exp())
+        found = torch.autograd.grad(value(policy), at_params)
+        gradients.append(torch.cat([g.flatten() for g in found]))
+    expected = torch.nn.functional.cosine_similarity(*gradients, dim=0).item()
+    assert measured["cosine_params"] == pytest.approx(expected, abs=1e-3)
+    assert abs(expected) > 5e-3
+    policy = TruncatedNormal(loc, log_std.exp())
+    objective = (advantages * policy.log_prob(data.actions)).mean()
+    expected = _cosine(model, objective, _plain_entropy(model, data.observations))
+    assert measured["cosine_actor"] == pytest.approx(expected, abs=1e-3)
+    assert abs(expected) > 5e-3
+
+
+def test_waits_for_the_first_transition() -> None:
+    model: Any = small("SACERA", learning_starts=0)
+    callback = GradientConflict(check_freq=1, batch_size=4)
+    model.learn(5, callback=callback)
+    assert [row[0] for row in callback.rows] == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("host", [SAC, TQC, CrossQ], ids=lambda host: host.__name__)

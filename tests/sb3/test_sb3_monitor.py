@@ -22,21 +22,23 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from era_rl.sb3 import SACERA, EntropyMonitor
+from era_rl.sb3 import SACERA, EntropyMonitor, callbacks
 from era_rl.sb3.callbacks import COLUMNS
 
 
 def test_writes_a_row_a_check_and_one_for_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "new" / "entropy.csv"
     monitor = EntropyMonitor(check_freq=15, csv_path=path)
-    trained(small_sacera(), callback=monitor)
+    trained(small_sacera(slack=0.3), callback=monitor)
     rows = read_rows(path)
     assert tuple(rows[0]) == COLUMNS
     assert [int(row["timesteps"]) for row in rows] == [15, 30, 40]
     values = [{name: float(value) for name, value in row.items()} for row in rows]
     for row in values:
         assert row["floor"] == -1.0 <= row["entropy_min"]
-        assert row["entropy_min"] <= row["entropy_mean"] <= row["entropy_max"]
+        assert row["entropy_min"] < row["entropy_mean"] < row["entropy_max"]
+        assert row["margin_min"] == pytest.approx(row["entropy_min"] - row["floor"], abs=1e-6)
+    assert monitor.margin == min(row["margin_min"] for row in values)
     assert monitor.minimum == min(row["entropy_min"] for row in values)
     # there is no gradient before the first update
     assert values[0]["gradient_norm"] == 0.0 < values[1]["gradient_norm"]
@@ -68,7 +70,7 @@ def test_logs_under_entropy(tmp_path: Path) -> None:
     assert events.Scalars("entropy/floor")[-1].value == -1.0
 
 
-def test_measures_the_states_in_which_the_policy_acts() -> None:
+def test_measures_the_states_in_which_the_policy_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean is that of the policy's own entropies at each state it acted in, one a step."""
     seen: list[np.ndarray] = []
 
@@ -78,6 +80,7 @@ def test_measures_the_states_in_which_the_policy_acts() -> None:
             return True
 
     means: list[float] = []
+    monkeypatch.setattr(callbacks, "MOST_STATES", 7)  # in parts, of which one is smaller
     model = small_sacera(
         make_vec_env(lambda: TargetEnv(horizon=4), n_envs=3), learning_starts=1_000, slack=0.3
     )
@@ -158,8 +161,10 @@ def test_an_entropy_that_left_the_floor_is_no_cause_to_warn(
 
 def test_warns_once_of_nan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = _with_entropy(monkeypatch, lambda n: torch.tensor([0.0] * (n - 1) + [torch.nan]))
+    monitor = EntropyMonitor(10, tmp_path / "entropy.csv")
     with pytest.warns(UserWarning, match="NaN on a visited state") as warned:
-        model.learn(40, callback=EntropyMonitor(10, tmp_path / "entropy.csv"))
+        model.learn(40, callback=monitor)
+    assert np.isnan([monitor.minimum, monitor.margin]).all()
     assert len(warned) == 1
     assert "at step 10" in str(warned[0].message)
     assert [row["entropy_min"] for row in read_rows(tmp_path / "entropy.csv")] == ["nan"] * 4

@@ -3,9 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sb3_toys import TargetEnv, small_sacera, trained
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EvalCallback
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from era_rl.sb3 import SACERA
@@ -83,6 +88,56 @@ def test_trains_goes_on_and_loads(tmp_path: Path) -> None:
     for name, value in model.policy.state_dict().items():
         assert torch.equal(value, loaded.policy.state_dict()[name])
     trained(loaded)
+
+
+def test_the_wrappers_of_training_and_evaluation_agree(tmp_path: Path) -> None:
+    """As EvalCallback needs them, and CheckpointCallback pickles the statistics in the meantime."""
+    train_env, eval_env = (
+        VecNormalize(DummyVecEnv([lambda: Monitor(TargetEnv())])) for _ in range(2)
+    )
+    evaluation = EvalCallback(eval_env, eval_freq=10, n_eval_episodes=2, verbose=0)
+    checkpoints = CheckpointCallback(10, str(tmp_path), save_vecnormalize=True)
+    model = small_sacera(env=train_env, overlap=True)
+    trained(model, callback=CallbackList([evaluation, checkpoints]))
+    assert model.env is train_env
+    assert np.isfinite(evaluation.last_mean_reward)
+    assert len(list(tmp_path.glob("*vecnormalize*.pkl"))) == 4
+    assert "step_wait" not in vars(train_env.venv)
+
+
+def test_trains_at_once_outside_of_learn_and_drops_nothing() -> None:
+    model = trained(small_sacera(overlap=True))
+    done = model._n_updates
+    model.train(5)
+    assert model._n_updates == done + 5
+
+    def trains_too(locals_: Any, _: Any) -> bool:
+        model.train(2)
+        return True
+
+    model.learn(10, callback=trains_too, reset_num_timesteps=False)
+    assert model._n_updates == done + 5 + 10 * 3
+
+
+def test_what_was_deferred_is_done_after_an_error() -> None:
+    model = small_sacera(overlap=True, learning_starts=0)
+    assert model.env is not None
+
+    def fails_at_five(locals_: Any, _: Any) -> bool:
+        if model.num_timesteps == 5:
+            raise ZeroDivisionError
+        return True
+
+    with pytest.raises(ZeroDivisionError):
+        model.learn(10, callback=fails_at_five)
+    assert model._n_updates == 4
+    assert "step_wait" not in vars(model.env.unwrapped)
+
+
+def test_refuses_hindsight() -> None:
+    env = BitFlippingEnv(n_bits=3, continuous=True, max_steps=3)
+    with pytest.raises(ValueError, match="overlap=True must be False with a HerReplayBuffer"):
+        small_sacera(env, "MultiInputPolicy", replay_buffer_class=HerReplayBuffer, overlap=True)
 
 
 @pytest.mark.parametrize("overlap", [False, True])

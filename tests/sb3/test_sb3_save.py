@@ -124,6 +124,18 @@ def test_loads_onto_another_environment(tmp_path: Path) -> None:
         SACERA.load(tmp_path / "model", env=TargetEnv(bounds=(-2.0, 2.0)), device="cpu")
 
 
+@pytest.mark.parametrize("options", [{"slack": 0.3}, {"floor": "gaussian", "delta": "auto"}])
+def test_loading_does_not_take_another_floor(options: dict[str, Any], tmp_path: Path) -> None:
+    """Which SB3 would set as attributes that nothing reads."""
+    small_sacera(**options, target_entropy=-1.5).save(tmp_path / "model")
+    SACERA.load(tmp_path / "model", device="cpu", target_entropy=-1.5, **options)
+    with pytest.raises(ValueError, match=r"target_entropy=-3.0 must be -1.5, or left out.*set_par"):
+        SACERA.load(tmp_path / "model", device="cpu", target_entropy=-3.0)
+    other = small_sacera(**options, target_entropy=-3.0)
+    other.set_parameters(str(tmp_path / "model"), device="cpu")
+    assert other.policy.entropy_floor == -3.0
+
+
 def test_sets_parameters_of_another_model() -> None:
     model = trained(small_sacera(floor="gaussian", delta="auto"))
     other = small_sacera(seed=1, floor="gaussian", delta="auto")
