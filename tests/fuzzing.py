@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -33,6 +33,29 @@ NUMBERS = st.one_of(
 SIZES = st.one_of(st.integers(1, 6), st.sampled_from([0, -1, 1, 2.5, math.nan]))
 WORDS = st.sampled_from(["exact", "gaussian", "lambert", "paper", "temperature", "auto", "", "x"])
 OPTIONAL = st.none() | NUMBERS
+
+
+Strategies = dict[str, st.SearchStrategy[Any]]
+
+
+@st.composite
+def mostly(draw: st.DrawFn, feasible: Strategies, wild: Strategies) -> dict[str, Any]:
+    """Draw feasible arguments; for a third of the draws one is drawn from ``wild`` in its place."""
+    arguments = {name: draw(strategy) for name, strategy in feasible.items()}
+    if draw(st.integers(0, 2)) == 0:
+        name = draw(st.sampled_from(sorted(wild)))
+        arguments[name] = draw(wild[name])
+    return arguments
+
+
+def fuzz(
+    check: Callable[[dict[str, Any]], bool], feasible: Strategies, wild: Strategies, count: int
+) -> None:
+    """Run a check, which returns whether the arguments were taken, and see that most were."""
+    taken: list[bool] = []
+    drawn = mostly(feasible, wild)
+    examples(count)(given(drawn)(lambda arguments: taken.append(check(arguments))))()
+    assert count // 2 <= sum(taken) < count
 
 
 def built(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
