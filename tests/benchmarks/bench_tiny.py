@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.suite import TrainingRun
 from benchmarks.trace import COLUMNS
+from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS
 
 TINY = """
 description: Tiny.
@@ -40,6 +41,8 @@ def made_up(run: TrainingRun, level: float, *, evaluations: int = 10) -> dict[st
     rng = np.random.default_rng(run.seed)
     steps = [run.steps * (i + 1) // evaluations for i in range(evaluations)]
     trace = {name: rng.normal(size=evaluations).tolist() for name in COLUMNS}
+    conflict = {name: rng.uniform(-1.0, 1.0, evaluations).tolist() for name in CONFLICT_COLUMNS}
+    measured = run.config["gradient_conflict"]
     return {
         "task": run.task,
         "arm": run.arm,
@@ -59,4 +62,5 @@ def made_up(run: TrainingRun, level: float, *, evaluations: int = 10) -> dict[st
             "returns": (level + rng.normal(size=(evaluations, 3))).tolist(),
         },
         "trace": {**trace, "timesteps": steps, "floor": [-0.5] * evaluations},
+        **({"gradient_conflict": {**conflict, "timesteps": steps}} if measured else {}),
     }

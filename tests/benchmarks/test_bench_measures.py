@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ SMALL = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
 ALGORITHMS = {
     "SAC": (SAC, {"learning_starts": 30, "batch_size": 8, **SMALL}),
     "SACERA": (SACERA, {"learning_starts": 30, "batch_size": 8, **SMALL}),
+    "SACERA slack": (SACERA, {"slack": 0.3, "learning_starts": 30, "batch_size": 8, **SMALL}),
     "PPO": (PPO, {"n_steps": 32, "batch_size": 16, "n_epochs": 1, **SMALL}),
     "PPOERA": (PPOERA, {"n_steps": 32, "batch_size": 16, "n_epochs": 1, **SMALL}),
 }
@@ -53,9 +55,12 @@ def test_the_trace_has_entropies_floors_and_times(name: str, tmp_path: Path) -> 
         assert row["log_std_min"] <= row["log_std_mean"]
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(rows))
     floors = [row["floor"] for row in rows]
-    if name.endswith("ERA"):
+    if "ERA" in name:
         assert floors == [model.policy.entropy_floor] * 4
         assert all(row["margin_min"] > -1e-4 for row in rows)
+        for row in rows:
+            assert row["margin_min"] == pytest.approx(row["entropy_min"] - row["floor"], rel=1e-12)
+            assert row["entropy_min"] < row["entropy_max"] or name != "SACERA slack"
     else:
         assert np.isnan(floors).all()
 
@@ -189,7 +194,11 @@ class SAC:
 """
 
 
-def test_sbx_is_measured_in_the_interpreter_given(tmp_path: Path) -> None:
+def test_sbx_is_measured_in_the_interpreter_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *arguments: pinned.append(arguments))
     (tmp_path / "sbx.py").write_text(FAKE_SBX)
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
@@ -200,6 +209,7 @@ def test_sbx_is_measured_in_the_interpreter_given(tmp_path: Path) -> None:
         [*arguments, "--steps", "2", "--warmup", "5", "--python", str(python), "--out", str(out)]
     )
     result = json.loads(out.read_text())
+    assert pinned == [(0, [min(os.sched_getaffinity(0))])]
     assert [row["algorithm"] for row in result["ratios"]] == ["sac", "exact", "sbx"]
     assert all(len(kinds["env_step"]) == 3 for kinds in result["seconds"].values())
     assert result["sbx"] == "0.0"

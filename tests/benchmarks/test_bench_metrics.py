@@ -18,8 +18,12 @@ def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "function"),
-    [("IQM", rliable.aggregate_iqm), ("optimality gap", rliable.aggregate_optimality_gap)],
-    ids=["IQM", "optimality gap"],
+    [
+        ("IQM", rliable.aggregate_iqm),
+        ("mean", rliable.aggregate_mean),
+        ("optimality gap", rliable.aggregate_optimality_gap),
+    ],
+    ids=["IQM", "mean", "optimality gap"],
 )
 def test_aggregates_are_those_of_rliable(name: str, function) -> None:
     interval = metrics.aggregates(SCORES)[name]

@@ -55,6 +55,39 @@ def test_a_complete_suite(tmp_path: Path) -> None:
     }
 
 
+def test_entropies_and_floors_are_per_dimension(tmp_path: Path) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    for run, scale in zip(loaded.runs, (1.0, 1.0, 1.0, 3.0), strict=True):
+        result = made_up(run, LEVELS[run.arm])
+        result["trace"]["entropy_mean"] = [8.0] * 9 + [0.2 * scale]
+        result["trace"]["entropy_min"] = [-0.5, -0.4 * scale] * 5
+        result["trace"]["floor"] = [-1.0 if run.arm == "era" else None] * 10
+        write_json(run.result(tmp_path / "r"), {**result, "action_dim": 2})
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    assert "| pendulum, era | 2 | -0.500 | 0.200 | -0.600 | -0.1000 |" in text
+    assert "| pendulum, sac | 2 | none | 0.100 | -0.250 | - |" in text
+
+
+def test_conflicts_are_means_over_training_with_the_lowest_and_the_highest_seed(
+    tmp_path: Path,
+) -> None:
+    on = ("description: Tiny.", "description: Tiny.\ngradient_conflict: true")
+    loaded = suite.load(tiny(tmp_path, on))
+    fill(loaded.runs, tmp_path / "r")
+    for run, at_params in zip(
+        loaded.runs[1::2], ([-0.5, -0.2, None], [0.3, 0.1, -0.1]), strict=True
+    ):
+        result = json.loads(run.result(tmp_path / "r").read_text())
+        for name, column in result["gradient_conflict"].items():
+            result["gradient_conflict"][name] = column[:3]
+        cosines = {"cosine_params": at_params, "cosine_actor": [None] * 3}
+        result["gradient_conflict"] |= cosines
+        write_json(run.result(tmp_path / "r"), result)
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    assert "| pendulum, era | 2 | -0.125 [-0.350, 0.100] | 67% | - | - |" in text
+    assert (tmp_path / "r" / "gradient_conflict.png").exists()
+
+
 def test_an_incomplete_suite_says_so_and_compares_no_single_seed(tmp_path: Path) -> None:
     loaded = suite.load(tiny(tmp_path))
     fill(loaded.runs[:-1], tmp_path / "r")

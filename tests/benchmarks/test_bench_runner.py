@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import yaml
 from bench_tiny import made_up, tiny
 
 from benchmarks import __main__ as cli
@@ -171,10 +173,14 @@ def _main_of_job(*arguments: str) -> None:
 
 
 def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
-    untrained = "algo: sac_era, params: {learning_starts: 10000, policy_kwargs: {net_arch: [8]}}"
-    changes = [("algo: sac_era", untrained), ("seeds: [0, 1]", "seeds: [0]")]
+    barely_trained = (
+        "algo: sac_era, params: {learning_starts: 2990, policy_kwargs: {net_arch: [8]}}"
+    )
+    changes = [("algo: sac_era", barely_trained), ("seeds: [0, 1]", "seeds: [1]")]
     changes += [(f"{key}: {old}", f"{key}: {new}") for key, old, new in STEPS]
     changes += [("  sac: {algo: sac, about: stock}\n", ""), ("baseline: sac", "baseline: era")]
+    changes += [("Pendulum-v1", "benchmarks/reach-4-v0")]
+    changes += [("description: Tiny.", "description: Tiny.\ngradient_conflict: true")]
     path = tiny(tmp_path, *changes)
     (run,) = suite.load(path).runs
     results_folder, scratch = tmp_path / "results", tmp_path / "scratch"
@@ -198,6 +204,13 @@ def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> Non
     assert result["trace"]["timesteps"] == sorted(set(result["trace"]["timesteps"]))
     assert result["trace"]["timesteps"][-1] == 3000
     assert min(result["trace"]["margin_min"]) > -1e-4
+    assert set(result["trace"]["floor"]) == {-0.5 * 4}
+    seconds = result["trace"]["seconds"]
+    assert all(a < b for a, b in pairwise(seconds))
+    assert result["wall_seconds"] == pytest.approx(seconds[-1], abs=0.051)
+    assert result["gradient_conflict"]["timesteps"] == [2991]
+    (record,) = run.folder(scratch).rglob("args.yml")
+    assert yaml.safe_load(record.read_text())["seed"] == 1
     assert checkpoint_steps(run, scratch) == 0
 
 

@@ -36,6 +36,10 @@ def names(logs: Path, algo: str) -> list[str]:
     return ["--algo", algo, "--env", "Pendulum-v1", "-f", str(logs)]
 
 
+def said_after_loading(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.partition("loading ")[2].splitlines()[1:]
+
+
 def test_a_run_records_its_settings_as_plain_yaml(logs):
     folder = logs / "ppo_era" / "Pendulum-v1_1" / "Pendulum-v1"
     settings = yaml.safe_load((folder / "config.yml").read_text())
@@ -45,13 +49,6 @@ def test_a_run_records_its_settings_as_plain_yaml(logs):
     arguments = yaml.safe_load((folder / "args.yml").read_text())
     assert (arguments["env"], arguments["algo"], arguments["seed"]) == ("Pendulum-v1", "ppo_era", 0)
     assert (folder / "vecnormalize.pkl").exists()
-
-
-@pytest.mark.parametrize("algo", ["sac_era", "ppo_era"])
-def test_enjoy_plays_episodes(algo, logs, capsys):
-    assert cli.main(["enjoy", *names(logs, algo), "-n", "45", "--no-render"]) == 0
-    shown = capsys.readouterr().out
-    assert re.findall(r"episode (\d): return -\d+\.\d+, 20 steps", shown) == ["1", "2"]
 
 
 def test_the_best_model_is_played_with_the_statistics_of_its_time(logs):
@@ -96,16 +93,54 @@ def test_enjoy_without_a_display_says_so_and_plays(logs, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("algo", ["sac_era", "ppo_era"])
-def test_evaluate_repeats_the_evaluation_of_training(algo, logs, capsys):
-    """The environment has the same seed, so the first evaluation meets the same episodes."""
-    run = max((logs / algo).iterdir())
-    for best in ([], ["--best"]):
-        assert cli.main(["evaluate", *names(logs, algo), *best, "--episodes", "3"]) == 0
-        shown = capsys.readouterr().out
-        loaded = re.search(r"loading (.*)", shown)
-        assert loaded is not None
-        assert loaded[1] == str(run / ("best_model.zip" if best else "Pendulum-v1.zip"))
-        assert re.search(r"3 episodes: return -\d+\.\d\d \+/- \d+\.\d\d, length 20.0", shown)
+def test_evaluate_and_enjoy_repeat_the_evaluation_of_training(algo, tmp_path, capsys):
+    """The environment has the same seed, so the only evaluation of a run meets the same episodes."""
+    assert train(tmp_path, algo, 10) == 0
+    (returns,) = np.load(tmp_path / algo / "Pendulum-v1_1" / "evaluations.npz")["results"]
+    agents = [*names(tmp_path, algo), "--best"]
+    mean = f"2 episodes: return {returns.mean():.2f} +/- {returns.std():.2f}, length 20.0"
+    each = [f"episode {i}: return {value:.2f}, 20 steps" for i, value in enumerate(returns, 1)]
+    for command, lines in (
+        (["evaluate", *agents, "--episodes", "2"], [mean]),
+        (["enjoy", *agents, "-n", "45", "--no-render"], each),
+    ):
+        assert cli.main(command) == 0
+        assert said_after_loading(capsys) == lines
+        assert cli.main([*command, "--stochastic"]) == 0
+        assert said_after_loading(capsys) != lines
+
+
+def test_the_latest_runs_final_or_best_model_is_loaded(logs, capsys):
+    run = logs / "sac_era" / "Pendulum-v1_2"
+    for best, name in (([], "Pendulum-v1.zip"), (["--best"], "best_model.zip")):
+        args = cli.parser().parse_args(["evaluate", *names(logs, "sac_era"), *best])
+        agent.load_agent(args, {})[1].close()
+        assert capsys.readouterr().out.endswith(f"loading {run / name}\n")
+
+
+@pytest.fixture
+def fake_humanoid_bench(monkeypatch):
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] == "humanoid_bench"]:
+            del sys.modules[name]
+
+    forget()
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "envs" / "fake_humanoid_bench"))
+    yield
+    forget()
+
+
+@pytest.mark.parametrize(("bar", "rate"), [(700, "0%"), (-20, "100%")])
+def test_evaluate_counts_episodes_that_reach_the_bar(
+    bar, rate, fake_humanoid_bench, tmp_path, monkeypatch, capsys
+):
+    """The rewards of the stand-in are within -1 and 3, its episodes have 20 steps."""
+    run = ["--algo", "sac_era", "--env", "humanoid_bench/h1-walk-v0", "-f", str(tmp_path)]
+    short = ["-n", "6", "--eval-freq", "-1", "--verbose", "0"]
+    assert cli.main(["train", *run, *short, "--params", "policy_kwargs.net_arch=[4]"]) == 0
+    monkeypatch.setattr("humanoid_bench.env.Task.success_bar", bar)
+    assert cli.main(["evaluate", *run, "--episodes", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"success (return of at least {bar}): {rate}"
 
 
 def test_an_agent_is_loaded_without_its_memory(logs):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -47,6 +49,10 @@ def kill_after(monkeypatch):
     monkeypatch.undo()
 
 
+def evaluations(run: Path) -> np.ndarray:
+    return np.load(run / "evaluations.npz")["results"]
+
+
 def steps_of(run: Path) -> int:
     data, _, _ = load_from_zip_file(run / "Pendulum-v1.zip")
     assert data is not None
@@ -72,13 +78,29 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert saved.name == f"checkpoint-{saved_at}"
     assert not (run / "Pendulum-v1.zip").exists()
 
+    seeds, seed = [], BaseAlgorithm.set_random_seed
+    monkeypatch.setattr(
+        BaseAlgorithm, "set_random_seed", lambda self, x=None: seeds.append(x) or seed(self, x)
+    )
     assert cli.main(["train", "--resume", str(run)]) == 0
+    assert seeds[-1] == experiment._seed_after(0, saved_at)
     assert steps_of(run) == steps_of(whole) == total
     assert evaluated_at(run) == evaluated_at(whole) == list(range(10, total + 1, 10))
+    kept = saved_at // 10
+    np.testing.assert_array_equal(evaluations(run)[:kept], evaluations(whole)[:kept])
     assert logged_at(run) == logged_at(whole)
     assert episode_lengths(run) == episode_lengths(whole) == [20] * (total // 20)
     assert not checkpoints(run)
     assert len(list(run.glob("*.monitor.csv"))) == 2
+
+
+def test_a_resumed_run_knows_its_best_evaluation(tmp_path):
+    results = np.array([[1.0, 2.0], [5.0, 9.0], [8.0, 0.0]])
+    np.savez(tmp_path / "evaluations.npz", timesteps=[1, 2, 3], results=results, ep_lengths=results)
+    callback = EvalCallback(make_vec_env("Pendulum-v1"), log_path=str(tmp_path))
+    experiment._recall(callback)
+    assert callback.best_mean_reward == 7.0
+    assert callback.evaluations_results == results.tolist()
 
 
 def test_killed_twice_from_one_checkpoint(tmp_path, monkeypatch, kill_after):
