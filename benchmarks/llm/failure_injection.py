@@ -100,13 +100,14 @@ def run_seed(output: Path, seed: int) -> None:
         output: Folder of the runs.
         seed: Seed of model, data and sampling.
     """
-    model = pretrained_toy(seed)
-    for arm in _missing(output, "scratch", seed):
+    scratch, continued = (_missing(output, start, seed) for start in ("scratch", "continued"))
+    model = pretrained_toy(seed) if scratch or continued else None
+    for arm in scratch:
         _run(output, "scratch", arm, seed, model)
-    if missing := _missing(output, "continued", seed):
+    if continued:
         # Deterministic, so each continued run of the seed starts from the same weights.
         trained = run(model, seed, STEPS, ARMS[CHECKPOINT])[1]
-        for arm in missing:
+        for arm in continued:
             _run(output, "continued", arm, seed, trained)
 
 

@@ -77,9 +77,11 @@ def check_softmax_floor(target_entropy: float, num_classes: int, tau: float, met
         raise ValueError(f"method={method!r} must be 'lambert', 'paper' or 'temperature'")
     if not math.e <= tau < math.inf:
         raise ValueError(f"tau={tau} must be finite and at least e = {math.e:.6g}")
-    lowest = 1.0 + math.log(math.log(tau) / tau)
+    slope = math.log(tau) / tau
+    lowest = 1.0 + math.log(slope)
     highest = math.log(num_classes) + lowest
-    if not lowest < target_entropy <= highest:
+    # next to the lowest exp(H0 - 1) rounds to ln(tau) / tau, and a probability of 0 would give NaN
+    if not (lowest < target_entropy <= highest and math.exp(target_entropy - 1.0) > slope):
         raise ValueError(
             f"target_entropy={target_entropy} must be in ({lowest:.6g}, {highest:.6g}] nats for "
             f"num_classes={num_classes} and tau={tau}: above it larger logits get less probability"

@@ -74,6 +74,8 @@ REFUSALS = [
     ),
     (softmax, {"target_entropy": -0.1}, r"target_entropy=-0.1 must be in \(-0.0596601, 1.03895\]"),
     (softmax, {"target_entropy": math.nan}, "target_entropy=nan must be in "),
+    # exp(H0 - 1) would round to ln(tau) / tau, and a class of probability 0 get NaN
+    (softmax, {"target_entropy": 1e-30, "tau": math.e}, r"target_entropy=1e-30 must be in \("),
     (
         softmax,
         {"target_entropy": 1.1, "method": "temperature"},

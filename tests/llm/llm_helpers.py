@@ -156,15 +156,20 @@ def largest_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> flo
     return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
-def papers_gradients(paper: Any, inputs: dict[str, Tensor], scale: Tensor) -> dict[str, Tensor]:
+def papers_gradients(
+    paper: Any, inputs: dict[str, Tensor], scale: Tensor, advantage_scale: bool = True
+) -> dict[str, Tensor]:
     """Return the gradients of a loss in the paper's form: log softmax(s z) and A / s.
 
     Args:
         paper: A trainer with `PaperForm`.
         inputs: The responses, without old log-probabilities, which are then those of s z.
         scale: s of each token, (responses, time).
+        advantage_scale: False for A in the place of A / s, hence s times the gradient.
     """
     paper.scale = scale
+    if not advantage_scale:
+        return gradients(paper, inputs)
     by_response = bool((scale == scale[:, :1]).all())
     s = scale[:, 0] if by_response else scale
     advantages = inputs["advantages"] if by_response else inputs["advantages"].unsqueeze(-1)
@@ -182,4 +187,6 @@ def difference_from_paper(era: Any, paper: Any) -> float:
     assert (scale > 1).any()
     assert (scale < 1).any()
     assert (scale == 1).any()
-    return largest_difference(found, papers_gradients(paper, batch(), scale))
+    return largest_difference(
+        found, papers_gradients(paper, batch(), scale, era.args.era_advantage_scale)
+    )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from llm_helpers import options
+from yaml import YAMLError
 
 from era_llm import toy_runs, train
 from era_llm.cli import main
@@ -43,6 +44,12 @@ def _steps(folder: Path) -> list[int]:
 RESUME = ["--resume_from_checkpoint", "true"]
 
 
+def _without_cuda(arguments: list[str]) -> None:
+    """Run the command in a fork, where CUDA that an earlier test began to use cannot be used."""
+    torch.cuda.is_available = lambda: False
+    main(arguments)
+
+
 def test_killed_at_a_random_moment_a_run_goes_on_and_ends(
     command: list[str], tmp_path: Path
 ) -> None:
@@ -51,7 +58,7 @@ def test_killed_at_a_random_moment_a_run_goes_on_and_ends(
     for attempt in range(2):
         before = _steps(out)
         process = get_context("fork").Process(
-            target=main, args=([*command, *(RESUME if attempt else [])],)
+            target=_without_cuda, args=([*command, *(RESUME if attempt else [])],)
         )
         process.start()
         while process.is_alive() and len(_steps(out)) < len(before) + 2:
@@ -143,7 +150,7 @@ def test_an_output_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> 
 def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("max_steps: [")
-    with pytest.raises(Exception, match=r"mine\.yaml"):
+    with pytest.raises(YAMLError, match=r"mine\.yaml"):
         main(["train", "--config", str(path)])
 
 

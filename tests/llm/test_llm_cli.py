@@ -5,11 +5,13 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset
 
+import era_llm.calibrate as calibrate
 import era_llm.train as train
 from era_llm.cli import main
 from era_llm.rewards import math_reward
@@ -43,13 +45,26 @@ def test_eval_command(saved: tuple[str, str], tmp_path: Path) -> None:
     assert scores["pass@1"] < scores["pass@32"] <= 1
 
 
-def test_calibrate_command(saved: tuple[str, str], tmp_path: Path) -> None:
+def test_calibrate_command(
+    saved: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data = saved
     output = tmp_path / "thresholds.json"
+    sample, entropies = (
+        create_autospec(function, side_effect=function)
+        for function in (calibrate.sample, calibrate.response_entropies)
+    )
+    monkeypatch.setattr(calibrate, "sample", sample)
+    monkeypatch.setattr(calibrate, "response_entropies", entropies)
     command = ["calibrate", "--model", model, "--data", data, *COLUMNS, "--limit", "2"]
-    main([*command, "--output", str(output)])
+    choices = "--samples 5 --temperature 0.7 --top-ratio 0.4 --tokens bottom --batch-size 3"
+    main([*command, *choices.split(), "--output", str(output)])
     found = json.loads(output.read_text())
-    assert found["responses"] == 16
+    assert found["responses"] == 10
+    assert [call.args[2:] for call in sample.call_args_list] == [("10=", 5), ("11=", 5)]
+    sampling = {"temperature": 0.7, "max_new_tokens": 4, "batch_size": 3}
+    assert all(call.kwargs == sampling for call in sample.call_args_list)
+    assert {call.args[4:] for call in entropies.call_args_list} == {(0.4, "bottom", 0.7)}
     assert 0 < found["era_entropy_low"] < found["era_entropy_high"]
     assert found["quantiles"]["0.1"] == found["era_entropy_low"]
 

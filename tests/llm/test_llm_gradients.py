@@ -90,8 +90,9 @@ def test_functional_form_equals_the_papers_loss_in_float64(
             "era_entropy_high": 0.6,
         },
         {"temperature": 0.7, "era_entropy_low": 0.25, "era_entropy_high": 0.3},
+        {"era_advantage_scale": False},
     ],
-    ids=["k", "forking", "random", "temperature"],
+    ids=["k", "forking", "random", "temperature", "unscaled-advantages"],
 )
 def test_variants_equal_the_papers_loss(tmp_path: Path, changes: dict[str, Any]) -> None:
     era = trainer(
@@ -100,6 +101,21 @@ def test_variants_equal_the_papers_loss(tmp_path: Path, changes: dict[str, Any])
     plain = {name: value for name, value in changes.items() if not name.startswith("era_")}
     paper = trainer(PaperGRPO, GRPOConfig(**options(tmp_path, **plain)))
     assert difference_from_paper(era, paper) < 1e-6
+
+
+def test_random_tokens_are_others_in_every_step(tmp_path: Path) -> None:
+    changes = {"era_tokens": "random", "era_apply_to": "forking", "era_entropy_low": 98.0}
+    era = trainer(
+        GRPOERATrainer, GRPOERAConfig(**options(tmp_path), **changes, era_entropy_high=99.0)
+    )
+
+    def scales(step: int) -> torch.Tensor:
+        era.state.global_step = step
+        era._compute_loss(era.model, inputs := batch())
+        return inputs["era_scale"]
+
+    assert torch.equal(scales(0), scales(0))
+    assert not torch.equal(scales(0), scales(1))
 
 
 def test_rloo_gradient_equals_the_papers_loss(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import era_llm.toy_runs as toy_runs
 from benchmarks.llm import failure_injection
 from era_llm.toy import toy_perplexity
 from era_llm.toy_runs import ERA, compare, run, table
-from era_rl.files import read_json, write_json
+from era_rl.files import read_json
 
 
 def test_a_run_records_what_it_takes_to_repeat_it(
@@ -71,18 +71,32 @@ def test_the_table_of_the_failure_injection_is_written_when_it_is_complete(
         monkeypatch.setattr("sys.argv", ["", "--output", str(tmp_path), *arguments])
         failure_injection.main()
 
+    trained: list[int] = []
+    ran: list[tuple[int, int]] = []
+
+    def fake(model: None, seed: int, steps: int, changes: dict[str, Any]) -> tuple[Any, None]:
+        ran.append((seed, steps))
+        return record, None
+
+    monkeypatch.setattr(failure_injection, "pretrained_toy", trained.append)
+    monkeypatch.setattr(failure_injection, "run", fake)
     with pytest.raises(ValueError, match=rf"output='{tmp_path}' has no run"):
         main("--table-only")
     for path in failure_injection.RESULTS.glob("*-seed[01].json"):
         shutil.copy(path, tmp_path)
+    missing = tmp_path / "scratch-no-era-seed0.json"
+    record = read_json(missing)
+    missing.unlink()
     table_file = tmp_path / "table.md"
     with pytest.raises(SystemExit, match="incomplete, 18 runs of seeds") as exit_:
         main("--seeds", "0")
     assert exit_.value.code != 0
+    assert (trained, ran) == ([0], [(0, 260)])
     assert not table_file.exists()
     for path in failure_injection.RESULTS.glob("*-seed2.json"):
         shutil.copy(path, tmp_path)
     main("--seeds", "0")
+    assert (trained, ran) == ([0], [(0, 260)])
     assert table_file.read_text() == (failure_injection.RESULTS / "table.md").read_text()
     monkeypatch.setitem(failure_injection.STARTS, "scratch", (0, 5, {}))
     with pytest.raises(ValueError, match="max_steps: 260, now 5"):
@@ -94,12 +108,3 @@ def test_the_table_gives_mean_and_deviation() -> None:
         {"initial": {}, "final": dict.fromkeys(toy_runs.MEASURES, value)} for value in (1.0, 3.0)
     ]
     assert table({"arm": runs}).splitlines()[-1].startswith("| arm | 2 | 2 ± 1.4 |")
-
-
-def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "record.json"
-    write_json(path, {"a": 1})
-    assert read_json(path) == {"a": 1}
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert read_json(path) == {"a": 1}

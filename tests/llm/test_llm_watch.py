@@ -1,11 +1,14 @@
 """Warnings: given once, with their remedy, and only on cause."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from llm_helpers import options, trainer
 from transformers import TrainerControl, TrainerState
 
+from era_llm.trl import GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATrainer
 from era_llm.watch import ERAWatch
 
 HEALTHY = {
@@ -72,6 +75,18 @@ def test_each_cause_names_its_remedy(
     _feed(watch, range(30, 35), **changes)
     assert caplog.text.count(message) == 1
     assert remedy in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "config_class"),
+    [(GRPOERATrainer, GRPOERAConfig), (RLOOERATrainer, RLOOERAConfig)],
+)
+def test_a_trainer_watches_with_the_patience_of_its_settings(
+    tmp_path: Path, trainer_class: Any, config_class: Any
+) -> None:
+    built = trainer(trainer_class, config_class(**options(tmp_path), era_patience=7))
+    watches = [c for c in built.callback_handler.callbacks if isinstance(c, ERAWatch)]
+    assert [watch.patience for watch in watches] == [7]
 
 
 def test_logs_of_evaluation_and_of_other_processes_are_ignored(

@@ -1,7 +1,17 @@
 """Fixtures of the TorchRL tests."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Compute in double precision, so that a reference is equal to far below its own effects."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

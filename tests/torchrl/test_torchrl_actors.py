@@ -186,10 +186,10 @@ def _nan_bound() -> TensorSpec:
 @pytest.mark.parametrize(
     ("spec", "kwargs", "message"),
     [
-        (Unbounded((2,)), {}, "Bounded"),
-        (Bounded(0, 3, (2,), dtype=torch.int64), {}, "Bounded"),
-        (MultiCategorical((3, 4)), {}, "MultiCategorical"),
-        (Binary(3), {}, "Binary"),
+        (Unbounded((2,)), {}, "is Unbounded"),
+        (Bounded(0, 3, (2,), dtype=torch.int64), {}, "is Bounded"),
+        (MultiCategorical((3, 4)), {}, "is MultiCategorical"),
+        (Binary(3), {}, "is Binary"),
         (_nan_bound(), {}, "finite"),
         (Bounded(-torch.tensor([[1.0], [2.0]]), 1.0, (2, 1)), {}, "batch"),
         (SPECS["unit"], {"distribution": "normal"}, "distribution='normal'"),

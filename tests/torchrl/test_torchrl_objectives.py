@@ -1,6 +1,5 @@
 """The losses: hand-written references in float64, compilation, delta, ensembles, and PPO."""
 
-from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
 import pytest
@@ -8,25 +7,18 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torchrl.data import Bounded
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MLP, ValueOperator
 from torchrl.objectives import ClipPPOLoss, SoftUpdate
 from torchrl.objectives.value import GAE
+from torchrl_helpers import GAMMA, TARGET, clipped_objective, sac_losses
 
-from era_rl.core import truncated_normal_era, truncated_normal_sample
 from era_rl.torchrl import DeltaLoss, ERAActor, SACERALoss, raw_dim
 from era_rl.torchrl.objectives import CrossQERALoss, REDQERALoss
 
-GAMMA, TARGET = 0.9, -1.5
 SPEC = Bounded(-1.0, 1.0, (2,))
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def _actor(**kwargs: object) -> ERAActor:
@@ -59,39 +51,10 @@ def _batch(n: int = 8) -> TensorDict:
     )
 
 
-def _reference_losses(
-    actor: Callable[[Tensor], Tensor],
-    critics: list[nn.Module],
-    targets: list[nn.Module],
-    batch: TensorDict,
-) -> tuple[Tensor, Tensor]:
-    """Return SAC-ERA's two losses written out from the paper."""
-
-    def sample(observation: Tensor, noise: Tensor) -> Tensor:
-        mean, raw_log_std = actor(observation).chunk(2, dim=-1)
-        loc = torch.tanh(mean)
-        log_std = truncated_normal_era(loc, raw_log_std, target_entropy=TARGET)
-        return truncated_normal_sample(loc, log_std, noise)
-
-    def least(networks: list[nn.Module], observation: Tensor, action: Tensor) -> Tensor:
-        inputs = torch.cat([observation, action], dim=-1)
-        return torch.stack([network(inputs) for network in networks]).amin(0)
-
-    after = batch["next"]
-    with torch.no_grad():
-        future = least(targets, after["observation"], sample(after["observation"], after["noise"]))
-        target = after["reward"] + GAMMA * (1.0 - after["terminated"].double()) * future
-    inputs = torch.cat([batch["observation"], batch["action"]], dim=-1)
-    loss_critic = sum((critic(inputs) - target).square().mean() for critic in critics)
-    action = sample(batch["observation"], batch["noise"])
-    frozen = [_copy(critic, trained=False) for critic in critics]
-    return -least(frozen, batch["observation"], action).mean(), loss_critic
-
-
-def _copy(network: nn.Module, trained: bool = True) -> nn.Module:
+def _copy(network: nn.Module) -> nn.Module:
     clone = MLP(in_features=5, out_features=1, num_cells=[16])
     clone.load_state_dict(network.state_dict())
-    return clone.requires_grad_(trained)
+    return clone
 
 
 @pytest.mark.usefixtures("float64")
@@ -111,7 +74,7 @@ def test_sac_gradients_equal_a_hand_written_reference() -> None:
         stacked = loss.target_qvalue_network_params["module"].flatten_keys(".")
         network.load_state_dict({key: value[index] for key, value in stacked.items()})
     policy = actor[0][0].module
-    reference_actor, reference_critic = _reference_losses(policy, networks, targets, batch)
+    reference_actor, reference_critic = sac_losses(policy, networks, targets, batch)
     torch.testing.assert_close(out["loss_actor"], reference_actor)
     torch.testing.assert_close(out["loss_qvalue"], reference_critic)
 
@@ -150,12 +113,24 @@ def test_sac_is_finite_at_the_extremes_of_the_head() -> None:
     assert all(p.grad.isfinite().all() for p in loss.parameters() if p.grad is not None)
 
 
+@pytest.mark.usefixtures("float64")
+def test_redqs_actor_ascends_the_mean_of_all_critics_alone() -> None:
+    actor, critics = _actor(noise_key="noise"), [_critic() for _ in range(3)]
+    loss = REDQERALoss(actor, critics, num_qvalue_nets=3)
+    batch = _batch()
+    with set_exploration_type(ExplorationType.RANDOM):
+        data = actor(batch.clone())
+    values = torch.stack([critic(data)["state_action_value"] for critic in critics])
+    torch.testing.assert_close(loss(batch)["loss_actor"], -values.mean())
+
+
 @pytest.mark.parametrize(
     "kind", [SACERALoss, REDQERALoss, CrossQERALoss], ids=["sac", "redq", "crossq"]
 )
 def test_torchrls_critic_ensembles_lose_their_entropy_terms(kind: type) -> None:
     loss = kind(_actor(noise_key="noise"), _critic(), num_qvalue_nets=5)
     assert loss.qvalue_network_params["module", "0", "weight"].shape[0] == 5
+    assert loss.alpha == 0.0
     batch = _batch()
     torch.manual_seed(1)  # REDQ draws the critics of its target
     out = loss(batch.clone())
@@ -174,6 +149,7 @@ BACKENDS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @BACKENDS
 @pytest.mark.skipif(
     version("torchrl") < "0.13",
@@ -283,16 +259,8 @@ def test_ppo_gradient_equals_the_clipped_objective() -> None:
     network = actor[0][0].module
     own = torch.autograd.grad(loss(data)["loss_objective"], list(network.parameters()))
 
-    mean, raw_log_std = network(data["observation"]).chunk(2, dim=-1)
-    loc = torch.tanh(mean)
-    scale = truncated_normal_era(loc, raw_log_std, target_entropy=TARGET).exp()
-    normal = torch.distributions.Normal(loc, scale)
-    log_mass = (normal.cdf(torch.ones(())) - normal.cdf(-torch.ones(()))).log()
-    log_prob = (normal.log_prob(data["action"]) - log_mass).sum(-1)
-    ratio = (log_prob - data["action_log_prob"]).exp()[:, None]
-    advantage = data["advantage"]
-    clipped = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-    reference = torch.autograd.grad(-clipped.mean(), list(network.parameters()))
+    objective = clipped_objective(network, data, data["advantage"], 0.2)
+    reference = torch.autograd.grad(objective, list(network.parameters()))
     torch.testing.assert_close(own, reference)
 
 

@@ -21,11 +21,12 @@ from era_rl.torchrl import DeltaLoss
 from era_rl.torchrl import trainer as trainer_module
 from era_rl.torchrl.checkpoint import load_checkpoint
 from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
+from era_rl.torchrl.envs import ActionNoise
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.networks import head_kwargs
 from era_rl.torchrl.ppo import clip_agent_norms
 from era_rl.torchrl.train import main
-from era_rl.torchrl.trainer import Trainer, agents_first
+from era_rl.torchrl.trainer import Trainer, agents_first, episode_returns
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No target network updater"),
@@ -183,11 +184,15 @@ def test_optimizers_of_a_checkpoint_take_the_settings_of_now(tmp_path: Path) -> 
     assert not any(group.get("capturable") for group in groups)
 
 
-def test_evaluation_leaves_the_normalization_as_it_is(tmp_path: Path) -> None:
+def test_evaluation_reads_no_noise_and_leaves_the_normalization_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = Trainer(replace(PPO, seeds=2, out=str(tmp_path)))
-    trainer.run()
+    returns = trainer.run()
     before = {k: v.clone() for k, v in trainer.learner.policy.own_state().items()}
-    trainer.evaluate()
+    noise = torch.full((1,), 0.9)
+    monkeypatch.setattr(ActionNoise, "_call", lambda _, data: data.set("noise", noise))
+    assert torch.equal(trainer.evaluate(), returns)
     trainer.close()
     after = trainer.learner.policy.own_state()
     assert before["normalize.count"] == PPO.total_steps
@@ -245,6 +250,15 @@ def test_resuming_refuses_other_settings_and_broken_files(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="truncated"):
         load_checkpoint(path, SAC)
+
+
+def test_the_logged_return_is_the_mean_over_the_episodes_that_ended() -> None:
+    ended = torch.tensor([[[0, 1, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 0]]]).bool().unsqueeze(-1)
+    sums = torch.tensor([[[1.0, 3.0, 2.0], [1.0, 4.0, 8.0]]]).expand(2, 2, 3).unsqueeze(-1)
+    data = TensorDict({"next": {"done": ended, "episode_reward": sums}}, [2, 2, 3])
+    expected = torch.tensor([5.5, math.nan])
+    found = episode_returns(data)["episode_return"]
+    torch.testing.assert_close(found, expected, equal_nan=True, atol=0.0, rtol=0.0)
 
 
 def test_each_agents_metrics_are_logged(tmp_path: Path) -> None:

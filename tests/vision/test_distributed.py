@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,16 +18,16 @@ from era_vision.config import Config
 SETTINGS = {"norm": "group", "shuffle": False, "batch_size": 128, "data": "fake", "cpu": True}
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return str(listener.getsockname()[1])
-
-
-def worker(rank: int, port: str, config: Config) -> None:
+def worker(rank: int, config: Config) -> None:
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ.update({name: str(value) for name, value in ranks.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    # accelerate takes the group there is; a file, unlike a port, nobody else can take meanwhile
+    torch.distributed.init_process_group(
+        "gloo" if config.cpu else "nccl",
+        init_method=f"file://{config.out}.store",
+        rank=rank,
+        world_size=2,
+    )
     trainer = Trainer(config)
     assert trainer.accelerator.num_processes == 2
     trainer.fit()
@@ -37,7 +36,7 @@ def worker(rank: int, port: str, config: Config) -> None:
 
 def run_on_two(config: Config, start_method: str = "fork") -> None:
     context = multiprocessing.start_processes(
-        worker, (free_port(), config), nprocs=2, join=False, start_method=start_method
+        worker, (config,), nprocs=2, join=False, start_method=start_method
     )
     while not context.join():
         pass
@@ -75,8 +74,8 @@ def test_two_processes_evaluate_the_weights_they_save(config, tmp_path, capsys):
 def test_torchrun_equals_one_process(config, tmp_path):
     single = replace(config, **SETTINGS)
     Trainer(single).fit()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", free_port(), "-m", "era_vision.cli", "train", "--data", "fake"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "era_vision.cli", "train", "--data", "fake"]
     command += ["--image-size", "8", "--batch-size", "128", "--epochs", "2", "--lr", "0.01"]
     command += ["--cpu", "--no-progress", "--no-shuffle", "--norm", "group"]
     command += ["--out", str(tmp_path / "double")]

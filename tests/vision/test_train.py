@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torchvision.transforms import v2
 
 from era_vision import ERAHead, Trainer, checkpoint, evaluate
 from era_vision.cli import main
 from era_vision.export import restore, with_pixels
+from era_vision.head import last_layer
+from era_vision.objective import view_loss
 
 
 def run_cli(capsys, *arguments):
@@ -169,6 +174,56 @@ def test_settings_train(config, settings):
         assert rows[-1]["nll"] == rows[-1]["raw_nll"] == rows[-1]["excess_nll"]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"smoothing": 0.1},
+        {"views": 3, "flip": True},
+        {"views": 3, "flip": True, "jsd": 12.0},
+        {"mixup": 1.0, "target_entropy": 0.2},
+        {"cutmix": 1.0, "target_entropy": 0.2},
+        {"crop": True, "erase": 0.5},
+        {"policy": "trivialaugment", "dropout": 0.3},
+    ],
+    ids=lambda settings: "-".join(settings) or "default",
+)
+def test_a_step_minimises_the_loss_of_the_settings(config, settings):
+    config = replace(config, **settings)
+    trainer = Trainer(config)
+    images, labels = next(iter(trainer.batches))
+    trainer.network.train()
+    torch.manual_seed(1)
+    augmented = trainer.augment(images)
+    mixed, targets = trainer.mix(augmented, labels)
+    logits = trainer.network(mixed).detach()
+    torch.manual_seed(1)
+    loss, found = trainer.step(images, labels)
+    torch.testing.assert_close(found, logits)
+    chosen = {"smoothing": config.smoothing, "jsd": config.jsd}
+    expected = view_loss(logits.unflatten(0, (-1, len(labels))), targets, **chosen)
+    torch.testing.assert_close(loss, expected)
+    plain = view_loss(logits.unflatten(0, (-1, len(labels))), labels)
+    if any(settings.get(name) for name in ("smoothing", "jsd", "mixup", "cutmix")):
+        assert (loss - plain).abs() > 1e-3
+    if any(settings.get(name) for name in ("mixup", "cutmix")):
+        assert not torch.equal(mixed, augmented)
+
+
+def test_the_settings_reach_the_augmentation_and_the_model(config):
+    trainer = Trainer(replace(config, **BUSY))
+    assert {name: getattr(trainer.augment, name) for name in ("crop", "flip", "erase")} == {
+        name: BUSY[name] for name in ("crop", "flip", "erase")
+    }
+    assert isinstance(trainer.augment.policy, v2.TrivialAugmentWide)
+    (drop,) = last_layer(trainer.model)[1]._forward_pre_hooks.values()
+    assert isinstance(drop, partial)
+    assert drop.keywords == {"p": BUSY["dropout"]}
+    plain = Trainer(config)
+    assert not any(getattr(plain.augment, name) for name in ("crop", "flip", "erase", "policy"))
+    assert not last_layer(plain.model)[1]._forward_pre_hooks
+
+
 @pytest.mark.slow
 def test_compiled_training_equals_eager(config):
     eager = Trainer(config).fit()
@@ -186,6 +241,20 @@ def test_clipping_bounds_the_update(config):
     trainer.step(images, labels)
     after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     assert (after - before).norm() <= lr * 1e-3 * 1.01
+
+
+def test_a_step_moves_the_averaged_weights_by_one_minus_the_decay(config):
+    trainer = Trainer(replace(config, ema=0.9))
+    assert trainer.average is not None
+    trainer.network.train()
+    batches = iter(trainer.batches)
+    trainer.step(*next(batches))  # the first is taken as it is
+    before = [p.clone() for p in trainer.average.module.parameters()]
+    trainer.step(*next(batches))
+    expected = [
+        0.9 * old + 0.1 * p for old, p in zip(before, trainer.model.parameters(), strict=True)
+    ]
+    torch.testing.assert_close(list(trainer.average.module.parameters()), expected)
 
 
 def test_averaged_weights_are_evaluated(config):
@@ -225,6 +294,45 @@ def test_checkpoints_run_no_code(tmp_path):
     torch.save({"config": {}, "classes": (), "weights": print}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match="is truncated or no checkpoint"):
         checkpoint.load(tmp_path / "last.pt")
+
+
+def calibration_error(probs, labels):
+    """The mean over 15 bins of the confidence, by their share, of |accuracy - mean confidence|."""
+    confidence, right = probs.max(1), probs.argmax(1) == labels
+    place = np.digitize(confidence, np.linspace(0.0, 1.0, 16)[1:-1])
+    return sum(
+        abs(right[place == b].sum() - confidence[place == b].sum()) / len(labels) for b in range(15)
+    )
+
+
+@pytest.mark.parametrize("head", [ERAHead(10, 0.6), None], ids=["era", "none"])
+def test_the_published_metrics_are_numpys(head):
+    raw, labels = 3.0 * torch.randn(20, 10), torch.randint(10, (20,))
+    model = nn.Linear(10, 10, bias=False)
+    nn.init.eye_(model.weight)
+    batches = [(raw[:13], labels[:13]), (raw[13:], labels[13:])]
+    row = evaluate(model, head, batches, 10, nn.Identity())
+    out = raw if head is None else head(raw)
+    raw_p, p = (logits.double().softmax(-1).numpy() for logits in (raw, out))
+    of_label, raw_of_label = (values[range(20), labels] for values in (p, raw_p))
+    ranks = (raw_p > raw_of_label[:, None]).sum(1)
+    entropy = -(p * np.log(p)).sum(1)
+    assert len({(ranks < k).mean() for k in (1, 4, 5, 6, 9)}) == 5
+    nll, floor = -np.log(of_label).mean(), 0.0 if head is None else head.cross_entropy_floor
+    assert row == pytest.approx(
+        {
+            "top1": (ranks < 1).mean(),
+            "top5": (ranks < 5).mean(),
+            "nll": nll,
+            "raw_nll": -np.log(raw_of_label).mean(),
+            "ece": calibration_error(p, labels.numpy()),
+            "raw_ece": calibration_error(raw_p, labels.numpy()),
+            "entropy_min": entropy.min(),
+            "entropy_mean": entropy.mean(),
+            "excess_nll": nll - floor,
+        },
+        abs=1e-6,
+    )
 
 
 def test_wrong_class_counts(config):
