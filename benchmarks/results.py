@@ -69,11 +69,14 @@ def _versions() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    """Return git's answer about the tracked code, "" where there is no repository."""
+    """Return git's answer about the tracked code, "" where there is no repository or no git."""
     tracked = ["--untracked-files=no"] if "status" in arguments else []
     command = ["git", *arguments, *tracked]
     root = Path(__file__).parents[1]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _cpu() -> str:

@@ -19,13 +19,15 @@ def check_device(device: str | torch.device) -> None:
 def resolved_device(device: str) -> str:
     """Return the name of a usable torch device: for "auto" CUDA where it is available, else the CPU.
 
+    CUDA's has an index: to some libraries "cuda" is another device than "cuda:0".
+
     Raises:
         ValueError: As :func:`check_device`.
     """
     check_device(device)
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
 
 
 def available_devices() -> list[str]:

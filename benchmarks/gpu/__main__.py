@@ -4,26 +4,36 @@ python -m benchmarks.gpu pack --out .gpu                  # where there is a net
 python -m benchmarks.gpu run --wheels .gpu --out results  # there, in a copy of this repository
 
 ``run`` installs the wheels beside what the machine has, runs the tests marked gpu and the suite, and
-copies what there is into --out after each, whether or not the time sufficed.
+after each puts what there is into --out, whether or not the time sufficed: summary.json, and
+results.tar.gz with logs and results, which a later call on another machine takes as --earlier.
 """
 
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.pack import PackError, pack
-from era_rl.files import write_json
+from era_rl.files import in_one_piece, write_json
 
 ROOT = Path(__file__).parents[2]
-GPU_TESTS = ("tests/sb3/test_sb3_buffers.py", "tests/sb3/test_sb3_compile.py", "tests/vision")
+GPU_TESTS = (
+    *("tests/sb3/test_sb3_buffers.py", "tests/sb3/test_sb3_compile.py"),
+    *("tests/torchrl/test_torchrl_trainer.py", "tests/vision/test_head.py"),
+)
 """Where tests are marked gpu; looking for them in all files takes minutes."""
+TEST_SECONDS = 180.0
+"""Most that the tests may take of the time."""
+WORKERS = 6
+"""Training runs at once: each has one thread, and the GPU has room."""
+KEPT = ("log.txt", "failure.txt", "trace.csv", "evaluations.npz")
+"""Files of unfinished runs that are kept."""
 GRACE_SECONDS = 30.0
 """For the suite's imports, and to end what it runs, before it is killed."""
 
@@ -48,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     running.add_argument("--budget-minutes", type=float, default=9.5, help="for all together")
     running.add_argument("--suite", default="fast-gpu", help="name of a suite, or its .yaml file")
     running.add_argument("--site", type=Path, help="where to install; default: a temporary folder")
+    running.add_argument("--earlier", type=Path, help="results.tar.gz of a call to go on from")
     args = parser.parse_args(argv)
     try:
         return args.function(args)
@@ -67,28 +78,46 @@ def _run(args: argparse.Namespace) -> int:
     wheels = sorted(str(path) for path in args.wheels.glob("*.whl"))
     if not wheels:
         raise PackError(f"--wheels {args.wheels} has no wheels: run `pack --out` first")
+    if args.earlier is not None:
+        if not args.earlier.is_file():
+            raise PackError(f"--earlier {args.earlier} is not a file")
+        with tarfile.open(args.earlier) as archive:
+            archive.extractall(ROOT, filter="data")
     site = args.site or Path(tempfile.mkdtemp(prefix="era-site-"))
+    logs = Path(tempfile.mkdtemp(prefix="era-logs-"))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     install += ["--no-compile", "--upgrade", f"--target={site}", *wheels]
     tests = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", *GPU_TESTS]
-    tests += ["--continue-on-collection-errors"]
-    suite = [sys.executable, "-m", "benchmarks", "run", args.suite, "--workers", "1", "--partial"]
+    tests += ["--continue-on-collection-errors", "--timeout=90"]
+    suite = [sys.executable, "-m", "benchmarks", "run", args.suite, "--partial"]
+    suite += ["--workers", str(WORKERS)]
     args.out.mkdir(parents=True, exist_ok=True)
     summary: dict[str, dict[str, float | int]] = {}
     for name, command in (("install", install), ("tests", tests), ("suite", suite)):
         left = deadline - time.monotonic()
         if name == "suite":
             command = [*command, f"--time-limit={max(left - GRACE_SECONDS, 1.0) / 60.0:.2f}"]
-        status = _step(command, site, args.out / f"{name}.log", left)
+        seconds = min(left, TEST_SECONDS) if name == "tests" else left
+        status = _step(command, site, logs / f"{name}.log", seconds)
         summary[name] = {"exit_status": status, "seconds_left": round(deadline - time.monotonic())}
         write_json(args.out / "summary.json", summary)
-        results = ROOT / "benchmarks" / "results" / Path(args.suite).stem
-        if results.is_dir():
-            shutil.copytree(results, args.out / "results", dirs_exist_ok=True)
+        _gather(args.out / "results.tar.gz", Path(args.suite).stem, logs)
         if name == "install" and status != 0:
             break
     sys.stdout.write(json.dumps(summary) + "\n")
     return int(any(step["exit_status"] != 0 for step in summary.values()))
+
+
+def _gather(archive: Path, suite: str, logs: Path) -> None:
+    """Write logs, results, and what unfinished runs have measured into one file."""
+    results, scratch = ROOT / "benchmarks" / "results" / suite, ROOT / "runs" / "benchmarks" / suite
+    found = {path: str(path.relative_to(ROOT)) for path in results.rglob("*") if path.is_file()}
+    unfinished = [path for path in scratch.rglob("*") if path.name in KEPT]
+    found |= {path: str(path.relative_to(ROOT)) for path in unfinished}
+    found |= {path: f"runs/gpu/{path.name}" for path in logs.iterdir()}
+    with in_one_piece(archive) as part, tarfile.open(part, "w:gz") as tar:
+        for path, name in sorted(found.items()):
+            tar.add(path, name)
 
 
 def _step(command: Sequence[str], site: Path, log: Path, seconds: float) -> int:

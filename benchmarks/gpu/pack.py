@@ -67,6 +67,8 @@ def pack(folder: Path, python: str, max_mb: float, constraints: Path) -> float:
         PackError: If a package has no version or no wheel, or all are larger than ``max_mb``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for wheel in folder.glob("*.whl"):  # of another version, pip would refuse to install both
+        wheel.unlink()
     download(requirements(PACKAGES.read_text(), constraints.read_text()), python, folder)
     for name, prefixes in LEFT_OUT.items():
         for wheel in folder.glob(f"{name}-*.whl"):

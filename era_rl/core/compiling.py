@@ -2,8 +2,8 @@
 
 import shutil
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -62,6 +62,16 @@ def compiled_closure(function: FunctionType) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, options=options)
 
 
+@contextmanager
+def _stream_of(device: torch.device) -> Iterator[None]:
+    """Be on the device and its stream, and again so after an error in a capture."""
+    if device.type == "cuda":
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+            yield
+    else:
+        yield
+
+
 def graphed(function: Callable[..., Any], what: str, device: torch.device) -> Callable[..., Any]:
     """Return a function of CUDA tensors as a CUDA graph, captured at its second call.
 
@@ -74,7 +84,7 @@ def graphed(function: Callable[..., Any], what: str, device: torch.device) -> Ca
         graph = CudaGraphModule(function, device=device)
 
     def fast(*args: Any) -> Any:
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with _stream_of(device):
             return graph(*args)
 
     return Fallback(fast, function, f"A CUDA graph of {what}")

@@ -128,11 +128,10 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Load parameters and the optimizers' state; arguments as SB3's."""
         super().set_parameters(*args, **kwargs)
-        if self.device.type != "cuda":
-            for optimizer in self._gradients.optimizers:
-                for group in optimizer.param_groups:
-                    if "capturable" in group:  # saved on CUDA, captured
-                        group["capturable"] = False
+        for optimizer in self._gradients.optimizers:
+            for group in optimizer.param_groups:
+                if "capturable" in group:  # True, if it was captured when it was saved
+                    group["capturable"] = False
 
     def _compile(self) -> None:
         if not self.batch_norm_stats:  # torch.func leaves running statistics as they are

@@ -159,7 +159,8 @@ class StackedPolicy(TensorDictModuleBase):
     def __init__(self, actor: ERAActor, params: TensorDictBase) -> None:
         super().__init__()
         self.params = TensorDictParams(params, no_convert=True)
-        self.register_buffer("uniform", torch.tensor(False, device=params.device))
+        device = next(iter(params.values(True, True))).device  # params.device is None
+        self.register_buffer("uniform", torch.tensor(False, device=device))
         self.normalize: nn.Module = nn.Identity()
         self.__dict__["actor"] = actor
         self.agents = params.shape[0]

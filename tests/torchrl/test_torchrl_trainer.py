@@ -142,9 +142,28 @@ def test_a_checkpoint_has_the_transitions_that_there_are(tmp_path: Path) -> None
 @pytest.mark.usefixtures("no_evaluation")
 def test_the_device_auto_is_one_of_this_machine(tmp_path: Path) -> None:
     _run(replace(SAC, total_steps=20, device="auto"), tmp_path)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
     state = load_checkpoint(tmp_path / "checkpoint.pt", replace(SAC, device=device))
     assert state["config"]["device"] == device
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("no_evaluation")
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "captured"])
+@pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
+def test_trains_on_cuda_with_the_learners_own_policy(
+    config: Config, compile: bool, tmp_path: Path
+) -> None:
+    trainer = Trainer(replace(config, out=str(tmp_path), device="cuda", compile=compile))
+    before = trainer.learner.params.data.clone()
+    trainer.run()
+    trainer.close()
+    assert trainer.collector.policy is trainer.learner.policy
+    assert not trainer.learner.policy.uniform
+    after = trainer.learner.params.data
+    assert {value.device.type for value in after.values(True, True)} == {"cuda"}
+    assert all(value.isfinite().all() for value in after.values(True, True))
+    assert _difference(before, after) > 0.0
 
 
 @pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
