@@ -131,7 +131,11 @@ def test_the_floor_bounds_the_density_and_so_the_ratio(log_std_min: float) -> No
         (BOX, {"target_entropy": 2.0}, "target_entropy=2.0 must be below 1.38"),
         (BOX, {"squash": False, "slack": 0.1}, "need squash=True"),
         (BOX, {"squash": False, "floor": "exact"}, "need squash=True"),
-        (BOX, {"squash": False, "delta": "auto"}, "delta='auto' must be left out with squash=False"),
+        (
+            BOX,
+            {"squash": False, "delta": "auto"},
+            "delta='auto' must be left out with squash=False",
+        ),
         (BOX, {"delta": "auto"}, "delta='auto' needs floor='gaussian'"),
         (DISCRETE, {"squash": False}, "squash=False is for Box action spaces"),
         (DISCRETE, {"slack": 0.2}, "slack=0.2 is for Box action spaces"),
