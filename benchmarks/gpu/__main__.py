@@ -24,7 +24,7 @@ from era_rl.files import in_one_piece, write_json
 
 ROOT = Path(__file__).parents[2]
 GPU_TESTS = (
-    *("tests/sb3/test_sb3_buffers.py", "tests/sb3/test_sb3_compile.py"),
+    *("tests/sb3/test_sb3_buffers.py", "tests/sb3/test_sb3_binding.py"),
     *("tests/torchrl/test_torchrl_trainer.py", "tests/vision/test_head.py"),
 )
 """Where tests are marked gpu; looking for them in all files takes minutes."""

@@ -80,6 +80,11 @@ class DoubleExtractor(BaseFeaturesExtractor):
         return self.layer(observations.double())
 
 
+def schedule(progress: float) -> float:
+    """Return a learning rate that falls to 0 with the remaining progress."""
+    return 1e-3 * progress
+
+
 def small_sacera(env: Any = None, policy: Any = "MlpPolicy", **kwargs: Any) -> SACERA:
     """Return a SACERA with small networks that starts to learn after 20 steps."""
     policy_kwargs = {"net_arch": [16, 16], **kwargs.pop("policy_kwargs", {})}

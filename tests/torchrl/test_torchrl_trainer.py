@@ -1,22 +1,17 @@
-"""The trainer: stacked agents equal single ones, resuming equals going on, logs, and its command."""
+"""The trainer: stacked agents equal single ones, resuming equals going on, and logs."""
 
-import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from gymnasium import spaces
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import OneHot
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from era_rl.sb3 import paper_preset
 from era_rl.torchrl import DeltaLoss
 from era_rl.torchrl import trainer as trainer_module
 from era_rl.torchrl.checkpoint import load_checkpoint
@@ -25,7 +20,6 @@ from era_rl.torchrl.envs import ActionNoise
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.networks import head_kwargs
 from era_rl.torchrl.ppo import clip_agent_norms
-from era_rl.torchrl.train import main
 from era_rl.torchrl.trainer import Trainer, agents_first, episode_returns
 
 pytestmark = [
@@ -365,82 +359,3 @@ def test_compiled_agents_equal_eager_ones(config: Config, tmp_path: Path) -> Non
     eager, _ = _run(replace(config, seeds=2), tmp_path / "eager")
     compiled, _ = _run(replace(config, seeds=2, compile=True), tmp_path / "compiled")
     assert _difference(eager, compiled) < 1e-4
-
-
-def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "sac",
-        "--env",
-        "Pendulum-v1",
-        "--seeds",
-        "2",
-        "--total-steps",
-        "20",
-        "--hidden",
-        "8",
-    ]
-    assert main([*arguments, "--eval-episodes", "1", "--out", str(tmp_path)]) == 0
-    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert summary["steps"] == 20
-    assert set(summary["returns"]) == {"0", "1"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["sac", "--gamma", "1.5"], "gamma=1.5 must be in"),
-        (["ppo", "--minibatches", "7"], "minibatches=7 must divide"),
-        (["sac", "--hidden", "0"], "hidden=(0,) must"),
-        (["sac", "--target-entropy", "9"], "target_entropy=9"),
-        (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
-        (["sac", "--delta", "auto"], "delta='auto' with floor='exact' must be a number"),
-        (["sac", "--device", "floppy"], "device='floppy' must be a usable torch device"),
-        (["sac", "--env", "Nope-v1"], "env='Nope-v1' must be a gymnasium id or dm_control/"),
-        (["sac", "--env", "dm_control/walker"], "env='dm_control/walker' must be"),
-        (
-            ["ppo", "--env", "FrozenLake-v1"],
-            "env='FrozenLake-v1' must have an 'observation' that is",
-        ),
-    ],
-    ids=[
-        *("gamma", "minibatches", "hidden", "infeasible", "delta", "learned-delta", "device"),
-        *("gym-env", "dm-env", "observation"),
-    ],
-)
-def test_bad_settings_end_with_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert main([*arguments, "--out", str(tmp_path)]) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("num_envs", 2.0), ("seeds", True), ("updates", None), ("lr", "0.1"), ("resume", 1)),
-        *(("out", Path("runs")), ("hidden", 64), ("hidden", (64.0,)), ("hidden", "64")),
-    ],
-)
-def test_settings_of_another_type_are_named(name: str, value: Any) -> None:
-    shown = tuple(value) if isinstance(value, str) and name == "hidden" else value
-    with pytest.raises(ValueError, match=re.escape(f"{name}={shown!r} must be")):
-        SACConfig(**{name: value})
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets_are_settings(name: str) -> None:
-    config = SACConfig(**PRESETS[name])
-    assert all(getattr(config, key) == value for key, value in PRESETS[name].items())
-
-
-def test_the_papers_preset_is_that_of_sb3() -> None:
-    config = SACConfig(**PRESETS["paper"])
-    other = paper_preset(spaces.Box(-1.0, 1.0, (6,)))
-    head = config.bounded_head_kwargs(6)
-    assert {name: other[name] for name in head} == head
-    kwargs = other["policy_kwargs"]
-    assert list(config.hidden) == kwargs["net_arch"]
-    assert config.critic_weight_decay == kwargs["critic_weight_decay"]
-    assert config.updates == other["gradient_steps"]
-    assert config.learning_starts == other["learning_starts"]
-    assert config.layer_norm == other["layer_norm"]

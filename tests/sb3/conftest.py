@@ -1,0 +1,21 @@
+"""Fixtures of the tests of era_rl.sb3."""
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def compiled_as_is(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Replace torch.compile; the list gathers what is given to it."""
+    functions: list[Any] = []
+
+    def compile_(function: Any, **kwargs: Any) -> Any:
+        functions.append(function)
+        return function
+
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch, "compile", compile_)
+    return functions

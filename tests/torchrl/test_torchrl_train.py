@@ -1,0 +1,84 @@
+"""The trainer's command and its settings: refused by name and value, and the presets."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gymnasium import spaces
+
+from era_rl.sb3 import paper_preset
+from era_rl.torchrl.config import PRESETS, SACConfig
+from era_rl.torchrl.train import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+
+
+def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "sac --env Pendulum-v1 --seeds 2 --total-steps 20 --hidden 8 --eval-episodes 1"
+    assert main([*arguments.split(), "--out", str(tmp_path)]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["steps"] == 20
+    assert set(summary["returns"]) == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sac", "--gamma", "1.5"], "gamma=1.5 must be in"),
+        (["ppo", "--minibatches", "7"], "minibatches=7 must divide"),
+        (["sac", "--hidden", "0"], "hidden=(0,) must"),
+        (["sac", "--target-entropy", "9"], "target_entropy=9"),
+        (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
+        (["sac", "--delta", "auto"], "delta='auto' with floor='exact' must be a number"),
+        (["sac", "--device", "floppy"], "device='floppy' must be a usable torch device"),
+        (["sac", "--env", "Nope-v1"], "env='Nope-v1' must be a gymnasium id or dm_control/"),
+        (["sac", "--env", "dm_control/walker"], "env='dm_control/walker' must be"),
+        (
+            ["ppo", "--env", "FrozenLake-v1"],
+            "env='FrozenLake-v1' must have an 'observation' that is",
+        ),
+    ],
+    ids=[
+        *("gamma", "minibatches", "hidden", "infeasible", "delta", "learned-delta", "device"),
+        *("gym-env", "dm-env", "observation"),
+    ],
+)
+def test_bad_settings_end_with_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*arguments, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("num_envs", 2.0), ("seeds", True), ("updates", None), ("lr", "0.1"), ("resume", 1)),
+        *(("out", Path("runs")), ("hidden", 64), ("hidden", (64.0,)), ("hidden", "64")),
+    ],
+)
+def test_settings_of_another_type_are_named(name: str, value: Any) -> None:
+    shown = tuple(value) if isinstance(value, str) and name == "hidden" else value
+    with pytest.raises(ValueError, match=re.escape(f"{name}={shown!r} must be")):
+        SACConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_are_settings(name: str) -> None:
+    config = SACConfig(**PRESETS[name])
+    assert all(getattr(config, key) == value for key, value in PRESETS[name].items())
+
+
+def test_the_papers_preset_is_that_of_sb3() -> None:
+    config = SACConfig(**PRESETS["paper"])
+    other = paper_preset(spaces.Box(-1.0, 1.0, (6,)))
+    head = config.bounded_head_kwargs(6)
+    assert {name: other[name] for name in head} == head
+    kwargs = other["policy_kwargs"]
+    assert list(config.hidden) == kwargs["net_arch"]
+    assert config.critic_weight_decay == kwargs["critic_weight_decay"]
+    assert config.updates == other["gradient_steps"]
+    assert config.learning_starts == other["learning_starts"]
+    assert config.layer_norm == other["layer_norm"]
