@@ -118,18 +118,6 @@ def test_the_latest_runs_final_or_best_model_is_loaded(logs, capsys):
         assert capsys.readouterr().out.endswith(f"loading {run / name}\n")
 
 
-@pytest.fixture
-def fake_humanoid_bench(monkeypatch):
-    def forget() -> None:
-        for name in [name for name in sys.modules if name.split(".")[0] == "humanoid_bench"]:
-            del sys.modules[name]
-
-    forget()
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "envs" / "fake_humanoid_bench"))
-    yield
-    forget()
-
-
 @pytest.mark.parametrize(("bar", "rate"), [(700, "0%"), (-20, "100%")])
 def test_evaluate_counts_episodes_that_reach_the_bar(
     bar, rate, fake_humanoid_bench, tmp_path, monkeypatch, capsys
