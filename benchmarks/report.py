@@ -83,6 +83,12 @@ def read_grid(suite: Suite, results_folder: Path) -> Grid:
     return {key: grid[key] for key in unique(order) if key in grid}  # type: ignore[misc]
 
 
+def final_returns(runs: Runs) -> Array:
+    """Return the final returns of runs, (seeds, 1)."""
+    returns = [metrics.final_return(run["evaluation"]) for run in runs]
+    return np.array(returns, dtype=float).reshape(-1, 1)
+
+
 def score_matrix(suite: Suite, grid: Grid, arm: str) -> Array:
     """Return final scores (seeds, tasks) of the seeds that an arm has on all tasks of the suite."""
     by_task = [
@@ -150,10 +156,7 @@ def _scores(suite: Suite, grid: Grid) -> Section:
 
 
 def _final(runs: Runs) -> str:
-    if not runs:
-        return "-"
-    scores = np.array([[metrics.final_return(run["evaluation"])] for run in runs])
-    return str(metrics.aggregates(scores)["IQM"])
+    return str(metrics.aggregates(final_returns(runs))["IQM"]) if runs else "-"
 
 
 def _aggregate_row(suite: Suite, grid: Grid, arm: str) -> list[str]:
@@ -274,8 +277,7 @@ def _dimensions(suite: Suite, grid: Grid, folder: Path) -> Section:
 
 
 def _column(suite: Suite, task: str, runs: Runs) -> Array:
-    returns = np.array([[metrics.final_return(run["evaluation"])] for run in runs]).reshape(-1, 1)
-    return metrics.normalised(returns, *suite.score_range(task))
+    return metrics.normalised(final_returns(runs), *suite.score_range(task))
 
 
 def _speed(grid: Grid) -> Section:

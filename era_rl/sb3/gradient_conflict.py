@@ -166,7 +166,7 @@ def plot_gradient_conflict(
         axes[1, side].set(xlabel="timesteps", yscale="log")
     axes[0, 0].set_ylabel("cosine(return, entropy)")
     axes[1, 0].set_ylabel("norm (dotted: entropy)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path)
 
 
