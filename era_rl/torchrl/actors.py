@@ -29,7 +29,8 @@ class ERAActor(ProbabilisticActor):
     truncated normal (or a tanh-squashed one with Eq. 11, whose floor is not per state), a categorical
     or one-hot spec a softmax with a floor, a composite spec one head a leaf, the raw outputs split in
     the order of its leaves. Floors are those of actions normalised to [-1, 1], whatever the bounds.
-    ``ExplorationType.DETERMINISTIC`` takes the mode (for "tanh", tanh(loc)).
+    ``ExplorationType.DETERMINISTIC`` takes the mode (for "tanh", tanh(loc)); ``MEAN`` is for bounded
+    actions.
 
     Parameters of the policy are written beside the action: ``loc``, ``scale`` (in units of the
     action; for "tanh" before the squashing) or ``logits``; for a composite spec under
@@ -59,7 +60,8 @@ class ERAActor(ProbabilisticActor):
     Args:
         module: Network from ``in_keys`` to one tensor (..., :func:`raw_dim` of the spec), or a
             TensorDict module whose one out_key is that tensor.
-        action_spec: The spec of one action, batched or not: ``env.action_spec``, or a Composite. On
+        action_spec: The spec of one action, batched or not: ``env.action_spec``, or a Composite. A
+            bounded action is a vector: dimensions before the last are those of the batch. On
             the network's device, ``env.action_spec.to(device)``: bounds other than [-1, 1] stay where
             the spec has them when the actor is moved, and are then copied at every call.
         in_keys: What the network reads, where ``module`` is a plain ``nn.Module``.
@@ -72,8 +74,9 @@ class ERAActor(ProbabilisticActor):
         **kwargs: Arguments of ProbabilisticActor, such as ``return_log_prob``.
 
     Raises:
-        ValueError: If the spec is not one of these, a bound is not finite, or the head refuses its
-            arguments.
+        ValueError: If the spec is not one of these, a bound is not finite, the batch shapes of a
+            composite's leaves differ, or the head refuses its arguments.
+        TypeError: If ``head_kwargs`` has an argument that the head does not know.
     """
 
     def __init__(

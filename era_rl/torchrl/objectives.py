@@ -106,14 +106,15 @@ class DeltaLoss(LossModule):
         self.delta = LearnedDelta(
             head.target_entropy, head.action_dim, log_std_max=head.log_std_max, initial=initial
         ).to(head.delta)
-        self.in_keys, self.out_keys = list(actor.in_keys), ["loss_delta", "delta", "entropy"]
+        # the network's: an entropy needs no noise
+        self.in_keys, self.out_keys = list(actor[0].in_keys), ["loss_delta", "delta", "entropy"]
         self.update_head()
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return ``loss_delta``, ``delta`` and the mean ``entropy``, all scalars in nats."""
         with torch.no_grad():
-            entropy = self.actor.entropy(tensordict.select(*self.actor.in_keys))
+            entropy = self.actor.entropy(tensordict.select(*self.in_keys))
         loss = self.delta.loss(entropy)
         return TensorDict({"loss_delta": loss, "delta": self.delta(), "entropy": entropy.mean()})
 

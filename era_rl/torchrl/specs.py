@@ -27,6 +27,8 @@ from era_rl.core import (
 from era_rl.torchrl.noise import NoiseCategorical, NoiseOneHotCategorical, NoiseTruncatedNormal
 
 BoundedDistribution = Literal["truncated", "tanh"]
+NO_RANGE = 1e9
+"""Bounds this far apart stand for none, as dm_control's of 1e10 do."""
 ERAHead = TruncatedGaussianHead | GaussianHead | CategoricalHead
 
 
@@ -101,6 +103,11 @@ def action_leaves(
         raise ValueError(
             f"head_kwargs has the keys {sorted(map(str, unknown))}; the action spec has {list(specs)}"
         )
+    batches = {k: tuple(s.shape[: s.ndim - (type(s) is not Categorical)]) for k, s in specs.items()}
+    if len(set(batches.values())) > 1:
+        raise ValueError(
+            f"the actions of a composite spec must have one batch shape, not {batches}"
+        )
     options = dict(head_kwargs or {})
     return [_leaf(spec, key, distribution, options.get(key, {})) for key, spec in specs.items()]
 
@@ -132,7 +139,7 @@ def _leaf(
 def _bounds(spec: TensorSpec, key: NestedKey) -> dict[str, Any]:
     """Return low and high: numbers for [-1, 1], otherwise tensors (action_dim,)."""
     low, high = (b.reshape(-1, spec.shape[-1]) for b in (spec.space.low, spec.space.high))
-    if not (low.isfinite() & high.isfinite() & (low < high)).all():
+    if not ((low < high) & (high - low < NO_RANGE)).all():
         raise ValueError(f"the bounds of {key!r} must be finite and in order, not {low}, {high}")
     if not ((low == low[0]) & (high == high[0])).all():
         raise ValueError(

@@ -191,6 +191,12 @@ def _nan_bound() -> TensorSpec:
         (MultiCategorical((3, 4)), {}, "is MultiCategorical"),
         (Binary(3), {}, "is Binary"),
         (_nan_bound(), {}, "finite"),
+        (Bounded(-1e10, 1e10, (2,)), {}, "finite"),
+        (
+            Composite(arm=Bounded(-1.0, 1.0, (4, 2)), grip=OneHot(3)),
+            {},
+            r"one batch shape, not .*'arm': \(4,\), 'grip': \(\)",
+        ),
         (Bounded(-torch.tensor([[1.0], [2.0]]), 1.0, (2, 1)), {}, "batch"),
         (SPECS["unit"], {"distribution": "normal"}, "distribution='normal'"),
         (SPECS["unit"], {"distribution": "tanh", "noise_key": "noise"}, "noise_key"),
@@ -199,7 +205,16 @@ def _nan_bound() -> TensorSpec:
         (SPECS["composite"], {"noise_key": "noise"}, "noise_key"),
     ],
     ids=[
-        *("unbounded", "integers", "multi-categorical", "binary", "infinite", "rows-differ"),
+        *(
+            "unbounded",
+            "integers",
+            "multi-categorical",
+            "binary",
+            "infinite",
+            "dm_control-none",
+            "leading",
+        ),
+        "rows-differ",
         *("distribution", "tanh-noise", "infeasible", "unknown-leaf", "composite-noise"),
     ],
 )

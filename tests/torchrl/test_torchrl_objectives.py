@@ -206,6 +206,15 @@ def test_delta_reaches_the_actor_inside_a_loss_and_meets_the_floor_on_average() 
     assert abs(actor.entropy(batch).mean() - TARGET) < 0.01
 
 
+def test_delta_needs_no_noise() -> None:
+    actor = _actor(head_kwargs={"floor": "gaussian"}, noise_key="noise")
+    delta_loss = DeltaLoss(actor, initial=0.25)
+    assert delta_loss.in_keys == ["observation"]
+    batch = _batch()
+    gap = actor.entropy(batch.clone()).mean() - actor.target_entropy
+    torch.testing.assert_close(delta_loss(batch)["loss_delta"], 0.25 * gap.detach())
+
+
 def test_delta_needs_eq_11() -> None:
     with pytest.raises(ValueError, match="floor='gaussian'"):
         DeltaLoss(_actor())
