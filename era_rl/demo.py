@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import gymnasium
@@ -17,6 +18,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import era_rl.envs  # noqa: F401  (registers dm_control/*)
+from era_rl.devices import check_device
 from era_rl.sb3 import SACERA, EntropyMonitor
 
 EVALUATIONS = 10
@@ -82,10 +84,21 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"argument --steps: {args.steps} must be at least 100")
     if args.episodes < 1:
         parser.error(f"argument --episodes: {args.episodes} must be at least 1")
+    if not 0 <= args.seed < 2**32 - 1:  # the evaluations' is one above
+        parser.error(f"argument --seed: {args.seed} must be in [0, 4294967294]")
+    if args.threads < 0:
+        parser.error(f"argument --threads: {args.threads} must be at least 0")
     try:
-        gymnasium.spec(args.env)
+        check_device(args.device)
+    except ValueError as error:
+        parser.error(f"argument --device: {error}")
+    try:
+        with closing(gymnasium.make(args.env)) as env:
+            space = env.action_space
     except gymnasium.error.Error as error:
         parser.error(f"argument --env: {error}")
+    if not isinstance(space, gymnasium.spaces.Box):
+        parser.error(f"argument --env: the actions of {args.env} must be a Box, not {space}")
     return args
 
 

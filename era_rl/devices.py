@@ -8,7 +8,7 @@ def check_device(device: str | torch.device) -> None:
     if str(device) == "auto":
         return
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # "meta" is a device, but computes nothing
     except (RuntimeError, AssertionError) as error:  # torch's errors for a device that is not there
         raise ValueError(
             f"device={str(device)!r} must be a usable torch device, here one of auto, "

@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
         locked(tmp_path / "file" / "runs").__enter__()
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "floppy", "cpu:x"])
+@pytest.mark.parametrize("device", ["cuda:99", "floppy", "cpu:x", "meta"])
 def test_a_device_that_is_absent_is_named_with_those_there_are(device: str) -> None:
     message = f"device='{device}' must be a usable torch device, here one of auto, cpu"
     with pytest.raises(ValueError, match=message):

@@ -34,12 +34,12 @@ class ActionRepeat(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Record
         repeats: Steps of the environment for one step of the wrapper, at least 1.
 
     Raises:
-        ValueError: If ``repeats`` is below 1.
+        ValueError: If ``repeats`` is not a whole number of at least 1.
     """
 
     def __init__(self, env: gymnasium.Env[ObsType, ActType], repeats: int) -> None:
-        if repeats < 1:
-            raise ValueError(f"repeats={repeats} must be at least 1")
+        if repeats < 1 or repeats != int(repeats):
+            raise ValueError(f"repeats={repeats} must be a whole number of at least 1")
         RecordConstructorArgs.__init__(self, repeats=repeats)
         super().__init__(env)
         self.repeats = repeats
@@ -65,13 +65,17 @@ class Float32Observation(
 
     Args:
         env: Environment whose observation space is a Box.
+
+    Raises:
+        ValueError: If it is another space.
     """
 
     def __init__(self, env: gymnasium.Env[NDArray[Any], Any]) -> None:
+        space = env.observation_space
+        if not isinstance(space, gymnasium.spaces.Box):
+            raise ValueError(f"the observation space of {env} must be a Box, not {space}")
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        space = env.observation_space
-        assert isinstance(space, gymnasium.spaces.Box)
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
         self.observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
 

@@ -70,9 +70,17 @@ def test_the_papers_setting(limit):
     ]
 
 
-def test_repeats_below_one_are_refused():
-    with pytest.raises(ValueError, match="repeats=0 must be at least 1"):
-        ActionRepeat(Counter(), 0)
+@pytest.mark.parametrize("repeats", [0, 1.5])
+def test_repeats_must_be_whole_and_at_least_one(repeats):
+    message = f"repeats={repeats} must be a whole number of at least 1"
+    with pytest.raises(ValueError, match=message):
+        ActionRepeat(Counter(), repeats)
+
+
+def test_float32_observations_need_a_box():
+    env = gymnasium.make("FrozenLake-v1")
+    with pytest.raises(ValueError, match=r"must be a Box, not Discrete\(16\)"):
+        Float32Observation(env)
 
 
 def test_float32_observations():
