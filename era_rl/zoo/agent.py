@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import create_test_env, get_latest_run_id
@@ -103,14 +104,17 @@ def load_agent(
     settings = read_mapping(run / name / "config.yml")
     settings = override(settings, [f"env_kwargs.{item}" for item in args.env_kwargs])
     check(settings, algorithm)
-    env = create_test_env(
-        args.env,
-        stats_path=str(statistics),
-        seed=args.seed,
-        should_render=False,
-        hyperparams={"normalize": False, "normalize_kwargs": {}, **settings},
-        env_kwargs={**settings.get("env_kwargs", {}), **env_kwargs},
-    )
+    try:
+        env = create_test_env(
+            args.env,
+            stats_path=str(statistics),
+            seed=args.seed,
+            should_render=False,
+            hyperparams={"normalize": False, "normalize_kwargs": {}, **settings},
+            env_kwargs={**settings.get("env_kwargs", {}), **env_kwargs},
+        )
+    except (TypeError, ValueError, AssertionError, gymnasium.error.Error) as error:
+        raise ConfigError(f"{args.env} cannot be made: {error}") from error
     # an agent that is not trained needs no memory
     memory: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
     sys.stdout.write(f"loading {path}\n")

@@ -85,10 +85,7 @@ def save_checkpoint(model: BaseAlgorithm, params_path: Path) -> None:
     """
     run = params_path.parent
     folder = run / f"checkpoint-{model.num_timesteps}"
-    if not all(p.isfinite().all() for p in model.policy.parameters()):
-        raise FloatingPointError(
-            f"the networks are not finite at step {model.num_timesteps}: {_kept(run)}"
-        )
+    check_finite(model, run)
     unfinished = run / "checkpoint.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     for log in _logs(run):
@@ -112,6 +109,14 @@ def save_checkpoint(model: BaseAlgorithm, params_path: Path) -> None:
     os.rename(unfinished, folder)
     for checkpoint in older:
         discard(checkpoint)
+
+
+def check_finite(model: BaseAlgorithm, run: Path) -> None:
+    """Raise FloatingPointError, naming the checkpoint that stays, unless the networks are finite."""
+    if not all(p.isfinite().all() for p in model.policy.parameters()):
+        raise FloatingPointError(
+            f"the networks are not finite at step {model.num_timesteps}: {_kept(run)}"
+        )
 
 
 def discard(checkpoint: Path) -> None:
@@ -183,6 +188,9 @@ def restore_buffer(model: BaseAlgorithm, checkpoint: Path) -> None:
         _put_back(vars(buffer), state)
     if isinstance(buffer, HerReplayBuffer):
         buffer.truncate_last_trajectory()
+    elif buffer.size() > 0 and buffer.optimize_memory_usage:
+        # the first observation of the next episode will take the place of the last next one
+        buffer.dones[buffer.pos - 1] = 1.0
     elif buffer.size() > 0 and hasattr(buffer, "timeouts"):  # else it keeps no episodes
         last = buffer.pos - 1
         buffer.timeouts[last] = np.logical_or(buffer.timeouts[last], buffer.dones[last] == 0)
@@ -202,7 +210,9 @@ def _pending(logger: Logger) -> dict[str, dict[str, Any]]:
 
 def _save_buffer(buffer: ReplayBuffer, path: Path) -> None:
     """Write a replay buffer's state without its unused rows, which are most of it at first."""
-    np.savez(path, **_state(vars(buffer), buffer.buffer_size, buffer.size()))
+    # next observations are, where memory is saved, the observations of the next row
+    used = min(buffer.size() + buffer.optimize_memory_usage, buffer.buffer_size)
+    np.savez(path, **_state(vars(buffer), buffer.buffer_size, used))
 
 
 def _state(values: dict[str, Any], rows: int, used: int, prefix: str = "") -> dict[str, Any]:

@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"era-zoo: {error}\n")
         return 2
+    except FloatingPointError as error:
+        sys.stderr.write(f"era-zoo: {error}\n")
+        return 1
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -68,7 +71,9 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
         help="go on from the run's last checkpoint, with the settings it began with",
     )
     _add_run(train)
-    train.add_argument("--eval-freq", type=int, default=25_000, help="steps between evaluations")
+    train.add_argument(
+        "--eval-freq", type=int, default=25_000, help="steps between evaluations; below 1: none"
+    )
     train.add_argument(
         "--save-freq", type=positive_int, default=25_000, help="steps between checkpoints"
     )
@@ -80,7 +85,9 @@ def _add_tune(commands: Any) -> argparse.ArgumentParser:
     _add_run(tune)
     tune.add_argument("--n-trials", type=positive_int, default=100)
     tune.add_argument("--n-jobs", type=positive_int, default=1, help="trials at a time")
-    tune.add_argument("--n-startup-trials", type=int, default=10, help="random trials at first")
+    tune.add_argument(
+        "--n-startup-trials", type=positive_int, default=10, help="random trials at first"
+    )
     tune.add_argument(
         "--n-evaluations", type=positive_int, default=4, help="evaluations of a trial"
     )
@@ -139,7 +146,9 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--eval-episodes", type=positive_int, default=10, help="episodes an evaluation"
     )
-    command.add_argument("--num-threads", type=int, default=0, help="of torch; 0: its own choice")
+    command.add_argument(
+        "--num-threads", type=int, default=0, help="of torch; below 1: its own choice"
+    )
     command.add_argument("--verbose", type=int, default=1, choices=[0, 1, 2])
     command.add_argument(
         "--progress", action=argparse.BooleanOptionalAction, default=sys.stderr.isatty()
@@ -158,7 +167,7 @@ def _add_names(command: argparse.ArgumentParser, *, required: bool) -> None:
     command.add_argument("--algo", required=required, help="see era-zoo list")
     command.add_argument("--env", required=required, help="gymnasium id")
     command.add_argument("-f", "--log-folder", type=Path, default=Path("logs"))
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=seed, default=0)
     command.add_argument("--device", default="auto", help="torch device")
     command.add_argument(
         "--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", help="for gymnasium.make"
@@ -170,6 +179,7 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse names of algorithms and environments that do not exist, before the slow imports."""
     algo, env = getattr(args, "algo", None), getattr(args, "env", None)
     if getattr(args, "resume", None) is not None:
+        _check_resume(args)
         return
     if "seed" in args and (algo is None or env is None):
         raise ConfigError("--algo and --env must be given (or --resume, with train)")
@@ -190,6 +200,17 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--device: {error}") from error
 
 
+def _check_resume(args: argparse.Namespace) -> None:
+    """Refuse options beside --resume, for the run has its own."""
+    defaults = vars(parser().parse_args(["train"]))
+    kept = {"resume", "progress"}
+    given = [name for name, value in vars(args).items() if value != defaults[name]]
+    if changed := [f"--{name.replace('_', '-')}" for name in given if name not in kept]:
+        raise ConfigError(
+            f"--resume goes on with what the run began with: leave out {', '.join(changed)}"
+        )
+
+
 def import_packages(names: Sequence[str]) -> None:
     """Import the modules that register environments; ConfigError for one that is not there."""
     for name in names:
@@ -204,6 +225,14 @@ def positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} must be at least 1")
+    return number
+
+
+def seed(text: str) -> int:
+    """Return a seed of the command line, from 0 to 2^32 - 1 as numpy's must be."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{number} must be in [0, 4294967295]")
     return number
 
 

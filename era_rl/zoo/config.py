@@ -8,6 +8,7 @@ named by the words of ``OBJECTS`` or by dotted names that ``CLASSES`` allows.
 import copy
 import fnmatch
 import inspect
+import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module, resources
@@ -75,6 +76,19 @@ EXPERIMENT_SETTINGS = frozenset(
         "noise_std",
     ]
 )
+# settings that are numbers, and the range they must lie in; schedules may be "lin_<number>" too
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("gamma", "tau", "gae_lambda"), (0.0, 1.0)),
+    **dict.fromkeys(("learning_rate", "clip_range", "noise_std"), (0.0, math.inf)),
+    **dict.fromkeys(("n_envs", "n_steps", "n_epochs", "n_timesteps"), (1.0, math.inf)),
+    **dict.fromkeys(
+        ("batch_size", "buffer_size", "frame_stack", "target_update_interval"), (1.0, math.inf)
+    ),
+    "learning_starts": (0.0, math.inf),
+    "gradient_steps": (-1.0, math.inf),
+}
+SCHEDULES = frozenset(["learning_rate", "clip_range"])
+REAL = frozenset(["gamma", "tau", "gae_lambda", "noise_std"]) | SCHEDULES
 # arguments of algorithms and policies that are not settings: the command line or SB3 gives them
 GIVEN = frozenset(
     [
@@ -182,11 +196,18 @@ def check(settings: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> None:
         raise ConfigError(f"normalize={settings['normalize']!r} must be true, false or a mapping")
     if isinstance(settings.get("normalize"), dict):
         check_names("normalize", settings["normalize"], _arguments(VecNormalize))
+    for name in RANGES.keys() & settings.keys():
+        _check_number(name, settings[name])
+    if ("noise_type" in settings) != ("noise_std" in settings):
+        raise ConfigError("noise_type and noise_std must be given together")
+    _check_train_freq(settings.get("train_freq", 1))
     for name in ("env_wrapper", "vec_env_wrapper", "callback"):
         for value in _class_names(settings.get(name)):
             _named_class(name, value)
     policy = _policy_class(settings["policy"], algorithm)
-    check_names("policy_kwargs", settings.get("policy_kwargs", {}), _arguments(policy))
+    policy_kwargs = settings.get("policy_kwargs", {})
+    check_names("policy_kwargs", policy_kwargs, _arguments(policy))
+    _check_net_arch(policy_kwargs.get("net_arch"))
     with_objects(settings)
 
 
@@ -202,6 +223,41 @@ def with_objects(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             result[name] = copy.deepcopy(value)
     return result
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Raise ConfigError unless a setting is a number in its range, whole where it must be."""
+    low, high = RANGES[name]
+    number = value
+    if name in SCHEDULES and isinstance(value, str) and value.startswith("lin_"):
+        number = parse(value.removeprefix("lin_"))
+    real = isinstance(number, int | float) and not isinstance(number, bool)
+    whole = name in REAL or (real and number == number // 1)
+    if not (real and whole and low <= number <= high):
+        kind = "a number" if name in REAL else "a whole number"
+        bounds = f"of at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        or_lin = ', or "lin_" and one' if name in SCHEDULES else ""
+        raise ConfigError(f"{name}={value!r} must be {kind} {bounds}{or_lin}")
+
+
+def _check_train_freq(value: Any) -> None:
+    """Raise ConfigError unless steps, or [number, "step" or "episode"]."""
+    number, unit = value if isinstance(value, list) and len(value) == 2 else (value, "step")
+    if type(number) is not int or number < 1 or unit not in ("step", "episode"):
+        raise ConfigError(
+            f'train_freq={value!r} must be a whole number of at least 1, or [number, "step" or '
+            '"episode"]'
+        )
+
+
+def _check_net_arch(value: Any) -> None:
+    """Raise ConfigError unless widths, or widths for each network."""
+    networks = value.values() if isinstance(value, dict) else [value] if value is not None else []
+    for widths in networks:
+        if not isinstance(widths, list) or not all(type(w) is int and w >= 1 for w in widths):
+            raise ConfigError(
+                f"net_arch={value!r} must be a list of widths of at least 1, or map networks to lists"
+            )
 
 
 def _named_class(setting: str, name: str) -> type:

@@ -18,6 +18,11 @@ from era_rl.zoo.names import ConfigError
 def plot(args: argparse.Namespace) -> None:
     """Draw evaluation returns, mean and standard error over runs, and print the last of them."""
     figure = Figure(figsize=(6.4 * len(args.env), 4.8), layout="constrained")
+    formats = figure.canvas.get_supported_filetypes()
+    if args.output.suffix[1:] not in formats:
+        raise ConfigError(
+            f"--output {args.output} must end in one of .{', .'.join(sorted(formats))}"
+        )
     axes = np.atleast_1d(figure.subplots(1, len(args.env)))
     for env_id, axis in zip(args.env, axes, strict=True):
         name = EnvironmentName(env_id)

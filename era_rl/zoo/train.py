@@ -5,15 +5,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import optuna
 import torch
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import ALGOS
+from sqlalchemy.exc import SQLAlchemyError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 import era_rl.envs  # noqa: F401 (registers ids)
 from era_rl.zoo.algorithms import algorithm_class
-from era_rl.zoo.checkpoint import checkpoints, discard, newest_intact
+from era_rl.zoo.checkpoint import check_finite, checkpoints, discard, newest_intact
 from era_rl.zoo.cli import import_packages, parser
 from era_rl.zoo.config import check, config_path, entry_for, override, read_mapping
 from era_rl.zoo.experiment import Experiment
@@ -41,13 +44,16 @@ def train(args: argparse.Namespace) -> None:
     experiment, model = _experiment(args, settings, checkpoint, **options)
     assert model is not None
     experiment.learn(model)
+    run = Path(experiment.save_path)
+    check_finite(model, run)
     experiment.save_trained_model(model)
-    for folder in checkpoints(Path(experiment.save_path)):
+    for folder in checkpoints(run):
         discard(folder)
 
 
 def tune(args: argparse.Namespace) -> None:
     """Search for settings with Optuna; the report and the best trial go to the log folder."""
+    _check_storage(args.storage)
     register_search_spaces()
     experiment, _ = _experiment(
         args,
@@ -85,7 +91,22 @@ def _experiment(
         model, _ = experiment.setup_experiment() or (None, None)
     except ValueError as error:  # a setting outside its range: the message names it
         raise ConfigError(str(error)) from error
+    except (
+        TypeError,
+        AssertionError,
+        gymnasium.error.Error,
+    ) as error:  # an argument of others' code
+        raise ConfigError(f"{args.algo} on {args.env}: {error}") from error
     return experiment, model
+
+
+def _check_storage(storage: str | None) -> None:
+    """Raise ConfigError for the address of a data base that Optuna cannot open."""
+    if storage is not None and not storage.endswith(".log"):
+        try:
+            optuna.storages.get_storage(storage)
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            raise ConfigError(f"--storage {storage}: {error}") from error
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

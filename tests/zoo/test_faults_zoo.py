@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import time
 from multiprocessing import get_context
@@ -322,6 +323,20 @@ def test_networks_that_are_not_finite_replace_no_checkpoint(saved: Path, tmp_pat
     ):
         save_checkpoint(model, tmp_path / "Pendulum-v1")
     assert newest_intact(tmp_path) == tmp_path / "checkpoint-20"
+
+
+def test_a_run_that_ends_with_networks_that_are_not_finite_keeps_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last update, of which no log and no checkpoint followed, broke them."""
+    params = ["learning_starts=60", "train_freq=50", "gradient_steps=5", "learning_rate=1e30"]
+    params += ["batch_size=8", "policy_kwargs.net_arch=[4]"]
+    options = ["-f", str(tmp_path), "-n", "100", "--save-freq", "50", "--eval-freq", "-1"]
+    assert cli.main(["train", *NAMES, *options, "--verbose", "0", "--params", *params]) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"era-zoo: the networks are not finite at step 100: checkpoint-\d+ in", error)
+    assert len(checkpoints(tmp_path / RUN)) == 1
+    assert not any((tmp_path / RUN).glob("*.zip"))
 
 
 def test_a_run_that_is_worked_on_is_not_resumed(

@@ -118,6 +118,13 @@ def test_the_latest_runs_final_or_best_model_is_loaded(logs, capsys):
         assert capsys.readouterr().out.endswith(f"loading {run / name}\n")
 
 
+def test_an_argument_that_the_environment_does_not_know_is_named(logs, capsys):
+    run = names(logs, "sac_era")
+    assert cli.main(["evaluate", *run, "--env-kwargs", "foo=1"]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"era-zoo: Pendulum-v1 cannot be made: .*'foo'.*\n", error)
+
+
 @pytest.mark.parametrize(("bar", "rate"), [(700, "0%"), (-20, "100%")])
 def test_evaluate_counts_episodes_that_reach_the_bar(
     bar, rate, fake_humanoid_bench, tmp_path, monkeypatch, capsys
@@ -167,6 +174,8 @@ def test_plot_draws_all_runs(logs, tmp_path, capsys):
     assert imageio.imread(figure).std() > 10
     assert cli.main(["plot", "--algo", "tqc", "--env", "Pendulum-v1", "-f", str(logs)]) == 2
     assert "no evaluations of tqc on Pendulum-v1" in capsys.readouterr().err
+    assert cli.main(["plot", *algos, "-f", str(logs), "-o", "curves.foo"]) == 2
+    assert "--output curves.foo must end in one of ." in capsys.readouterr().err
 
 
 def test_curves_meet_at_common_steps(tmp_path):

@@ -1,5 +1,6 @@
 """Configurations: what they may say, what they say, and what is refused."""
 
+import math
 import re
 import subprocess
 import sys
@@ -182,11 +183,41 @@ def test_words_stand_for_classes():
         ({"callback": "subprocess.Popen"}, "callback='subprocess.Popen' must be a class of"),
         ({"vec_env_wrapper": "builtins.exec"}, "vec_env_wrapper='builtins.exec' must be"),
         ({"policy": "os.path"}, "policy='os.path' must be a class of era_rl.sb3"),
+        ({"gamma": 1.5}, r"gamma=1.5 must be a number in \[0, 1\]"),
+        ({"tau": "abc"}, r"tau='abc' must be a number in \[0, 1\]"),
+        ({"learning_rate": "abc"}, "learning_rate='abc' must be a number of at least 0, or"),
+        ({"learning_rate": "lin_-1"}, "learning_rate='lin_-1' must be a number of at least 0, or"),
+        ({"n_timesteps": "abc"}, "n_timesteps='abc' must be a whole number of at least 1"),
+        ({"n_timesteps": 1.5}, "n_timesteps=1.5 must be a whole number of at least 1"),
+        ({"n_envs": 0}, "n_envs=0 must be a whole number of at least 1"),
+        ({"frame_stack": True}, "frame_stack=True must be a whole number of at least 1"),
+        ({"learning_starts": -1}, "learning_starts=-1 must be a whole number of at least 0"),
+        ({"learning_starts": math.nan}, "learning_starts=nan must be a whole number"),
+        ({"gradient_steps": -2}, "gradient_steps=-2 must be a whole number of at least -1"),
+        ({"train_freq": 0}, "train_freq=0 must be a whole number of at least 1, or"),
+        ({"train_freq": [1, "year"]}, r"train_freq=\[1, 'year'\] must be"),
+        ({"noise_std": 0.1}, "noise_type and noise_std must be given together"),
+        ({"noise_type": "normal"}, "noise_type and noise_std must be given together"),
+        ({"policy_kwargs": {"net_arch": "abc"}}, "net_arch='abc' must be a list of widths"),
+        ({"policy_kwargs": {"net_arch": {"pi": [0]}}}, "net_arch=.* must be a list of widths"),
     ],
 )
 def test_settings_that_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         check({**SETTINGS, **changes}, SACERA)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_timesteps": 1e6, "learning_rate": "lin_3e-4", "gradient_steps": -1},
+        {"train_freq": [1, "episode"], "gamma": 1, "learning_starts": 0},
+        {"noise_type": "normal", "noise_std": 0.1},
+        {"policy_kwargs": {"net_arch": {"pi": [4], "qf": []}}},
+    ],
+)
+def test_settings_at_the_end_of_their_range_are_accepted(changes):
+    check({**SETTINGS, **changes}, SACERA)
 
 
 def test_settings_of_the_own_algorithm_are_known_and_of_others_are_not():
@@ -249,7 +280,13 @@ PENDULUM = ["--algo", "sac_era", "--env", "Pendulum-v1"]
             "normalize 'norm_ob' is unknown; close: norm_obs",
         ),
         (["--algo", "sac_era"], "--algo and --env must be given"),
-        (["--resume", "nowhere"], "nowhere is not a run's folder"),
+        (["--resume", "nowhere"], "leave out --log-folder"),
+        (["--resume", "nowhere", "-n", "9"], "leave out --log-folder, --n-timesteps"),
+        ([*PENDULUM, "--env-kwargs", "foo=1"], "sac_era on Pendulum-v1: .*'foo'"),
+        (
+            [*PENDULUM, "--params", "env_wrapper=era_rl.envs.wrappers.ActionRepeat"],
+            "sac_era on Pendulum-v1: .*'repeats'",
+        ),
     ],
 )
 def test_typos_end_with_exit_code_2_and_what_is_close(arguments, message, capsys, tmp_path):
@@ -261,9 +298,32 @@ def test_typos_end_with_exit_code_2_and_what_is_close(arguments, message, capsys
     assert not any(tmp_path.rglob("*_1"))
 
 
+def test_what_is_resumed_must_be_a_run(capsys):
+    assert cli.main(["train", "--resume", "nowhere"]) == 2
+    assert "nowhere is not a run's folder" in capsys.readouterr().err
+
+
+def test_studies_need_an_address_that_optuna_knows(capsys):
+    assert cli.main(["tune", *PENDULUM, "--storage", "foo://bar"]) == 2
+    assert re.search(r"^era-zoo: --storage foo://bar: .*\n$", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_seeds_are_numpys(seed, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", *PENDULUM, "--seed", seed])
+    assert f"{seed} must be in [0, 4294967295]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "option"),
-    [("train", "--save-freq"), ("train", "-n"), ("train", "--n-envs"), ("evaluate", "--episodes")],
+    [
+        ("tune", "--n-startup-trials"),
+        ("train", "--save-freq"),
+        ("train", "-n"),
+        ("train", "--n-envs"),
+        ("evaluate", "--episodes"),
+    ],
 )
 @pytest.mark.parametrize(
     ("value", "message"), [("0", "0 must be at least 1"), ("x", "invalid positive_int value")]

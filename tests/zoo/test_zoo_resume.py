@@ -170,6 +170,22 @@ def test_the_buffer_comes_back_row_by_row(steps, kwargs, tmp_path):
     assert (saved / "replay_buffer.npz").stat().st_size < 60 * old.size() * 2 + 3000
 
 
+def test_a_buffer_that_saves_memory_comes_back_with_its_last_next_observation(tmp_path):
+    """That is in the row after those used, which the next episode overwrites: so it must end there."""
+    kwargs = {"optimize_memory_usage": True}
+    kwargs["replay_buffer_kwargs"] = {"handle_timeout_termination": False}
+    model = model_with(make_vec_env("Pendulum-v1", seed=0), **kwargs).learn(40)
+    save_checkpoint(model, tmp_path / "Pendulum-v1")
+    loaded = SACERA.load(tmp_path / "checkpoint-40" / "model.zip", env=make_vec_env("Pendulum-v1"))
+    restore_buffer(loaded, tmp_path / "checkpoint-40")
+    old, new = model.replay_buffer, loaded.replay_buffer
+    assert (new.pos, new.size()) == (40, 40)
+    np.testing.assert_array_equal(new.observations[:41], old.observations[:41])
+    assert old.observations[40].any()
+    assert (old.dones[39], new.dones[39]) == (0.0, 1.0)
+    np.testing.assert_array_equal(new.dones[:39], old.dones[:39])
+
+
 def test_statistics_come_back(tmp_path):
     env = VecNormalize(make_vec_env("Pendulum-v1", seed=0))
     model = model_with(env).learn(60)
