@@ -24,6 +24,7 @@ class Comparison(NamedTuple):
 
     suite: str
     arm: str
+    baseline: str
     task: str
     seeds: int
     arm_iqm: Interval
@@ -71,13 +72,13 @@ def comparisons(suite: Suite, grid: Grid) -> Iterator[Comparison]:
             pairs[task] = [final_returns(grid.get((task, name), [])) for name in (arm, baseline)]
         for task, (ours, theirs) in pairs.items():
             if min(len(ours), len(theirs)) >= SEEDS and (task != "all" or len(tasks) > 1):
-                yield _compared(suite.name, arm, task, ours, theirs)
+                yield _compared((suite.name, arm, baseline, task), ours, theirs)
 
 
-def _compared(suite: str, arm: str, task: str, ours: Array, theirs: Array) -> Comparison:
+def _compared(names: tuple[str, str, str, str], ours: Array, theirs: Array) -> Comparison:
     arm_iqm, baseline_iqm = (metrics.aggregates(scores)["IQM"] for scores in (ours, theirs))
     seeds, improvement = min(len(ours), len(theirs)), metrics.improvement(ours, theirs)
-    return Comparison(suite, arm, task, seeds, arm_iqm, baseline_iqm, improvement)
+    return Comparison(*names, seeds, arm_iqm, baseline_iqm, improvement)
 
 
 def _comparisons(found: list[Comparison]) -> Section:
@@ -85,6 +86,7 @@ def _comparisons(found: list[Comparison]) -> Section:
         [
             f"[{row.suite}]({row.suite}/report.md)",
             row.arm,
+            row.baseline,
             row.task,
             str(row.seeds),
             str(row.arm_iqm),
@@ -94,7 +96,8 @@ def _comparisons(found: list[Comparison]) -> Section:
         ]
         for row in found
     ]
-    header = ["suite", "arm", "task", "seeds", "arm", "baseline", "P(arm is better)", "verdict"]
+    header = ["suite", "arm", "baseline", "task", "seeds", "arm's IQM", "baseline's IQM"]
+    header += ["P(arm is better)", "verdict"]
     caption = (
         f"Final returns, and over all tasks scores: {INTERVALS}. P: the probability that a run of the "
         "arm ends above one of the baseline; better or worse where its interval leaves 0.5 out. One "

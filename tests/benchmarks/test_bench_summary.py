@@ -32,7 +32,8 @@ def compared(folder: Path, era: float, *changes: tuple[str, str]) -> list[summar
 )
 def test_verdicts(tmp_path: Path, era: float, verdict: str) -> None:
     (row,) = compared(tmp_path, era, FIVE)
-    assert (row.task, row.arm, row.seeds, row.verdict) == ("pendulum", "era", 5, verdict)
+    assert (row.arm, row.baseline, row.task, row.seeds) == ("era", "sac", "pendulum", 5)
+    assert row.verdict == verdict
     assert row.arm_iqm.value == pytest.approx(era, abs=2.0)
     assert row.baseline_iqm.value == pytest.approx(-800.0, abs=2.0)
 
@@ -40,7 +41,7 @@ def test_verdicts(tmp_path: Path, era: float, verdict: str) -> None:
 def test_an_interval_that_touches_one_half_decides_nothing() -> None:
     iqm = Interval(0.0, 0.0, 0.0)
     for low, high in ((0.5, 1.0), (0.0, 0.5)):
-        row = summary.Comparison("s", "a", "t", 5, iqm, iqm, Interval(0.5, low, high))
+        row = summary.Comparison("s", "a", "b", "t", 5, iqm, iqm, Interval(0.5, low, high))
         assert row.verdict == summary.EQUAL
 
 
@@ -64,7 +65,7 @@ def test_the_page_has_comparisons_curves_and_what_was_not_run(
     other.write_text((tmp_path / "tiny.yaml").read_text().replace("Tiny.", "Never run."))
     report.write(suite.load("tiny"), tmp_path / "tiny", tmp_path / "scratch")
     text = summary.write(tmp_path).read_text()
-    assert "| [tiny](tiny/report.md) | era | pendulum | 5 | -900" in text
+    assert "| [tiny](tiny/report.md) | era | sac | pendulum | 5 | -900" in text
     assert "Worse: tiny, era: pendulum." in text
     assert "Better: nowhere." in text
     assert "](tiny/curves.png)" in text
