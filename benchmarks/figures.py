@@ -72,6 +72,9 @@ def gains(by_arm: Mapping[str, Mapping[int, Interval]], path: Path) -> None:
     axis.axhline(0.5, color="0.6", linewidth=0.8)
     axis.set(xlabel="action dimensions", ylabel="P(better than the baseline)", xscale="log")
     axis.set(ylim=(-0.02, 1.02))
+    ticks = sorted({dim for by_dimension in by_arm.values() for dim in by_dimension})
+    axis.set_xticks(ticks, map(str, ticks))
+    axis.set_xticks([], minor=True)
     axis.legend()
     figure.savefig(path, dpi=110)
 
