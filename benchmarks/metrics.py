@@ -57,6 +57,11 @@ def final_return(evaluation: Mapping[str, Any]) -> float:
     return float(np.mean(np.asarray(evaluation["returns"])[late]))
 
 
+def mean_return(evaluation: Mapping[str, Any]) -> float:
+    """Return the mean return of all of a run's evaluations: higher, the sooner it learned."""
+    return float(np.mean(np.asarray(evaluation["returns"])))
+
+
 def normalised(returns: Array, low: float, high: float) -> Array:
     """Return scores, 0 at ``low`` and 1 at ``high``."""
     return (returns - low) / (high - low)

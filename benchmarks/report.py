@@ -1,8 +1,9 @@
 """The report of a suite: what was run, what came out with intervals over seeds, and what is missing."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from benchmarks.runner import Status, duration, status
 from benchmarks.suite import Suite
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, plot_gradient_conflict
 
+Measure = Callable[[Mapping[str, Any]], float]
 INTERVALS = (
     "IQM over seeds with 95% stratified bootstrap intervals (rliable), which are too narrow for fewer "
     "than five seeds"
@@ -85,8 +87,12 @@ def read_grid(suite: Suite, results_folder: Path) -> Grid:
 
 def final_returns(runs: Runs) -> Array:
     """Return the final returns of runs, (seeds, 1)."""
-    returns = [metrics.final_return(run["evaluation"]) for run in runs]
-    return np.array(returns, dtype=float).reshape(-1, 1)
+    return _by_seed(runs, metrics.final_return)
+
+
+def _by_seed(runs: Runs, measure: Measure) -> Array:
+    """Return a figure of each run's evaluations, (seeds, 1)."""
+    return np.array([measure(run["evaluation"]) for run in runs], dtype=float).reshape(-1, 1)
 
 
 def score_matrix(suite: Suite, grid: Grid, arm: str) -> Array:
@@ -137,13 +143,19 @@ def _counts(suite: Suite, state: Status) -> Table:
 def _scores(suite: Suite, grid: Grid) -> Section:
     tasks = list(suite.content["tasks"])
     arms = [arm for arm in suite.content["arms"] if any((task, arm) in grid for task in tasks)]
-    returns = [[arm, *(_final(grid.get((task, arm), [])) for task in tasks)] for arm in arms]
     ranges = "; ".join("{} {:g} to {:g}".format(t, *suite.score_range(t)) for t in tasks)
     blocks: list[Block] = [
-        Table(
-            ["arm", *tasks],
-            returns,
+        _returns(
+            grid,
+            (arms, tasks),
+            metrics.final_return,
             f"Final return (evaluations in the last tenth of the steps): {INTERVALS}",
+        ),
+        _returns(
+            grid,
+            (arms, tasks),
+            metrics.mean_return,
+            "Mean return of all evaluations, which is higher the sooner a run learned",
         ),
         Table(
             ["arm", "seeds", *metrics.AGGREGATES, f"P(better than {suite.content['baseline']})"],
@@ -155,8 +167,17 @@ def _scores(suite: Suite, grid: Grid) -> Section:
     return Section("Returns", blocks)
 
 
-def _final(runs: Runs) -> str:
-    return str(metrics.aggregates(final_returns(runs))["IQM"]) if runs else "-"
+def _returns(
+    grid: Grid, names: tuple[list[str], list[str]], measure: Measure, caption: str
+) -> Table:
+    """Return the IQM of a figure of the evaluations for every arm and task."""
+    arms, tasks = names
+    rows = [[arm, *(_iqm(grid.get((task, arm), []), measure) for task in tasks)] for arm in arms]
+    return Table(["arm", *tasks], rows, caption)
+
+
+def _iqm(runs: Runs, measure: Measure) -> str:
+    return str(metrics.aggregates(_by_seed(runs, measure))["IQM"]) if runs else "-"
 
 
 def _aggregate_row(suite: Suite, grid: Grid, arm: str) -> list[str]:

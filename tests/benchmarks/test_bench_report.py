@@ -47,6 +47,10 @@ def test_a_complete_suite(tmp_path: Path) -> None:
     np.testing.assert_allclose(era[:, 0], (np.array(finals) + 1600.0) / 1600.0)
     expected = [*metrics.aggregates(era).values(), metrics.improvement(era, sac)]
     assert f"| era | 2 | {' | '.join(map(str, expected))} |" in text
+    means = [[metrics.mean_return(run["evaluation"])] for run in grid["pendulum", "era"]]
+    iqm = metrics.aggregates(np.array(means))["IQM"]
+    assert iqm != metrics.aggregates(np.array(finals)[:, None])["IQM"]
+    assert f"| era | {iqm} |" in text
     assert {path.name for path in (tmp_path / "r").glob("*.png")} == {
         "curves.png",
         "entropy.png",
