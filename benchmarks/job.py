@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import set_random_seed
 import benchmarks.reaching  # noqa: F401 (registers ids)
 import era_rl.envs  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
+from benchmarks.acting import returns_by_action
 from benchmarks.results import (
     RESULTS,
     SCRATCH,
@@ -76,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = args.results or RESULTS / suite.name
     folder = run.folder(args.scratch or SCRATCH / suite.name)
     with locked(folder):
-        results.mkdir(parents=True, exist_ok=True)  # what cannot be written is not to be measured
+        run.result(results).parent.mkdir(
+            parents=True, exist_ok=True
+        )  # what cannot be written is not to be measured
         if read(run, results) is None:
             write_json(run.result(results), execute(run, folder))
         # the result first: a kill in between must not cost the run
@@ -103,7 +106,13 @@ def execute(run: TrainingRun, folder: Path) -> dict[str, Any]:
     assert model is not None
     experiment.learn(model)
     experiment.save_trained_model(model)
-    return {**_result(run, folder, Path(experiment.save_path)), **code}
+    result = _result(run, folder, Path(experiment.save_path))
+    episodes = run.config["evaluation_episodes"]
+    acting = returns_by_action(
+        model, lambda: experiment.create_envs(episodes, eval_env=True), episodes
+    )
+    result["acting"] = {way: [_rounded(x) for x in returns] for way, returns in acting.items()}
+    return {**result, **code}
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import figures, metrics, results, tables
+from benchmarks.acting import SAMPLES, WAYS
 from benchmarks.document import Block, Picture, Section, Table, Text, markdown, page
 from benchmarks.figures import Grid, Runs, unique
 from benchmarks.metrics import Array, Interval
@@ -54,6 +55,7 @@ def _measured(suite: Suite, grid: Grid, folder: Path) -> list[Section]:
             f"Evaluation return: {INTERVALS}; dashed: a single seed, which compares with nothing",
         ),
         _entropy(grid, folder),
+        _acting(grid),
         _conflict(grid, folder),
         _dimensions(suite, grid, folder),
         _picture(
@@ -229,6 +231,25 @@ def _entropy(grid: Grid, folder: Path) -> Section:
             ),
         ],
     )
+
+
+def _acting(grid: Grid) -> Section:
+    """Return the final policies' returns by mode, mean and samples, of runs that have them."""
+    rows = []
+    for (task, arm), runs in grid.items():
+        measured = [run["acting"] for run in runs if "acting" in run]
+        if measured:
+            by_way = (np.array([[np.mean(returns[way])] for returns in measured]) for way in WAYS)
+            cells = (str(metrics.aggregates(returns)["IQM"]) for returns in by_way)
+            rows.append([f"{task}, {arm}", str(len(measured)), *cells])
+    section = Section("Acting by mode, mean and samples")
+    if rows:
+        caption = (
+            "Return of the final policy by what it acts with, from the same starts of episodes: IQM "
+            f"over seeds. The mean is that of {SAMPLES} sampled actions, as executed"
+        )
+        section.blocks.append(Table(["task, arm", "seeds", *WAYS], rows, caption))
+    return section
 
 
 def _conflict(grid: Grid, folder: Path) -> Section:

@@ -92,6 +92,20 @@ def test_conflicts_are_means_over_training_with_the_lowest_and_the_highest_seed(
     assert (tmp_path / "r" / "gradient_conflict.png").exists()
 
 
+def test_acting_is_reported_of_the_runs_that_have_it(tmp_path: Path) -> None:
+    loaded = suite.load(tiny(tmp_path))
+    fill(loaded.runs, tmp_path / "r")
+    assert "Acting by" not in written(loaded, tmp_path / "r", tmp_path / "s")
+    for run, level in zip(loaded.runs[1::2], (0.0, 4.0), strict=True):
+        result = json.loads(run.result(tmp_path / "r").read_text())
+        result["acting"] = {"mode": [level, level], "mean": [level, 2.0], "sample": [-8.0, -8.0]}
+        write_json(run.result(tmp_path / "r"), result)
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    cells = "2.00 [0.00, 4.00] | 2.00 [1.00, 3.00] | -8.00 [-8.00, -8.00]"
+    assert f"| pendulum, era | 2 | {cells} |" in text
+    assert "| pendulum, sac | 2 | -8" not in text
+
+
 def test_an_incomplete_suite_says_so_and_compares_no_single_seed(tmp_path: Path) -> None:
     loaded = suite.load(tiny(tmp_path))
     fill(loaded.runs[:-1], tmp_path / "r")

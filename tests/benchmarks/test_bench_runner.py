@@ -17,6 +17,7 @@ from bench_tiny import made_up, tiny
 
 from benchmarks import __main__ as cli
 from benchmarks import results, suite
+from benchmarks.acting import WAYS
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, start, status
 from benchmarks.suite import Run, SuiteError, TrainingRun
 from era_rl.files import locked, write_json
@@ -209,6 +210,9 @@ def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> Non
     assert all(a < b for a, b in pairwise(seconds))
     assert result["wall_seconds"] == pytest.approx(seconds[-1], abs=0.051)
     assert result["gradient_conflict"]["timesteps"] == [2991]
+    assert {way: len(returns) for way, returns in result["acting"].items()} == dict.fromkeys(
+        WAYS, 1
+    )
     (record,) = run.folder(scratch).rglob("args.yml")
     assert yaml.safe_load(record.read_text())["seed"] == 1
     assert checkpoint_steps(run, scratch) == 0
