@@ -1,7 +1,8 @@
 """Suites: declarative files in ``benchmarks/suites``, read into the runs that they stand for.
 
 A suite has tasks x arms x seeds of training runs, each an entry of a zoo configuration with changes,
-and commands, measurements by a module of their own.
+and commands, measurements by a module of their own. An arm may be another suite's, to be compared
+with: its runs stay that suite's, and are done once.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ ENTRIES = {
 }
 
 
+LENT = ["suite"]
+"""Keys of an arm that is another suite's."""
+
+
 class SuiteError(ConfigError):
     """A suite, a run or a result that does not fit; the message says what to do."""
 
@@ -51,6 +56,7 @@ class TrainingRun:
         seed: Seed of environment and agent.
         config: All that decides what is measured, but the seed.
         checkpoint_every: Environment steps between checkpoints.
+        borrowed: Whether it is listed here by another suite than ``suite``; their folders are neighbours.
     """
 
     suite: str
@@ -59,6 +65,7 @@ class TrainingRun:
     seed: int
     config: dict[str, Any]
     checkpoint_every: int
+    borrowed: bool = False
 
     @property
     def name(self) -> str:
@@ -77,17 +84,22 @@ class TrainingRun:
         return self.config["steps"]
 
     def result(self, results: Path) -> Path:
-        """Return the file of the result in the suite's folder of results."""
-        return results / f"{self.name}.json"
+        """Return the file of the result, given the folder of results of the suite that lists it."""
+        return self._own(results) / f"{self.name}.json"
 
     def folder(self, scratch: Path) -> Path:
         """Return the folder for checkpoints and logs; another config has another."""
-        return scratch / f"{self.name}-{self.config_hash}"
+        return self._own(scratch) / f"{self.name}-{self.config_hash}"
 
     def command(self, results: Path, scratch: Path) -> list[str]:
         """Return the command that does this run alone, and goes on with it where it was."""
         python = [sys.executable, "-m", "benchmarks.job", self.suite, self.name]
-        return [*python, "--results", str(results), "--scratch", str(scratch)]
+        folders = ["--results", str(self._own(results)), "--scratch", str(self._own(scratch))]
+        return [*python, *folders]
+
+    def _own(self, folder: Path) -> Path:
+        """Return the folder of the run's own suite, given that of the suite that lists it."""
+        return folder.parent / Path(self.suite).stem if self.borrowed else folder
 
 
 @dataclass(frozen=True)
@@ -181,7 +193,10 @@ def load(suite: str) -> Suite:
         if not isinstance(entries, dict):
             raise SuiteError(f"{path}: {kind} must map names to settings, not be {entries!r:.60}")
         for name, entry in entries.items():
-            _check_entry(f"{path}: {kind}: {name}", entry, keys, needed)
+            lent = kind == "arms" and isinstance(entry, dict) and "suite" in entry
+            _check_entry(
+                f"{path}: {kind}: {name}", entry, *((LENT, LENT) if lent else (keys, needed))
+            )
     commands = [
         CommandRun(
             name,
@@ -192,7 +207,8 @@ def load(suite: str) -> Suite:
         )
         for name, entry in content.get("commands", {}).items()
     ]
-    return Suite(path.stem, content, _training_runs(suite, content), commands)
+    runs = _training_runs(suite, content, _lenders(path, content))
+    return Suite(path.stem, content, runs, commands)
 
 
 def _check_entry(where: str, entry: Any, known: Collection[str], needed: Collection[str]) -> None:
@@ -204,19 +220,52 @@ def _check_entry(where: str, entry: Any, known: Collection[str], needed: Collect
         raise SuiteError(f"{where}: {', '.join(missing)} must be given")
 
 
-def _training_runs(suite: str, content: dict[str, Any]) -> list[TrainingRun]:
+def _lenders(path: Path, content: dict[str, Any]) -> dict[str, Suite]:
+    """Return the suites of the arms that are another's, by arm, and take over what they say of them."""
+    lenders = {}
+    for arm, entry in content.get("arms", {}).items():
+        if "suite" in entry:
+            if Path(entry["suite"]).stem == path.stem:
+                raise SuiteError(f"{path}: arms: {arm}: suite must be another one")
+            lenders[arm] = load(entry["suite"])
+            check_names(f"{path}: arm of {entry['suite']}", [arm], lenders[arm].content["arms"])
+            content["arms"][arm] = {**lenders[arm].content["arms"][arm], **entry}
+    return lenders
+
+
+def _training_runs(
+    suite: str, content: dict[str, Any], lenders: dict[str, Suite]
+) -> list[TrainingRun]:
     tasks, arms = content.get("tasks", {}), content.get("arms", {})
     if tasks:
         check_names("baseline", [content["baseline"]], arms)
+    lent = {
+        (run.task, arm, run.seed): replace(run, borrowed=True)
+        for arm, lender in lenders.items()
+        for run in lender.runs
+        if run.arm == arm
+    }
     configs = {(t, a): _config(content, tasks[t], arms[a]) for t in tasks for a in arms}
-    runs = [
-        TrainingRun(suite, task, arm, seed, config, int(content["checkpoint_every"]))
-        for seed in content.get("seeds", [])
-        for (task, arm), config in configs.items()
-    ]
+    runs = []
+    for seed in content.get("seeds", []):
+        for (task, arm), config in configs.items():
+            run = TrainingRun(suite, task, arm, seed, config, int(content["checkpoint_every"]))
+            if arm in lenders:
+                run = _checked(lent.get((task, arm, seed)), run)
+            runs.append(run)
     if doubled := [name for name, count in Counter(run.name for run in runs).items() if count > 1]:
         raise SuiteError(f"{suite}: seeds, tasks and arms must not give {doubled[0]} twice")
     return runs
+
+
+def _checked(lent: TrainingRun | None, wanted: TrainingRun) -> TrainingRun:
+    """Return another suite's run; SuiteError unless it is what this suite would have run."""
+    if lent is None or lent.config != wanted.config:
+        raise SuiteError(
+            f"{wanted.suite}: {wanted.name} must be a run of the arm's suite too, with the same steps "
+            "and settings"
+        )
+    return lent
 
 
 def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:

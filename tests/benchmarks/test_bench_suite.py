@@ -81,6 +81,62 @@ def test_what_does_not_fit_is_refused_by_name(
         suite.load(tiny(tmp_path, (old, new)))
 
 
+def lending(folder: Path, *changes: tuple[str, str]) -> tuple[str, str]:
+    """Write a suite, and another whose arm ``era`` is the first one's; return their paths."""
+    first = Path(tiny(folder, *changes)).rename(folder / "first.yaml")
+    arm = ("era: {algo: sac_era, nats_per_dim: -0.5, about: floor}", f"era: {{suite: {first}}}")
+    seeds = ("seeds: [0, 1]", "seeds: [1]")
+    return str(first), str(Path(tiny(folder, arm, seeds)).rename(folder / "second.yaml"))
+
+
+def test_an_arm_may_be_another_suites_whose_runs_and_results_it_takes(tmp_path: Path) -> None:
+    first, second = map(suite.load, lending(tmp_path))
+    own, lent = second.runs
+    assert (own.name, own.borrowed) == ("pendulum-sac-seed1", False)
+    assert lent.name == "pendulum-era-seed1"
+    (original,) = (run for run in first.runs if run.name == lent.name)
+    assert lent.config_hash == original.config_hash
+    results_folder, scratch = tmp_path / "results", tmp_path / "scratch"
+    assert lent.result(results_folder / "second") == original.result(results_folder / "first")
+    assert lent.folder(scratch / "second") == original.folder(scratch / "first")
+    assert own.result(results_folder / "second").parent == results_folder / "second"
+    commands = [
+        run.command(results_folder / name, scratch / name)
+        for run, name in ((lent, "second"), (original, "first"))
+    ]
+    assert commands[0] == commands[1]
+    assert second.content["arms"]["era"]["about"] == "floor"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [0, 1]", "seeds: [0]", "pendulum-era-seed1 must be a run of the arm's suite too"),
+        ("steps: 300", "steps: 200", "with the same steps"),
+        ("  era: {algo", "  eras: {algo", "'era' is unknown; close: eras"),
+        ("  pendulum: {", "  pendulums: {", "pendulum-era-seed1 must be a run"),
+    ],
+    ids=["seed", "config", "arm", "task"],
+)
+def test_an_arm_that_another_suite_has_not_like_that_is_refused(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    _, second = lending(tmp_path)
+    text = Path(tmp_path / "first.yaml").read_text()
+    assert old in text
+    (tmp_path / "first.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        suite.load(second)
+
+
+def test_a_suite_that_lends_to_itself_or_changes_what_is_lent_is_refused(tmp_path: Path) -> None:
+    era = "era: {algo: sac_era, nats_per_dim: -0.5, about: floor}"
+    with pytest.raises(SuiteError, match="era: suite must be another one"):
+        suite.load(tiny(tmp_path, (era, "era: {suite: tiny}")))
+    with pytest.raises(ConfigError, match="nats_per_dim"):
+        suite.load(tiny(tmp_path, (era, "era: {suite: pilot, nats_per_dim: 0}")))
+
+
 def test_unknown_suites_are_refused_with_the_close_ones() -> None:
     with pytest.raises(ConfigError, match="'pilots' is unknown; close: pilot"):
         suite.load("pilots")
