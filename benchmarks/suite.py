@@ -56,7 +56,7 @@ class TrainingRun:
         seed: Seed of environment and agent.
         config: All that decides what is measured, but the seed.
         checkpoint_every: Environment steps between checkpoints.
-        borrowed: Whether it is listed here by another suite than ``suite``; their folders are neighbours.
+        borrowed: Whether it is listed here by another suite; the folders of the two are neighbours.
     """
 
     suite: str
