@@ -1,6 +1,6 @@
 """Figures of a suite's results, as PNG files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from benchmarks.metrics import Array, Interval
 Runs = list[dict[str, Any]]
 Grid = Mapping[tuple[str, str], Runs]
 """Results by task and arm."""
+LOWEST = -10.0
+"""Nats per dimension below which no entropy is drawn: a saturated policy of SAC can have hundreds less."""
+COLUMNS = 3
+"""Panels in a row."""
 COLORS = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["Dark2"].colors]  # type: ignore[attr-defined]
 
 
@@ -36,7 +40,10 @@ def learning_curves(grid: Grid, path: Path) -> None:
 
 
 def entropies(grid: Grid, path: Path) -> None:
-    """Draw entropy per dimension on visited states: mean over seeds, lowest state, and floor."""
+    """Draw entropy per dimension on visited states: mean over seeds, lowest state, and floor.
+
+    What is below ``LOWEST`` is cut off.
+    """
 
     def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
         dim = runs[0]["action_dim"]
@@ -45,6 +52,8 @@ def entropies(grid: Grid, path: Path) -> None:
         axis.plot(steps, mean.mean(0) / dim, color=color, label=label)
         axis.plot(steps, lowest.min(0) / dim, color=color, linewidth=0.8, linestyle=":")
         axis.plot(steps, floor[0] / dim, color=color, linewidth=0.8, linestyle="--")
+        if axis.dataLim.y0 < LOWEST:
+            axis.set_ylim(bottom=LOWEST)
 
     _panels(grid, draw, "entropy, nats per dimension", path)
 
@@ -76,6 +85,35 @@ def gains(by_arm: Mapping[str, Mapping[int, Interval]], path: Path) -> None:
     axis.set_xticks(ticks, map(str, ticks))
     axis.set_xticks([], minor=True)
     axis.legend()
+    figure.savefig(path, dpi=110)
+
+
+def floors(
+    heights: Mapping[str, float], scores: Mapping[str, Mapping[str, Interval]], path: Path
+) -> None:
+    """Draw scores against the height of the floor: points with intervals, and a band for the others.
+
+    Args:
+        heights: Nats per dimension, by arm.
+        scores: IQM by task and arm; arms without a height are drawn as bands.
+        path: The file.
+    """
+
+    def draw(axis: Axes, by_arm: Mapping[str, Interval]) -> None:
+        for color, (arm, interval) in zip(COLORS, by_arm.items(), strict=False):
+            if arm in heights:
+                error = [[interval.value - interval.low], [interval.high - interval.value]]
+                axis.errorbar(heights[arm], interval.value, error, fmt="o", color=color, capsize=3)
+            else:
+                axis.axhspan(interval.low, interval.high, color="0.9", linewidth=0)
+                axis.axhline(interval.value, color="0.6", linewidth=0.8)
+        axis.set_xticks(sorted(heights.values()))
+        axis.set_xlim(min(heights.values()) - 0.2, max(heights.values()) + 0.2)
+
+    figure, axes = _grid_of(scores)
+    for axis, (task, by_arm) in zip(axes, scores.items(), strict=True):
+        draw(axis, by_arm)
+        axis.set(title=task, xlabel="floor, nats per dimension", ylabel="score")
     figure.savefig(path, dpi=110)
 
 
@@ -123,23 +161,29 @@ def _panels(
 ) -> None:
     """Draw a panel for every task with a line for every arm, the legend below."""
     tasks, arms = unique(task for task, _ in grid), unique(arm for _, arm in grid)
-    columns = min(len(tasks), 3)
-    rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis, task in zip(axes, tasks, strict=False):
-        for index, arm in enumerate(arms):
+    figure, axes = _grid_of(tasks)
+    for index, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
+        for number, arm in enumerate(arms):
             if runs := grid.get((task, arm)):
-                draw(axis, runs, COLORS[index % len(COLORS)], arm)
+                draw(axis, runs, COLORS[number % len(COLORS)], arm)
         axis.set(title=task, xlabel="environment steps", yscale="log" if log else "linear")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(color="0.9")
-    for axis in axes[len(tasks) :]:
-        axis.remove()
-    for row in range(rows):
-        axes[row * columns].set_ylabel(ylabel)
+        if index % COLUMNS == 0:
+            axis.set_ylabel(ylabel)
     _legend(figure, arms)
     figure.savefig(path, dpi=110)
+
+
+def _grid_of(panels: Collection[str]) -> tuple[Figure, list[Axes]]:
+    """Return a figure and an axis for every panel, so many a row."""
+    columns = min(len(panels), COLUMNS)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 0.5), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flatten())
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    return figure, axes[: len(panels)]
 
 
 def _legend(figure: Figure, labels: Sequence[str]) -> None:

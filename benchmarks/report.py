@@ -58,6 +58,7 @@ def _measured(suite: Suite, grid: Grid, folder: Path) -> list[Section]:
         _acting(grid),
         _conflict(grid, folder),
         _dimensions(suite, grid, folder),
+        _floors(suite, grid, folder),
         _picture(
             "Standard deviation",
             grid,
@@ -219,7 +220,7 @@ def _entropy(grid: Grid, folder: Path) -> Section:
             Picture(
                 "entropy.png",
                 "The policy's own entropy on all visited states, per action dimension: mean (solid), "
-                "lowest state of any seed (dotted), floor (dashed)",
+                f"lowest state of any seed (dotted), floor (dashed); cut off below {figures.LOWEST:g}",
             ),
             Table(
                 header,
@@ -316,6 +317,42 @@ def _dimensions(suite: Suite, grid: Grid, folder: Path) -> Section:
         ]
         section.blocks.append(Table(["arm", f"P(better than {baseline})", "IQM of scores"], rows))
     return section
+
+
+def _floors(suite: Suite, grid: Grid, folder: Path) -> Section:
+    """Return the scores of the arms that differ in the height of an exact floor, and the baseline's."""
+    section = Section("Score against the floor")
+    heights = {
+        arm: runs[0]["config"]["nats_per_dim"] for (_, arm), runs in grid.items() if _exact(runs)
+    }
+    arms = [
+        arm for arm in suite.content["arms"] if arm in heights or arm == suite.content["baseline"]
+    ]
+    if len(heights) >= 2:
+        tasks = list(suite.content["tasks"])
+        scores = {
+            task: {arm: _column(suite, task, grid.get((task, arm), [])) for arm in arms}
+            for task in tasks
+        }
+        if len(tasks) > 1:
+            scores["all tasks"] = {arm: score_matrix(suite, grid, arm) for arm in arms}
+        by_task = {
+            task: {arm: metrics.aggregates(s)["IQM"] for arm, s in by_arm.items() if len(s)}
+            for task, by_arm in scores.items()
+        }
+        figures.floors(heights, by_task, folder / "floor.png")
+        caption = (
+            "IQM of scores by the exact floor's height, with intervals; band: the baseline without"
+        )
+        section.blocks.append(Picture("floor.png", caption))
+    return section
+
+
+def _exact(runs: Runs) -> bool:
+    """Return whether runs have an exact floor of a stated height and nothing else about entropy."""
+    config = runs[0]["config"]
+    plain = not {"floor", "slack"} & config["settings"].keys()
+    return config["algo"].endswith("_era") and config["nats_per_dim"] is not None and plain
 
 
 def _column(suite: Suite, task: str, runs: Runs) -> Array:

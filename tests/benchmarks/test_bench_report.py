@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bench_tiny import made_up, tiny
 
-from benchmarks import metrics, report, suite, tables
+from benchmarks import figures, metrics, report, suite, tables
 from benchmarks.suite import Suite, SuiteError, TrainingRun
 from era_rl.files import write_json
 
@@ -144,6 +144,38 @@ def test_gains_are_drawn_against_the_number_of_dimensions(tmp_path: Path) -> Non
     text = written(loaded, tmp_path / "r", tmp_path / "s")
     assert (tmp_path / "r" / "dimensions.png").exists()
     assert "| era, D = 4 | 1.00 [1.00, 1.00] |" in text
+
+
+def test_scores_are_drawn_against_the_height_of_exact_floors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    era = "era: {algo: sac_era, nats_per_dim: -0.5, about: floor}"
+    others = [
+        "low: {algo: sac_era, nats_per_dim: -1.0, about: low}",
+        "slack: {algo: sac_era, nats_per_dim: -0.7, params: {slack: 0.2}, about: slack}",
+        "eq11: {algo: sac_era, nats_per_dim: 0.1, params: {floor: gaussian}, about: Eq. 11}",
+        "target: {algo: sac, nats_per_dim: -0.3, about: no floor}",
+    ]
+    loaded = suite.load(tiny(tmp_path, (era, "\n  ".join([era, *others]))))
+    drawn = {}
+
+    def draw(heights: dict[str, float], scores: dict[str, dict], path: Path) -> None:
+        drawn.update(heights=heights, scores=scores)
+        real(heights, scores, path)
+
+    real = figures.floors
+    monkeypatch.setattr(figures, "floors", draw)
+    for run in loaded.runs[:-5]:  # of the second seed, sac alone
+        write_json(run.result(tmp_path / "r"), made_up(run, LEVELS.get(run.arm, -100.0)))
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    assert "## Score against the floor" in text
+    assert (tmp_path / "r" / "floor.png").exists()
+    assert drawn["heights"] == {"era": -0.5, "low": -1.0}
+    assert set(drawn["scores"]) == {"pendulum"}
+    by_arm = drawn["scores"]["pendulum"]
+    assert set(by_arm) == {"sac", "era", "low"}
+    assert by_arm["low"].value == pytest.approx((1600.0 - 100.0) / 1600.0, abs=2e-3)
+    assert np.isnan(by_arm["low"].low)
 
 
 def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
