@@ -17,7 +17,7 @@ Runs = list[dict[str, Any]]
 Grid = Mapping[tuple[str, str], Runs]
 """Results by task and arm."""
 LOWEST = -10.0
-"""Nats per dimension below which no entropy is drawn: a saturated policy of SAC can have hundreds less."""
+"""Nats per dimension below which no entropy is drawn: saturated policies of SAC have hundreds less."""
 COLUMNS = 3
 """Panels in a row."""
 COLORS = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["Dark2"].colors]  # type: ignore[attr-defined]
