@@ -1,39 +1,57 @@
 """What the documentation's build does beyond its plugins (mkdocs.yml names this file twice).
 
 As mkdocs hook: links that leave ``docs`` work where the files are read in a checkout; the site names
-the path instead, and a path that does not exist stops the build. As griffe extension: docstrings
-keep Sphinx's roles, which editors and other tools read; here they become links, and what the fields of
-a dataclass say of themselves becomes the list of its parameters.
+the path instead, takes figures along, and a path that does not exist stops the build. As griffe
+extension: docstrings keep Sphinx's roles, which editors and other tools read; here they become links,
+and what the fields of a dataclass say of themselves becomes the list of its parameters.
 """
 
 import ast
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from griffe import Attribute, Class, ExprSubscript, ExprTuple, Extension, GriffeLoader, Object
+from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 LOG = logging.getLogger("mkdocs.hooks")
 
-_OUTSIDE = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+[^)#]+)(?:#[^)]*)?\)")
+_OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(((?:\.\./)+[^)#]+)(?:#[^)]*)?\)")
 _ROLE = re.compile(r":(?:func|class|meth|attr):`([\w.]+)`")
 _PUBLIC = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 
+def on_files(files: Files, config: Any, **_: Any) -> Files:
+    """Take the figures outside ``docs`` that pages show into the site, under their paths."""
+    for page in list(files.documentation_pages()):
+        folder = (ROOT / "docs" / page.src_uri).parent
+        for image, _text, link in _OUTSIDE.findall(page.content_string):
+            target = (folder / link).resolve()
+            path = target.relative_to(ROOT).as_posix()
+            new = not path.startswith("docs/") and files.get_file_from_path(path) is None
+            if image and new and target.exists():
+                files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+    return files
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Name the path of a file outside ``docs`` where a page links to it."""
+    """Name the path of a file outside ``docs`` where a page links to it, or show a figure there."""
     folder = (ROOT / "docs" / page.file.src_uri).parent
 
     def named(match: re.Match[str]) -> str:
-        target = (folder / match[2]).resolve()
+        image, text, link = match.groups()
+        target = (folder / link).resolve()
         if target.is_relative_to(ROOT / "docs"):
             return match[0]
         if not target.exists():
-            LOG.warning("%s links to %s, which does not exist", page.file.src_uri, match[2])
+            LOG.warning("%s links to %s, which does not exist", page.file.src_uri, link)
         path = target.relative_to(ROOT).as_posix()
-        return f"`{path}`" if match[1] == path else f"{match[1]} (`{path}`)"
+        if image:
+            return f"![{text}]({os.path.relpath(path, Path(page.file.src_uri).parent)})"
+        return f"`{path}`" if text == path else f"{text} (`{path}`)"
 
     return _OUTSIDE.sub(named, markdown)
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from mkdocs.config import load_config
+from mkdocs.structure.files import File, Files
 
 DOCS = Path(__file__).parents[1] / "docs"
 ROOT = DOCS.parent
@@ -165,8 +167,13 @@ def hooks() -> Any:
         ("[README.md](../README.md)", "`README.md`"),
         ("[up](../docs/index.md)", "[up](../docs/index.md)"),
         ("[page](index.md)", "[page](index.md)"),
+        ("![curve](../docs/figures/floors.svg)", "![curve](../docs/figures/floors.svg)"),
+        (
+            "![curve](../benchmarks/results/pilot/curves.png)",
+            "![curve](benchmarks/results/pilot/curves.png)",
+        ),
     ],
-    ids=["outside", "path", "inside", "page"],
+    ids=["outside", "path", "inside", "page", "figure inside", "figure outside"],
 )
 def test_links_that_leave_the_documentation_name_a_path(hooks: Any, link: str, shown: str) -> None:
     assert hooks.on_page_markdown(link, _page("paper.md")) == shown
@@ -178,6 +185,29 @@ def test_a_link_to_a_missing_file_stops_the_build(
     with caplog.at_level(logging.WARNING):  # which --strict makes an error
         hooks.on_page_markdown("[report](../nowhere.md)", _page("paper.md"))
     assert "nowhere.md, which does not exist" in caplog.text
+
+
+def test_figures_outside_the_documentation_are_taken_along(
+    hooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = "benchmarks/results/pilot/curves.png"
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"))
+    pages = {
+        "a.md": f"![curve](../{figure}) ![curve](../{figure})",
+        "b/c.md": f"![curve](../../{figure})\n[link](../../README.md) ![floors](../figures/floors.svg)",
+    }
+    for uri, text in pages.items():
+        (tmp_path / uri).parent.mkdir(exist_ok=True)
+        (tmp_path / uri).write_text(text)
+    files = Files([File(uri, str(tmp_path), config.site_dir, False) for uri in pages])
+    assert hooks.on_files(files, config=config) is files
+    assert {file.src_uri for file in files} == {*pages, figure}
+    taken = files.get_file_from_path(figure)
+    assert taken is not None
+    taken.copy_file()
+    assert (tmp_path / "site" / figure).read_bytes() == (ROOT / figure).read_bytes()
+    shown = hooks.on_page_markdown(pages["b/c.md"], _page("b/c.md"))
+    assert f"![curve](../{figure})" in shown
 
 
 @pytest.mark.parametrize(
