@@ -41,7 +41,11 @@ from era_rl.core import (
     auto_target_entropy,
 )
 from era_rl.core.compiling import Fallback, compiled_closure
-from era_rl.sb3.distributions import TruncatedNormalDistribution
+from era_rl.sb3.distributions import (
+    DeterministicAction,
+    TruncatedNormalDistribution,
+    refuse_mean,
+)
 
 ActorCriticHead = TruncatedGaussianHead | GaussianHead | MultiCategoricalHead
 
@@ -128,10 +132,21 @@ class ERAActorCriticMixin(ActorCriticMixin):
     A Box takes a truncated normal, its actions normalised to [-1, 1]; with ``squash=False`` an
     unbounded normal under Eq. 11, whose actions the host clips. Discrete, MultiDiscrete and
     MultiBinary take categoricals (:class:`MultiCategoricalHead`).
+
+    Args:
+        deterministic_action: What deterministic actions of the truncated normal are: "mode" or "mean".
+        *args: Arguments of the host policy.
+        **kwargs: ``head_kwargs``, and arguments of the host policy.
     """
 
     log_half_range: Tensor
     _compiled: tuple[Fallback, Fallback] | None = None
+
+    def __init__(
+        self, *args: Any, deterministic_action: DeterministicAction = "mode", **kwargs: Any
+    ) -> None:
+        self.deterministic_action: DeterministicAction = deterministic_action
+        super().__init__(*args, **kwargs)
 
     def compile_passes(self) -> None:
         """Compile ``forward`` and ``evaluate_actions``, in the modes in which training calls them.
@@ -179,6 +194,7 @@ class ERAActorCriticMixin(ActorCriticMixin):
     def _make_head(self) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
         if isinstance(self.action_space, spaces.Box):
             return self._make_gaussian_head(self.action_space, **self.head_kwargs)
+        refuse_mean(self.deterministic_action, "discrete actions")
         actions = num_actions(self.action_space)
         head = MultiCategoricalHead(actions, **_discrete_kwargs(self.head_kwargs))
         if isinstance(self.action_space, spaces.Discrete):
@@ -215,7 +231,8 @@ class ERAActorCriticMixin(ActorCriticMixin):
                 slack=slack,
                 **kwargs,
             )
-            return head, partial(TruncatedNormalDistribution, action_dim)
+            return head, partial(TruncatedNormalDistribution, action_dim, self.deterministic_action)
+        refuse_mean(self.deterministic_action, "squash=False")
         if floor == "exact" or slack is not None:
             raise ValueError(
                 f"floor={floor!r}, slack={slack} need squash=True: an unbounded normal has Eq. 11, "
@@ -225,6 +242,11 @@ class ERAActorCriticMixin(ActorCriticMixin):
         self.register_buffer("log_half_range", half_range.log(), persistent=False)
         head = GaussianHead(action_dim, **kwargs)
         return head, partial(DiagGaussianDistribution, action_dim)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(deterministic_action=self.deterministic_action)
+        return data
 
     def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return loc and log_std, or logits, of raw outputs (batch, head.raw_dim)."""

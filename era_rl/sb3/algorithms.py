@@ -27,6 +27,7 @@ from era_rl.sb3.base import (
     refuse_nonfinite,
     refuse_sde,
 )
+from era_rl.sb3.distributions import DeterministicAction
 from era_rl.sb3.policies import (
     CrossQERAPolicy,
     TQCERACnnPolicy,
@@ -61,7 +62,8 @@ class TQCERA(_ReplayedDeltaMixin, TQC):
         env: Environment or its id; the action space must be a bounded Box.
         *args: TQC's arguments by position.
         **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
-            ``slack``, ``distribution`` and ``layer_norm`` as for :class:`SACERA`, and TQC's own.
+            ``slack``, ``distribution``, ``deterministic_action`` and ``layer_norm`` as for
+            :class:`SACERA`, and TQC's own.
 
     Raises:
         ValueError: As :class:`SACERA`.
@@ -85,7 +87,8 @@ class CrossQERA(_ReplayedDeltaMixin, CrossQ):
         env: Environment or its id; the action space must be a bounded Box.
         *args: CrossQ's arguments by position.
         **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
-            ``slack`` and ``distribution`` as for :class:`SACERA`, and CrossQ's own.
+            ``slack``, ``distribution`` and ``deterministic_action`` as for :class:`SACERA`, and
+            CrossQ's own.
 
     Raises:
         ValueError: As :class:`SACERA`, and for ``layer_norm``: the critics have batch
@@ -141,6 +144,7 @@ class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
         log_std_max: float | None = None,
         slack: float | None = None,
         squash: bool | None = None,
+        deterministic_action: DeterministicAction = "mode",
         use_sde: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -150,6 +154,7 @@ class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
         if delta is not None:
             refuse_delta(delta, floor or "exact")
         self.learn_delta = delta == "auto"
+        self.deterministic_action = deterministic_action
         head_kwargs = {
             "target_entropy": target_entropy,
             "target_entropy_fraction": target_entropy_fraction,
@@ -211,6 +216,8 @@ class PPOERA(_OnPolicyERAMixin, PPO):
             None pins the entropy at the floor wherever log_std_min does not lift it.
         squash: False takes an unbounded normal under Eq. 11, whose actions SB3 clips to the bounds;
             the floor is that of the normal before clipping, its std in units of half the range.
+        deterministic_action: For a Box, what ``predict(deterministic=True)`` and so evaluations return:
+            "mode" or "mean", as for :class:`SACERA`.
         compile: Whether the policy's ``forward`` and ``evaluate_actions`` run under torch.compile,
             which takes tens of seconds at their first calls: True, False, or "auto" for 50,000 steps
             of the (vectorised) environment and more. Equal to the eager ones up to rounding; the

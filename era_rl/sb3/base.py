@@ -19,6 +19,7 @@ from era_rl.core import GaussianHead, LearnedDelta
 from era_rl.core.compensation import DELTA_LEARNING_RATE
 from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.core.heads import Floor
+from era_rl.sb3.distributions import DeterministicAction
 from era_rl.sb3.policies import BoundedDistribution
 
 TRACES_IMAGES = TorchVersion(torch.__version__) >= "2.15"
@@ -80,6 +81,7 @@ class ERAMixin(BaseAlgorithm):
     """Hands the ERA arguments to the policy, beside the user's own ``policy_kwargs``."""
 
     era_kwargs: dict[str, Any]
+    deterministic_action: DeterministicAction = "mode"
 
     @property
     def era_policy(self) -> ERAPolicy:
@@ -104,12 +106,14 @@ class ERAMixin(BaseAlgorithm):
                 + ", ".join(policy.__name__ for policy in self.policy_aliases.values())
             )
         own = self.policy_kwargs
-        if taken := sorted({"head_kwargs", "distribution"} & own.keys()):
+        if taken := sorted({"head_kwargs", "distribution", "deterministic_action"} & own.keys()):
             raise ValueError(
                 f"policy_kwargs={{{taken[0]!r}: ...}} must be left out: {type(self).__name__} has "
                 "arguments of its own for it"
             )
         self.policy_kwargs = {**own, **self.era_kwargs}
+        if self.deterministic_action != "mode":
+            self.policy_kwargs["deterministic_action"] = self.deterministic_action
         super()._setup_model()
         self.policy_kwargs = own
 
@@ -291,6 +295,7 @@ class OffPolicyERAMixin(LearnedDeltaMixin):
         log_std_max: float = 0.0,
         slack: float | None = None,
         distribution: BoundedDistribution = "truncated",
+        deterministic_action: DeterministicAction = "mode",
         layer_norm: bool = False,
         ent_coef: float = 0.0,
         use_sde: bool = False,
@@ -305,6 +310,7 @@ class OffPolicyERAMixin(LearnedDeltaMixin):
         refuse_delta(delta, floor)
         _refuse_distribution(distribution, floor, slack)
         self.learn_delta = delta == "auto"
+        self.deterministic_action = deterministic_action
         head_kwargs = {
             "target_entropy": target_entropy,
             "floor": floor,

@@ -1,6 +1,6 @@
 """Stable-Baselines3 action distributions over the bounded policies of ERA."""
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
@@ -13,17 +13,28 @@ from era_rl.core import (
     truncated_normal_sample,
 )
 
+DeterministicAction = Literal["mode", "mean"]
+
 
 class TruncatedNormalDistribution(Distribution):
     """Independent normals truncated to [-1, 1], with a closed-form entropy; the mode is ``loc``.
 
     Args:
         action_dim: Number of action dimensions.
+        deterministic_action: What ``get_actions(deterministic=True)`` returns: "mode" or "mean".
+
+    Raises:
+        ValueError: For another ``deterministic_action``.
     """
 
-    def __init__(self, action_dim: int) -> None:
+    def __init__(self, action_dim: int, deterministic_action: DeterministicAction = "mode") -> None:
+        if deterministic_action not in ("mode", "mean"):
+            raise ValueError(
+                f"deterministic_action={deterministic_action!r} must be 'mode' or 'mean'"
+            )
         super().__init__()
         self.action_dim = action_dim
+        self.deterministic_action: DeterministicAction = deterministic_action
 
     def proba_distribution_net(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, latent_dim: int
@@ -62,6 +73,16 @@ class TruncatedNormalDistribution(Distribution):
         """Return the most likely actions, shape (batch, action_dim)."""
         return self.loc
 
+    def mean(self) -> Tensor:
+        """Return the mean actions, shape (batch, action_dim), inside of the mode near a bound."""
+        return TruncatedNormal(self.loc, self.log_std.exp()).mean
+
+    def get_actions(self, deterministic: bool = False) -> Tensor:
+        """Return samples, or the mode or the mean (SB3's)."""
+        if deterministic and self.deterministic_action == "mean":
+            return self.mean()
+        return super().get_actions(deterministic)
+
     def actions_from_params(
         self, loc: Tensor, log_std: Tensor, deterministic: bool = False
     ) -> Tensor:
@@ -72,6 +93,15 @@ class TruncatedNormalDistribution(Distribution):
         """Return actions of the given parameters and their log densities."""
         actions = self.actions_from_params(loc, log_std)
         return actions, self.log_prob(actions)
+
+
+def refuse_mean(deterministic_action: str, policy: str) -> None:
+    """Raise ValueError where a policy other than the truncated normal is to act by its mean."""
+    if deterministic_action != "mode":
+        raise ValueError(
+            f"deterministic_action={deterministic_action!r} must be 'mode' for {policy}: the mean "
+            "is for the truncated normal"
+        )
 
 
 class TanhNormalDistribution(SquashedDiagGaussianDistribution):

@@ -20,7 +20,12 @@ from torch import Tensor, nn
 
 from era_rl.core import GaussianHead, TruncatedGaussianHead
 from era_rl.core.compiling import Fallback, compiled_closure
-from era_rl.sb3.distributions import TanhNormalDistribution, TruncatedNormalDistribution
+from era_rl.sb3.distributions import (
+    DeterministicAction,
+    TanhNormalDistribution,
+    TruncatedNormalDistribution,
+    refuse_mean,
+)
 
 BoundedDistribution = Literal["truncated", "tanh"]
 
@@ -33,6 +38,7 @@ class ERAActorMixin(BasePolicy):
     Args:
         distribution: "truncated", or "tanh" (Eq. 11 only: its floor is not per state).
         head_kwargs: Arguments of :class:`TruncatedGaussianHead` or :class:`GaussianHead`.
+        deterministic_action: What deterministic actions are: "mode", or "mean" ("truncated" only).
         *args: Arguments of the host actor.
         **kwargs: Arguments of the host actor.
     """
@@ -47,6 +53,7 @@ class ERAActorMixin(BasePolicy):
         *args: Any,
         distribution: BoundedDistribution,
         head_kwargs: dict[str, Any],
+        deterministic_action: DeterministicAction = "mode",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -54,13 +61,14 @@ class ERAActorMixin(BasePolicy):
         self.head_kwargs = head_kwargs
         action_dim = get_action_dim(self.action_space)  # type: ignore[arg-type]
         if distribution == "tanh":
+            refuse_mean(deterministic_action, "distribution='tanh'")
             self.head = GaussianHead(
                 action_dim, **{k: v for k, v in head_kwargs.items() if k not in ("floor", "slack")}
             )
             self.action_dist = TanhNormalDistribution(action_dim)
         else:
             self.head = TruncatedGaussianHead(action_dim, **head_kwargs)
-            self.action_dist = TruncatedNormalDistribution(action_dim)
+            self.action_dist = TruncatedNormalDistribution(action_dim, deterministic_action)
         if self.head.raw_dim > 2 * action_dim:
             self.log_std = nn.Linear(self.log_std.in_features, self.head.raw_dim - action_dim)
 
@@ -97,8 +105,13 @@ class ERAActorMixin(BasePolicy):
             compiled_closure(act), eager, "torch.compile of the sampling of actions"
         )
 
+    @property
+    def deterministic_action(self) -> DeterministicAction:
+        """What deterministic actions are: "mode" or "mean"."""
+        return getattr(self.action_dist, "deterministic_action", "mode")
+
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode."""
+        """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode or mean."""
         if deterministic:
             return super().forward(obs, deterministic)
         noise = self.draw_noise(len(obs if isinstance(obs, Tensor) else next(iter(obs.values()))))
@@ -131,6 +144,7 @@ class ERAActorMixin(BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.update(distribution=self.distribution, head_kwargs=self.head_kwargs)
+        data.update(deterministic_action=self.deterministic_action)
         return data
 
 
@@ -152,6 +166,7 @@ class ERAPolicyMixin(BasePolicy):
     Args:
         distribution: "truncated" or "tanh".
         head_kwargs: Arguments of the head.
+        deterministic_action: What deterministic actions are: "mode", or "mean" ("truncated" only).
         *args: Arguments of the host policy.
         **kwargs: Arguments of the host policy.
     """
@@ -165,11 +180,13 @@ class ERAPolicyMixin(BasePolicy):
         *args: Any,
         distribution: BoundedDistribution = "truncated",
         head_kwargs: dict[str, Any] | None = None,
+        deterministic_action: DeterministicAction = "mode",
         **kwargs: Any,
     ) -> None:
         self.era_kwargs: dict[str, Any] = {
             "distribution": distribution,
             "head_kwargs": head_kwargs or {},
+            "deterministic_action": deterministic_action,
         }
         super().__init__(*args, **kwargs)
 

@@ -58,6 +58,9 @@ class SACERA(  # pyright: ignore[reportIncompatibleVariableOverride]
             None pins the entropy at the floor wherever log_std_min does not lift it.
         distribution: "truncated" (normal truncated to [-1, 1]) or "tanh" (squashed normal, with
             floor="gaussian" only: its floor is not per state).
+        deterministic_action: What ``predict(deterministic=True)``, and so evaluations, return: "mode",
+            tanh of the network's output, or "mean" ("truncated" only), which lies inside of it near
+            a bound, where the policy's noise has only one side. ``load`` takes it too.
         layer_norm: Whether the critics have a LayerNorm after each hidden layer.
         compile: Whether the gradients of an update, and the sampling of actions, run under
             torch.compile, which takes tens of seconds at the first step: True, False, or "auto" for
