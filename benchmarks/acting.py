@@ -1,33 +1,18 @@
 """How a trained policy acts best: its mode, its mean, or samples, from the same starts of episodes."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
-
-SAMPLES = 64
-"""Sampled actions that a mean is taken of: its error is an eighth of the policy's std."""
-
 
 WAYS = ("mode", "mean", "sample")
 """What a policy can act with."""
-
-
-class Predictor(Protocol):
-    """What acts, as SB3's evaluation calls it."""
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """Return actions, and the state as it was."""
-        ...
+SAMPLES = 64
+"""Sampled actions that a mean is taken of: its error is an eighth of the policy's std."""
 
 
 class MeanOfSamples:
@@ -47,12 +32,13 @@ class MeanOfSamples:
 
     def predict(
         self,
-        observation: np.ndarray,
-        state: Any = None,
-        episode_start: Any = None,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Return mean actions, (batch, action_dim), of observations (batch, ...)."""
+        assert isinstance(observation, np.ndarray)
         actions, _ = self.model.predict(np.repeat(observation, self.samples, axis=0))
         return actions.reshape(-1, self.samples, *actions.shape[1:]).mean(axis=1), state
 
@@ -67,22 +53,19 @@ def returns_by_action(
         make_env: Makes the same environments, seeded, at every call.
         episodes: How many episodes of each.
     """
-    predictors: Mapping[str, Predictor] = {
-        "mode": model,
-        "mean": MeanOfSamples(model),
-        "sample": model,
-    }
+    predictors: dict[str, PolicyPredictor] = dict.fromkeys(WAYS, model)
+    predictors["mean"] = MeanOfSamples(model)
     found = {}
     for way in WAYS:
         env = make_env()
         sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type]
-        returns, _ = evaluate_policy(
+        returns: Any = evaluate_policy(
             predictors[way],
             env,
             n_eval_episodes=episodes,
             deterministic=way == "mode",
             return_episode_rewards=True,
-        )
+        )[0]
         env.close()
         found[way] = [float(value) for value in returns]
     return found
