@@ -77,9 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = args.results or RESULTS / suite.name
     folder = run.folder(args.scratch or SCRATCH / suite.name)
     with locked(folder):
-        run.result(results).parent.mkdir(
-            parents=True, exist_ok=True
-        )  # what cannot be written is not to be measured
+        # at once: what cannot be written is not to be measured
+        run.result(results).parent.mkdir(parents=True, exist_ok=True)
         if read(run, results) is None:
             write_json(run.result(results), execute(run, folder))
         # the result first: a kill in between must not cost the run

@@ -341,9 +341,7 @@ def _floors(suite: Suite, grid: Grid, folder: Path) -> Section:
             for task, by_arm in scores.items()
         }
         figures.floors(heights, by_task, folder / "floor.png")
-        caption = (
-            "IQM of scores by the exact floor's height, with intervals; band: the baseline without"
-        )
+        caption = "IQM of scores by the exact floor's height, with intervals; band: without a floor"
         section.blocks.append(Picture("floor.png", caption))
     return section
 
@@ -351,7 +349,7 @@ def _floors(suite: Suite, grid: Grid, folder: Path) -> Section:
 def _exact(runs: Runs) -> bool:
     """Return whether runs have an exact floor of a stated height and nothing else about entropy."""
     config = runs[0]["config"]
-    plain = not {"floor", "slack"} & config["settings"].keys()
+    plain = not {"floor", "slack", "deterministic_action"} & config["settings"].keys()
     return config["algo"].endswith("_era") and config["nats_per_dim"] is not None and plain
 
 
