@@ -53,7 +53,7 @@ def entropies(grid: Grid, path: Path) -> None:
         axis.plot(steps, lowest.min(0) / dim, color=color, linewidth=0.8, linestyle=":")
         axis.plot(steps, floor[0] / dim, color=color, linewidth=0.8, linestyle="--")
         if axis.dataLim.y0 < LOWEST:
-            axis.set_ylim(bottom=LOWEST)
+            axis.set_ylim(LOWEST, axis.dataLim.y1 + 0.5)
 
     _panels(grid, draw, "entropy, nats per dimension", path)
 

@@ -61,12 +61,18 @@ def write(results: Path = RESULTS) -> Path:
 
 
 def comparisons(suite: Suite, grid: Grid) -> Iterator[Comparison]:
-    """Yield each arm beside its baseline, over all tasks and task by task, where there are SEEDS."""
+    """Yield each arm beside its baseline, over all tasks and task by task, where there are SEEDS.
+
+    Two arms of another suite are compared there.
+    """
     if not grid:
         return
     baseline = suite.content["baseline"]
     tasks = list(suite.content["tasks"])
-    for arm in (name for name in suite.content["arms"] if name != baseline):
+    own = {run.arm for run in suite.runs if not run.borrowed}
+    for arm in (
+        name for name in suite.content["arms"] if name != baseline and {name, baseline} & own
+    ):
         pairs = {"all": [score_matrix(suite, grid, name) for name in (arm, baseline)]}
         for task in tasks:
             pairs[task] = [final_returns(grid.get((task, name), [])) for name in (arm, baseline)]
@@ -114,8 +120,8 @@ def _verdicts(found: list[Comparison]) -> Section:
     for verdict in (BETTER, EQUAL, WORSE):
         named = [row for row in found if row.verdict == verdict]
         listed = "; ".join(
-            f"{suite}, {arm}: {', '.join(row.task for row in rows)}"
-            for (suite, arm), rows in groupby(named, lambda row: (row.suite, row.arm))
+            f"{suite}, {arm} against {baseline}: {', '.join(row.task for row in rows)}"
+            for (suite, arm, baseline), rows in groupby(named, lambda row: row[:3])
         )
         blocks.append(Text(f"{verdict.capitalize()}: {listed or 'nowhere'}."))
     return Section("Where it helps, and where not", blocks)
@@ -152,8 +158,9 @@ def _others(results: Path, suites_of_runs: set[str]) -> Section:
 def _not_run(loaded: list[Suite], results: Path) -> Section:
     rows = []
     for suite in loaded:
-        done = sum(run.result(results / suite.name).exists() for run in suite.all)
-        if done < len(suite.all):
+        own = [*suite.commands, *(run for run in suite.runs if not run.borrowed)]
+        done = sum(run.result(results / suite.name).exists() for run in own)
+        if done < len(own):
             about = " ".join(suite.content["description"].split())
-            rows.append([suite.name, f"{done} of {len(suite.all)}", about])
+            rows.append([suite.name, f"{done} of {len(own)}", about])
     return Section("Not run, or not to the end", [Table(["suite", "done", "what"], rows)])

@@ -56,6 +56,26 @@ def test_fewer_than_five_seeds_are_not_compared(tmp_path: Path) -> None:
     assert compared(tmp_path, -400.0, ("seeds: [0, 1]", "seeds: [0, 1, 2, 3]")) == []
 
 
+def test_two_arms_of_another_suite_are_compared_there_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "SUITES", tmp_path)
+    compared(tmp_path, -900.0, FIVE)
+    arms = "arms:\n  sac: {suite: tiny}\n  era: {suite: tiny}\n"
+    arms += "  low: {algo: sac_era, nats_per_dim: -1.0, about: low}\n"
+    text = (tmp_path / "tiny.yaml").read_text()
+    (tmp_path / "second.yaml").write_text(text[: text.index("arms:")] + arms)
+    second = suite.load("second")
+    for run in second.runs:
+        if run.arm == "low":
+            write_json(run.result(tmp_path / "second"), made_up(run, -100.0))
+    rows = list(summary.comparisons(second, report.read_grid(second, tmp_path / "second")))
+    assert [(row.arm, row.baseline) for row in rows] == [("low", "sac")]
+    (tmp_path / "second" / "pendulum-low-seed4.json").unlink()
+    page = summary.write(tmp_path).read_text()
+    assert "| second | 4 of 5 | Tiny. |" in page
+
+
 def test_the_page_has_comparisons_curves_and_what_was_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +86,7 @@ def test_the_page_has_comparisons_curves_and_what_was_not_run(
     report.write(suite.load("tiny"), tmp_path / "tiny", tmp_path / "scratch")
     text = summary.write(tmp_path).read_text()
     assert "| [tiny](tiny/report.md) | era | sac | pendulum | 5 | -900" in text
-    assert "Worse: tiny, era: pendulum." in text
+    assert "Worse: tiny, era against sac: pendulum." in text
     assert "Better: nowhere." in text
     assert "](tiny/curves.png)" in text
     assert "| other | 0 of 10 | Never run. |" in text
