@@ -16,7 +16,7 @@ from benchmarks import suite as suites
 from benchmarks.results import RESULTS, SCRATCH
 from benchmarks.runner import Estimate, LocalProcess, Runner, checkpoint_steps, duration, status
 from benchmarks.suite import Suite
-from era_rl.files import FolderError, locked
+from era_rl.runs.folder import FolderError, locked
 from era_rl.zoo.names import ConfigError
 
 

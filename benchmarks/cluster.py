@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from benchmarks.runner import POLL_SECONDS, Launch, start
 from benchmarks.suite import Run
-from era_rl.files import in_one_piece
+from era_rl.runs.folder import in_one_piece
 
 RETRIES = 3
 

@@ -29,7 +29,7 @@ from era_rl.core import (
     truncated_normal_entropy,
 )
 from era_rl.core.activations import SoftmaxMethod
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 
 BATCH, WORST, ASCENT_STEPS = 4_096, 64, 200
 PAPER_NATS = 0.25

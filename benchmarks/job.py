@@ -33,7 +33,7 @@ from benchmarks.results import (
 )
 from benchmarks.suite import TrainingRun
 from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, read_rows
-from era_rl.files import locked, write_json
+from era_rl.runs.folder import locked, write_json
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, GradientConflict
 from era_rl.zoo.algorithms import algorithm_class
 from era_rl.zoo.checkpoint import discard, newest_intact

@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.results import circumstances
 from benchmarks.throughput import ratios, seconds
 from era_rl.core import TruncatedGaussianHead
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 from era_rl.sb3 import PPOERA, TQCERA
 from era_rl.sb3.base import CompilingMixin
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import SuiteError, TrainingRun
-from era_rl.files import read_json
+from era_rl.runs.folder import read_json
 
 RESULTS = Path("benchmarks/results")
 SCRATCH = Path("runs/benchmarks")

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import Logger
 
 from benchmarks.results import circumstances
 from benchmarks.throughput import NAMES, build, ratios, seconds
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 
 WORKER = """
 import sys, time

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import circumstances
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 from era_rl.sb3 import SACERA, DeviceReplayBuffer
 
 NAMES = ["sac", "exact", "gaussian", "exact-compiled", "gaussian-compiled"]

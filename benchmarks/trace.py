@@ -11,7 +11,7 @@ from stable_baselines3.common.distributions import SquashedDiagGaussianDistribut
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor, nn
 
-from era_rl.files import in_one_piece
+from era_rl.runs.folder import in_one_piece
 from era_rl.sb3 import TanhNormalDistribution
 from era_rl.sb3.callbacks import VisitedStatesCallback
 

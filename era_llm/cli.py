@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
-from era_rl.files import read_json
+from era_rl.runs.folder import read_json
 
 
 def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | None:

@@ -23,7 +23,7 @@ from era_llm.toy import (
     toy_tokenizer,
 )
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
-from era_rl.files import locked, read_json, write_json
+from era_rl.runs.folder import locked, read_json, write_json
 
 ERA = {"era_enabled": True, "era_entropy_low": 1.5}
 ARMS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from era_llm.resume import checkpoint_to_resume
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
-from era_rl.files import locked
+from era_rl.runs.folder import locked
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from era_rl.checkpoints import read_checkpoint
-from era_rl.files import in_one_piece
+from era_rl.runs.folder import in_one_piece, read_state
 from era_vision.config import FIXED_SIZE, Config, config_from
 
 _FREE = {"root", "out", "resume", "progress", "compile"}
@@ -32,7 +31,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={str(path)!r} does not exist")
-    return read_checkpoint(path, {"config", "classes", "weights"}, "era_vision")
+    return read_state(path, {"config", "classes", "weights"}, "era_vision")
 
 
 def check_same(saved: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:

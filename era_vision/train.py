@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric, MinMetric
 from tqdm import tqdm
 
 from era_rl.core import categorical_entropy
-from era_rl.files import in_one_piece, locked
+from era_rl.runs.folder import in_one_piece, locked
 from era_vision import checkpoint
 from era_vision.augment import BatchAugment, Normalise
 from era_vision.config import Config

@@ -16,11 +16,17 @@ ROOT = Path(__file__).parents[1]
 OURS = {"era_rl", "era_vision", "era_llm", "benchmarks", "zoo_configs"}
 NOT_ON_THE_INDEX = {"humanoid_bench"}
 PARTS = {
-    "": ["era_rl/core", "era_rl/files.py", "era_rl/devices.py", "era_rl/checkpoints.py"],
+    "": [
+        *("era_rl/core", "era_rl/devices.py", "era_rl/runs/settings.py", "era_rl/runs/command.py"),
+        *("era_rl/runs/folder.py", "era_rl/runs/record.py"),
+    ],
     "sb3": ["era_rl/sb3"],
     "torchrl": ["era_rl/torchrl"],
-    "bench": ["era_rl/envs", "era_rl/zoo", "era_rl/demo.py", "benchmarks/*.py", "benchmarks/gpu"],
-    "vision": ["era_vision", "benchmarks/vision"],
+    "bench": [
+        *("era_rl/envs", "era_rl/zoo", "era_rl/demo.py", "era_rl/runs/yaml_files.py"),
+        *("benchmarks/*.py", "benchmarks/gpu"),
+    ],
+    "vision": ["era_vision", "era_rl/runs/yaml_files.py", "benchmarks/vision"],
     "llm": ["era_llm", "benchmarks/llm"],
 }
 

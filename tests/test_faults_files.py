@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from era_rl.devices import available_devices, check_device
-from era_rl.files import FolderError, in_one_piece, locked, read_json, write_json
+from era_rl.runs.folder import FolderError, in_one_piece, locked, read_json, write_json
 from era_rl.torchrl.checkpoint import save_checkpoint
 from era_rl.torchrl.config import SACConfig
 from era_vision.checkpoint import save

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.pack import PackError, pack
-from era_rl.files import in_one_piece, write_json
+from era_rl.runs.folder import in_one_piece, write_json
 
 ROOT = Path(__file__).parents[2]
 GPU_TESTS = (

@@ -23,7 +23,7 @@ from typing import Any
 
 from era_llm.toy import pretrained_toy
 from era_llm.toy_runs import ERA, MEASURES, is_done, run, table
-from era_rl.files import read_json, write_json
+from era_rl.runs.folder import read_json, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
 ARMS: dict[str, dict[str, Any]] = {

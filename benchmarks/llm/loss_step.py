@@ -30,7 +30,7 @@ from era_llm.fused_head import ERAHead
 from era_llm.loss_call import LossCall
 from era_llm.options import ERAOptions
 from era_llm.toy_runs import versions
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 
 RESULTS = Path("benchmarks/results/llm/loss_step.json")
 BATCH, TIME, HIDDEN, VOCABULARY = 8, 128, 512, 32_000

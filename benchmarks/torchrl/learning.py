@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torchrl.modules import RandomPolicy
 
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.trainer import Trainer, episode_rollouts
 

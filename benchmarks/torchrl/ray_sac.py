@@ -27,7 +27,7 @@ from tensordict import TensorDictBase
 from torchrl.collectors.distributed import RayCollector
 from torchrl.envs.utils import ExplorationType
 
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 from era_rl.torchrl.config import Config, SACConfig
 from era_rl.torchrl.envs import make_envs
 from era_rl.torchrl.stacked import StackedPolicy

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Any
 
 from benchmarks.vision.results import RESULTS
-from era_rl.files import in_one_piece, read_json
+from era_rl.runs.folder import in_one_piece, read_json
 
 COLUMNS = ("top1", "nll", "raw_nll", "ece", "raw_ece", "train_entropy_min")
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from era_rl.files import read_json, write_json
+from era_rl.runs.folder import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "vision"
 

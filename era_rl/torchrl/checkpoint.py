@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from era_rl.checkpoints import read_checkpoint
-from era_rl.files import in_one_piece
+from era_rl.runs.folder import in_one_piece, read_state
 from era_rl.torchrl.config import Config
 
 _FREE = {"total_steps", "out", "resume", "compile", "log_interval"}
@@ -28,7 +27,7 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, Any]:
     Raises:
         ValueError: If the file is no checkpoint, or a setting that matters differs.
     """
-    state = read_checkpoint(path, {"algorithm", "config", "learner"}, "era_rl.torchrl")
+    state = read_state(path, {"algorithm", "config", "learner"}, "era_rl.torchrl")
     asked = {"algorithm": type(config).__name__, **asdict(config)}
     saved = {"algorithm": state["algorithm"], **state["config"]}
     changed = [

@@ -19,7 +19,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.record import CSVLogger, TensorboardLogger
 
 from era_rl.devices import resolved_device
-from era_rl.files import in_one_piece, locked
+from era_rl.runs.folder import in_one_piece, locked
 from era_rl.torchrl.checkpoint import load_checkpoint, save_checkpoint
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.envs import make_envs

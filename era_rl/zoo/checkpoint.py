@@ -22,7 +22,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from era_rl.files import read_json, write_json
+from era_rl.runs.folder import read_json, write_json
 
 # in the folder of settings: what the best model was normalised by, beside what the last one was
 BEST = "best"

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from era_rl.devices import check_device
-from era_rl.files import in_one_piece, locked
+from era_rl.runs.folder import in_one_piece, locked
 from era_rl.zoo.checkpoint import (
     BEST,
     CheckpointCallback,

@@ -9,7 +9,7 @@ from bench_tiny import made_up, tiny
 
 from benchmarks import figures, metrics, report, suite, tables
 from benchmarks.suite import Suite, SuiteError, TrainingRun
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 
 LEVELS = {"sac": -800.0, "era": -400.0}
 

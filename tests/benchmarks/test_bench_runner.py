@@ -20,7 +20,7 @@ from benchmarks import results, suite
 from benchmarks.acting import WAYS
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, start, status
 from benchmarks.suite import Run, SuiteError, TrainingRun
-from era_rl.files import locked, write_json
+from era_rl.runs.folder import locked, write_json
 
 
 class Instant:

@@ -8,7 +8,7 @@ from bench_tiny import tiny
 
 from benchmarks import results, suite
 from benchmarks.suite import SuiteError
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 from era_rl.zoo.names import ConfigError
 
 

@@ -7,7 +7,7 @@ from bench_tiny import made_up, tiny
 
 from benchmarks import metrics, report, suite, summary
 from benchmarks.metrics import Interval
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 
 FIVE = ("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4]")
 

@@ -12,7 +12,7 @@ from benchmarks import __main__ as cli
 from benchmarks import results, suite
 from benchmarks.runner import Runner
 from benchmarks.suite import SuiteError
-from era_rl.files import locked, write_json
+from era_rl.runs.folder import locked, write_json
 
 
 @pytest.mark.parametrize("command", ["run", "status", "report"])

@@ -18,7 +18,7 @@ from era_llm.cli import main
 from era_llm.resume import checkpoint_to_resume, damaged_file
 from era_llm.toy import toy_tokenizer
 from era_llm.trl import GRPOERAConfig
-from era_rl.files import locked
+from era_rl.runs.folder import locked
 
 
 @pytest.fixture

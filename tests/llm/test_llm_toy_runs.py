@@ -10,7 +10,7 @@ import era_llm.toy_runs as toy_runs
 from benchmarks.llm import failure_injection
 from era_llm.toy import toy_perplexity
 from era_llm.toy_runs import ERA, compare, run, table
-from era_rl.files import read_json
+from era_rl.runs.folder import read_json
 
 
 def test_a_run_records_what_it_takes_to_repeat_it(

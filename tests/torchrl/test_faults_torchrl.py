@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
 
-from era_rl.files import locked
+from era_rl.runs.folder import locked
 from era_rl.torchrl.checkpoint import load_checkpoint
 from era_rl.torchrl.config import Config, SACConfig
 from era_rl.torchrl.learner import ACTOR

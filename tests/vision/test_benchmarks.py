@@ -7,7 +7,7 @@ from benchmarks.vision import report, results
 from benchmarks.vision.confidence import GAPS, gradient_norms
 from benchmarks.vision.mixture import MixtureHead
 from era_rl.core import categorical_entropy
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 from era_vision import ERAHead
 
 

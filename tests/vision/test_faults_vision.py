@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from era_rl.files import locked
+from era_rl.runs.folder import locked
 from era_vision import Trainer, checkpoint
 from era_vision.cli import main
 from era_vision.config import Config, config_from, load_recipe

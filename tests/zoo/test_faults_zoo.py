@@ -17,7 +17,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3.common.env_util import make_vec_env
 from zoo_runs import SMALL, episode_lengths, evaluated_at, train
 
-from era_rl.files import FolderError, locked
+from era_rl.runs.folder import FolderError, locked
 from era_rl.sb3 import SACERA
 from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.zoo import checkpoint, cli, plot
