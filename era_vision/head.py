@@ -1,11 +1,24 @@
 """The classifier head with an entropy floor, and how to put it on a model."""
 
+import copy
 import math
+from collections.abc import Iterable, MutableMapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from era_rl.core import CategoricalHead
 from era_rl.core.activations import SoftmaxMethod
+from era_rl.core.entropy import at_least_float32
+
+_CLASSIFIERS = ("fc", "classifier", "heads", "head")
+"""What torchvision and timm call the part of a model that gives the logits."""
+
+_NO_LOGITS = (
+    "model gives {}, not logits, or a named tuple or mapping with 'logits' or 'out': wrap it in a"
+    " module that does"
+)
 
 
 class ERAHead(CategoricalHead):
@@ -14,7 +27,8 @@ class ERAHead(CategoricalHead):
     Put it after a classifier's last layer, in training and at inference. It has neither parameters
     nor buffers, keeps the order of the classes, and computes and returns float32, under autocast too:
     in bfloat16 a fifth of the top-5 sets would change. Take top-k from the raw logits: the smallest
-    probabilities tie in float32.
+    probabilities tie in float32. The floor is that of a softmax, one class an image: under a
+    multi-label loss (a sigmoid a class) it means nothing.
 
     "lambert" is the paper's activation: cheap and smooth, but not tight (``entropy_floor`` is above
     target_entropy), and its gradient vanishes on confidently wrong samples: 0.011 where the plain
@@ -23,10 +37,12 @@ class ERAHead(CategoricalHead):
     starts confident, or on labels that are noisy or change (benchmarks/vision/README.md).
 
     Args:
-        num_classes: Number of classes, the last dimension of the logits.
+        num_classes: Number of classes.
         target_entropy: H0 in nats; the paper uses 0.6 for 10 and for 1,000 classes.
         tau: The paper's constant, at least e; without effect for "temperature".
         method: "lambert", "paper" (its approximation of the Lambert branch) or "temperature".
+        dim: The dimension of the classes: 1 for dense outputs (B, num_classes, H, W). None is the last
+            one, and refuses logits of which it could be dimension 1 too.
 
     Raises:
         ValueError: If an argument is outside its range, or the floor infeasible.
@@ -39,8 +55,20 @@ class ERAHead(CategoricalHead):
         *,
         tau: float = 4.0,
         method: SoftmaxMethod = "lambert",
+        dim: int | None = None,
     ) -> None:
         super().__init__(num_classes, target_entropy=target_entropy, tau=tau, method=method)
+        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int)):
+            raise ValueError(f"dim={dim!r} must be an integer, or None for the last dimension")
+        self.dim = dim
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return logits of the same shape with the floor, float32 for half-precision inputs.
+
+        An infinite logit, as half precision gives, counts as the largest float.
+        """
+        dim = -1 if self.dim is None else self.dim
+        return super().forward(_classes_last(logits, self.num_classes, self.dim)).movedim(-1, dim)
 
     @property
     def cross_entropy_floor(self) -> float:
@@ -51,7 +79,7 @@ class ERAHead(CategoricalHead):
         """Describe the floor in ``print(model)``."""
         return (
             f"{self.num_classes}, target_entropy={self.target_entropy}, tau={self.tau},"
-            f" method={self.method!r}"
+            f" method={self.method!r}, dim={self.dim}"
         )
 
 
@@ -59,10 +87,11 @@ class ERAClassifier(nn.Module):
     """A classifier with an ERAHead after it: ``classifier(images)``, or ``raw=True`` without it.
 
     Both give the same class; the floor exists only with the head. ``.model`` is the bare model, whose
-    state_dict loads and saves as before.
+    state_dict loads and saves as before. Of a model with several outputs, the one called "logits" or
+    "out" gets the floor; the others, such as auxiliary logits, pass unchanged.
 
     Args:
-        model: Any module from images to logits (..., num_classes).
+        model: Any module from images to logits, or to a named tuple or mapping with them in it.
         head: The head to apply.
     """
 
@@ -71,10 +100,26 @@ class ERAClassifier(nn.Module):
         self.model = model
         self.head = head
 
-    def forward(self, images: Tensor, raw: bool = False) -> Tensor:
-        """Return logits (..., num_classes) with the floor, or the model's own if ``raw``."""
-        logits = self.model(images)
-        return logits if raw else self.head(logits)
+    def forward(self, images: Tensor, raw: bool = False) -> Any:
+        """Return the model's output with the floor on its logits, or as it is if ``raw``.
+
+        Raises:
+            ValueError: If the output has no logits, or there are not num_classes of them.
+        """
+        output = self.model(images)
+        # a tracer of torch.fx gives a stand-in, and takes the way with the floor
+        return output if not isinstance(raw, torch.fx.Proxy) and raw else self._floored(output)
+
+    def _floored(self, output: Any) -> Any:
+        if isinstance(output, tuple) and hasattr(output, "_replace"):
+            name = _logits_name(output._fields)
+            return output._replace(**{name: self.head(getattr(output, name))})
+        if isinstance(output, MutableMapping):
+            name = _logits_name(output)
+            floored = copy.copy(output)
+            floored[name] = self.head(output[name])
+            return floored
+        return self.head(output)
 
 
 def attach_head(
@@ -84,38 +129,75 @@ def attach_head(
     tau: float = 4.0,
     method: SoftmaxMethod = "lambert",
     num_classes: int | None = None,
+    dim: int | None = None,
 ) -> ERAClassifier:
     """Return the model with an entropy floor: load its weights first, then attach the head.
 
     Args:
-        model: Any torchvision classifier, or a module from images to logits.
+        model: A classifier of torchvision or timm, or a module from images to logits.
         target_entropy: H0 in nats.
         tau: The paper's constant, at least e.
         method: "lambert", "paper" or "temperature".
         num_classes: Number of classes; by default that of the model's last linear or conv layer.
+        dim: The dimension of the classes, 1 for dense outputs; None is the last (:class:`ERAHead`).
 
     Raises:
         ValueError: If num_classes cannot be found, an argument is outside its range, or the model has
             a head already.
     """
-    if isinstance(model, ERAClassifier):
+    if any(isinstance(module, ERAHead) for module in model.modules()):
         raise ValueError("model has an ERAHead already: attach a head to model.model")
-    head = ERAHead(num_classes or _num_classes(model), target_entropy, tau=tau, method=method)
-    return ERAClassifier(model, head)
+    count = _num_classes(model) if num_classes is None else num_classes
+    return ERAClassifier(model, ERAHead(count, target_entropy, tau=tau, method=method, dim=dim))
 
 
 def last_layer(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     """Return the name and the layer that gives a classifier's logits: its last linear or conv layer.
 
     Raises:
-        ValueError: If the model has neither.
+        ValueError: If the model has neither, or ends in features: a backbone without a classifier.
     """
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    if not layers:
+    name, layer, normed = "", None, False
+    for child, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            name, layer, normed = child, module, False
+        normed |= "Norm" in type(module).__name__
+    if layer is None:
         raise ValueError(f"model={type(model).__name__} has no nn.Linear or nn.Conv2d: no logits")
-    return layers[-1]
+    removed = any(isinstance(getattr(model, part, None), nn.Identity) for part in _CLASSIFIERS)
+    if normed or removed or getattr(model, "num_classes", None) == 0:
+        raise ValueError(
+            f"model={type(model).__name__} ends in features, without a layer for num_classes: build it"
+            " with its classifier, or put nn.Linear(features, num_classes) after it"
+        )
+    return name, layer
 
 
 def _num_classes(model: nn.Module) -> int:
     layer = last_layer(model)[1]
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _logits_name(names: Iterable[str]) -> str:
+    found = [name for name in ("logits", "out") if name in names]
+    if not found:
+        raise ValueError(_NO_LOGITS.format(f"outputs called {', '.join(names)}"))
+    return found[0]
+
+
+@torch.fx.wrap
+def _classes_last(logits: Tensor, num_classes: int, dim: int | None) -> Tensor:
+    """Return logits with the classes in the last dimension, none of them infinitely high."""
+    if not isinstance(logits, Tensor):
+        raise ValueError(_NO_LOGITS.format(f"a {type(logits).__name__}"))
+    shape = tuple(logits.shape)
+    if dim is None and len(shape) > 2 and num_classes == shape[1] == shape[-1]:
+        raise ValueError(
+            f"logits of shape {shape} may have their num_classes={num_classes} in either dimension: say"
+            " dim=1 (dense outputs) or dim=-1"
+        )
+    if dim is not None and not -len(shape) <= dim < len(shape):
+        raise ValueError(f"dim={dim} is no dimension of logits of shape {shape}")
+    (logits,) = at_least_float32(logits.movedim(-1 if dim is None else dim, -1))
+    # far below the largest float, so that differences are finite
+    return logits.masked_fill(logits == torch.inf, torch.finfo(logits.dtype).max ** 0.75)

@@ -147,7 +147,7 @@ def softmax_era(
         ValueError: If ``method`` is unknown, tau < e, or target_entropy is outside the method's range.
     """
     (logits,) = at_least_float32(logits)
-    num_classes = logits.shape[dim]
+    num_classes = int(logits.shape[dim])  # a tensor under torch.jit.trace
     if isinstance(target_entropy, Tensor):
         if method != "temperature":
             raise ValueError(f"a tensor target_entropy needs method='temperature', not {method!r}")

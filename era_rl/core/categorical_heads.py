@@ -53,13 +53,7 @@ class CategoricalHead(Head):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return logits (..., num_classes) with the floor, float32 for half-precision inputs."""
-        if logits.dim() == 0 or logits.shape[-1] != self.num_classes:
-            raise ValueError(
-                f"logits has shape {tuple(logits.shape)}, not (..., num_classes={self.num_classes})"
-            )
-        return softmax_era(
-            logits, target_entropy=self.target_entropy, tau=self.tau, method=self.method
-        )
+        return _floored(logits, self.num_classes, self.target_entropy, self.tau, self.method)
 
     @property
     def entropy_floor(self) -> float:
@@ -76,6 +70,17 @@ class CategoricalHead(Head):
         one_hot = torch.zeros(self.num_classes, dtype=torch.float64)
         one_hot[0] = 1e4
         return self(one_hot)
+
+
+@torch.fx.wrap  # one call to a tracer, which cannot follow the checks
+def _floored(
+    logits: Tensor, num_classes: int, target_entropy: float, tau: float, method: SoftmaxMethod
+) -> Tensor:
+    if logits.dim() == 0 or logits.shape[-1] != num_classes:
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)}, not (..., num_classes={num_classes})"
+        )
+    return softmax_era(logits, target_entropy=target_entropy, tau=tau, method=method)
 
 
 class MultiCategoricalHead(Head):

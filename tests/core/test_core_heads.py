@@ -143,3 +143,14 @@ def test_heads_have_no_parameters_and_survive_copy_and_state_dict() -> None:
         copied = copy.deepcopy(head)
         copied.load_state_dict(head.state_dict())
         torch.testing.assert_close(copied(raw), head(raw), rtol=0.0, atol=0.0)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
+@pytest.mark.parametrize("method", ["lambert", "paper", "temperature"])
+def test_a_traced_categorical_head_equals_the_head(method) -> None:
+    """torch.jit.trace, with sizes as tensors, and torch.fx give the same logits at other inputs."""
+    head = CategoricalHead(10, target_entropy=0.6, method=method)
+    logits = 9.0 * torch.randn(3, 10)
+    traced = torch.jit.trace(head, torch.randn(2, 10))
+    torch.testing.assert_close(traced(logits), head(logits))
+    torch.testing.assert_close(torch.fx.symbolic_trace(head)(logits), head(logits))

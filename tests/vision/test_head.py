@@ -1,5 +1,6 @@
 import copy
 import math
+from collections import OrderedDict, namedtuple
 
 import onnxruntime
 import pytest
@@ -123,6 +124,126 @@ def test_attach_head_finds_the_number_of_classes(name):
     assert categorical_entropy(era).min() >= 0.6
 
 
+class Fixed(nn.Module):
+    """A model with a last layer of ten classes and any output at all."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.fc = nn.Linear(3, 10)
+        self.output = output
+
+    def forward(self, images):
+        return self.output
+
+
+Outputs = namedtuple("Outputs", ["logits", "aux_logits"])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda z: Outputs(z, 2 * z),
+        lambda z: {"out": z, "aux": 2 * z},
+        lambda z: OrderedDict(logits=z, hidden=2 * z),
+    ],
+    ids=["named tuple", "dict", "mapping"],
+)
+def test_the_floor_goes_on_the_logits_of_several_outputs(wrap):
+    """head(logits) in the place of logits; the other outputs are the model's own."""
+    logits = 9.0 * torch.randn(4, 10)
+    classifier = attach_head(Fixed(wrap(logits)), 0.6)
+    given = classifier(torch.zeros(4, 3))
+    floored, other = given if isinstance(given, tuple) else given.values()
+    assert type(given) is type(wrap(logits))
+    assert torch.equal(floored, classifier.head(logits))
+    assert torch.equal(other, 2 * logits)
+    bare = classifier(torch.zeros(4, 3), raw=True)
+    assert torch.equal((bare if isinstance(bare, tuple) else list(bare.values()))[0], logits)
+
+
+@pytest.mark.parametrize("output", [(torch.zeros(4, 10),), {"features": torch.zeros(4, 10)}, None])
+def test_outputs_without_logits_are_refused(output):
+    """An output that is neither logits nor names them raises ValueError."""
+    with pytest.raises(ValueError, match=r"model gives .* not logits, or a named tuple or mapping"):
+        attach_head(Fixed(output), 0.6)(torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize(("name", "size"), [("inception_v3", 299), ("googlenet", 64)])
+def test_models_with_auxiliary_logits_take_a_training_step(name, size):
+    """Torchvision's two classifiers of several outputs keep their type, shapes and auxiliary logits."""
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, num_classes=7, init_weights=False)
+        classifier, images = attach_head(model, 0.6), torch.randn(2, 3, size, size)
+        given, bare = classifier(images), classifier(images, raw=True)
+        assert type(given) is type(bare)
+        assert [out.shape for out in given] == [out.shape for out in bare]
+        nn.functional.cross_entropy(given.logits, torch.arange(2)).backward()
+
+
+def test_dense_outputs_have_the_floor_in_their_dimension():
+    """H(softmax over dim) >= H0 at every pixel, and (B, C, H, W) with W = C is not guessed."""
+    logits = 9.0 * torch.randn(2, 10, 4, 10)
+    out = ERAHead(10, 0.6, dim=1)(logits)
+    moved = ERAHead(10, 0.6)(logits.movedim(1, -1)[:, :2])
+    assert torch.equal(out.movedim(1, -1)[:, :2], moved)
+    assert categorical_entropy(out.movedim(1, -1)).min() >= 0.6 - 1e-5
+    with pytest.raises(ValueError, match=r"shape \(2, 10, 4, 10\) .* say dim=1 .* or dim=-1"):
+        ERAHead(10, 0.6)(logits)
+    assert torch.equal(ERAHead(10, 0.6, dim=-1)(logits), ERAHead(10, 0.6, dim=3)(logits))
+    with pytest.raises(ValueError, match=r"dim=4 is no dimension of logits of shape"):
+        ERAHead(10, 0.6, dim=4)(logits)
+    with pytest.raises(ValueError, match=r"dim=1\.0 must be an integer"):
+        ERAHead(10, 0.6, dim=1.0)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_infinite_logit_counts_as_the_largest(method):
+    """Half precision overflows to inf: the class is then the surest, and gradients are finite."""
+    head = ERAHead(10, 0.6, method=method)
+    logits = torch.zeros(3, 10, dtype=torch.float16)
+    logits[0, 1] = logits[1, 1] = logits[1, 2] = torch.inf
+    logits[2, 3] = -torch.inf
+    logits.requires_grad_()
+    out = head(logits)
+    probs = out.softmax(-1).detach()
+    assert probs[0, 1].item() == pytest.approx(head.max_prob, abs=1e-5)
+    assert probs[1, 1] == probs[1, 2] == probs[1].amax()
+    assert categorical_entropy(out).min() >= 0.6 - 1e-5
+    out.log_softmax(-1)[:, 0].sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
+@pytest.mark.parametrize("method", METHODS)
+def test_traced_classifiers_equal_eager_ones(method):
+    """torch.jit.trace and torch.fx give the floor's logits at other inputs and batches."""
+    classifier = attach_head(small_model(), 0.6, method=method).eval()
+    images = torch.randn(3, 3, 8, 8)
+    traced = torch.jit.trace(classifier, torch.randn(2, 3, 8, 8))
+    graph = torch.fx.symbolic_trace(classifier)
+    torch.testing.assert_close(traced(images), classifier(images))
+    torch.testing.assert_close(graph(images), classifier(images))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(*list(torchvision.models.resnet18().children())[:-1]),
+        nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8)),
+        pytest.param(None, id="fc is the identity"),
+    ],
+)
+def test_a_backbone_without_classes_is_refused(model):
+    """The last layer of a backbone gives features, which are no classes."""
+    if model is None:
+        model = torchvision.models.mobilenet_v3_small()
+        model.classifier = nn.Identity()
+    with pytest.raises(ValueError, match="ends in features, without a layer for num_classes"):
+        attach_head(model, 0.6)
+    attach_head(model, 0.6, num_classes=7)
+
+
 def test_bad_arguments_say_what_is_wrong():
     with pytest.raises(ValueError, match=r"target_entropy=2\.4 must be in .* num_classes=10"):
         attach_head(small_model(), 2.4)
@@ -130,8 +251,9 @@ def test_bad_arguments_say_what_is_wrong():
         attach_head(small_model(), 0.6, num_classes=7)(torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match="model=Identity has no"):
         attach_head(nn.Identity(), 0.6)
-    with pytest.raises(ValueError, match="has an ERAHead already"):
-        attach_head(attach_head(small_model(), 0.6), 0.6)
+    for model in (attach_head(small_model(), 0.6), nn.Sequential(attach_head(small_model(), 0.6))):
+        with pytest.raises(ValueError, match="has an ERAHead already"):
+            attach_head(model, 0.6)
     with pytest.raises(ValueError, match="method='entmax'"):
         ERAHead(10, 0.6, method="entmax")  # pyright: ignore[reportArgumentType]
 
