@@ -6,9 +6,15 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from dm_control import mujoco, suite
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
+
+try:
+    from dm_control import mujoco, suite
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "dm_control/* needs the package dm_control, of the extra bench: pip install -e '.[bench]'"
+    ) from error
 
 
 class DMControlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]], EzPickle):

@@ -1,7 +1,5 @@
 """Registers the environments' ids with gymnasium, without loading what they run on."""
 
-import importlib.util
-
 import gymnasium
 
 # dm_control.suite.TASKS_BY_DOMAIN, written out: importing dm_control costs a second and loads
@@ -64,19 +62,12 @@ def register_humanoid_bench() -> None:
 
 
 def register_dm_control() -> None:
-    """Register ``dm_control/<domain>-<task>-v0`` for every task of the suite.
+    """Register ``dm_control/<domain>-<task>-v0``; dm_control is looked for when one is made.
 
     Episodes are as long as dm_control's own, 1000 steps (lqr: no limit). Gymnasium counts them,
     so that ``make(..., max_episode_steps=...)`` can shorten and lengthen them. lqr is marked
     nondeterministic: it draws its dynamics when it is made, before it can be seeded.
-
-    Raises:
-        ImportError: if dm_control is not installed.
     """
-    if importlib.util.find_spec("dm_control") is None:
-        raise ImportError(
-            "era_rl.envs needs dm_control, of the extra bench: pip install -e '.[bench]'"
-        )
     for domain, tasks in DM_CONTROL_TASKS.items():
         for task in tasks.split():
             env_id = f"dm_control/{domain}-{task}-v0"

@@ -1,5 +1,6 @@
 """Environments of a run, each with a random stream of its own, whatever else is trained beside it."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,12 +10,10 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data import Bounded, Composite
 from torchrl.envs import (
-    CatTensors,
     Compose,
-    DMControlEnv,
     DoubleToFloat,
     EnvBase,
-    GymEnv,
+    GymWrapper,
     InitTracker,
     ParallelEnv,
     RewardSum,
@@ -23,6 +22,7 @@ from torchrl.envs import (
     TransformedEnv,
 )
 
+import era_rl.envs  # noqa: F401 (registers ids)
 from era_rl.torchrl.config import Config
 
 
@@ -54,25 +54,27 @@ class ActionNoise(Transform):
         return observation_spec
 
 
-class StreamEnv(TransformedEnv):
-    """An environment that mixes its stream's name into every seed it is given.
+class StreamEnv(GymWrapper):
+    """A gymnasium environment that mixes its stream's name into every seed it is given.
 
     So one ``set_seed(epoch)`` for a whole batch of environments gives each the seed that it would get
-    in any other batch, and environments of different agents share none. The seed sets the action noise
-    too.
+    in any other batch, and environments of different agents share none. As in Stable-Baselines3 the
+    next episode is the seed's own (TorchRL's begins that one, and gives the one after). The seed sets
+    ``generator``, of the action noise, too.
     """
 
-    def __init__(
-        self, env: EnvBase, transforms: list[Transform], noise_dim: int, stream: tuple[int, ...]
-    ) -> None:
+    def __init__(self, env: Any, *, stream: tuple[int, ...], **kwargs: Any) -> None:
         self.stream, self.generator = stream, torch.Generator()
-        super().__init__(env, Compose(*transforms, ActionNoise(noise_dim, self.generator)))
+        self._next_seed: int | None = None
+        super().__init__(env, **kwargs)
 
-    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
-        """Seed the environment from (stream, seed) and return ``seed`` for the next one."""
+    def _set_seed(self, seed: int | None) -> None:
         self.generator.manual_seed(derived_seed(*self.stream, seed or 0, 1))
-        super().set_seed(derived_seed(*self.stream, seed or 0), static_seed=True)
-        return seed
+        self._next_seed = derived_seed(*self.stream, seed or 0)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        seed, self._next_seed = self._next_seed, None
+        return super()._reset(tensordict, **{"seed": seed, **kwargs})
 
 
 def derived_seed(*words: int) -> int:
@@ -80,44 +82,30 @@ def derived_seed(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0]) >> 1
 
 
-def make_env(env_id: str, stream: tuple[int, ...] = (0,)) -> StreamEnv:
+def make_env(
+    env_id: str, stream: tuple[int, ...] = (0,), env_kwargs: Mapping[str, Any] | None = None
+) -> TransformedEnv:
     """Return one environment with float32 ``observation``, ``episode_reward`` and ``noise``.
 
     Args:
-        env_id: A gymnasium id, or ``dm_control/<domain>-<task>-v0``, whose observations are joined in
-            dm_control's own order.
+        env_id: A gymnasium id; those of :mod:`era_rl.envs` are registered.
         stream: The name of its random stream.
+        env_kwargs: Further arguments of ``gymnasium.make``.
 
     Raises:
-        ValueError: If there is no such environment, or dm_control is not installed.
+        ValueError: If there is no such environment, what it runs on is not installed, or it does not
+            take the arguments.
     """
-    # TorchRL's collectors warn where InitTracker is absent
-    transforms: list[Any] = [DoubleToFloat(), RewardSum(), InitTracker()]
-    env = _host_env(env_id)
-    if isinstance(env, DMControlEnv):
-        keys = list(env.observation_spec.keys())
-        transforms.insert(1, CatTensors(keys, "observation", sort=False))
+    try:
+        env = StreamEnv(gymnasium.make(env_id, **(env_kwargs or {})), stream=stream)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        given = f" with env_kwargs={dict(env_kwargs)}" if env_kwargs else ""
+        raise ValueError(f"env={env_id!r}{given} cannot be made: {error}") from error
     spec = env.action_spec
     noise_dim = spec.shape[-1] if spec.dtype.is_floating_point else 1
-    return StreamEnv(env, transforms, noise_dim, stream)
-
-
-def _host_env(env_id: str) -> EnvBase:
-    """Return TorchRL's environment of that id."""
-    try:
-        if env_id.startswith("dm_control/"):
-            name = env_id.removeprefix("dm_control/").removesuffix("-v0")
-            domain, _, task = name.partition("-")
-            return DMControlEnv(domain, task)
-        return GymEnv(env_id)
-    except ImportError as error:
-        raise ValueError(
-            f"env={env_id!r} needs dm_control, of the extra bench: pip install -e '.[bench]'"
-        ) from error
-    except (gymnasium.error.Error, RuntimeError) as error:
-        raise ValueError(
-            f"env={env_id!r} must be a gymnasium id or dm_control/DOMAIN-TASK-v0: {error}"
-        ) from error
+    noise = ActionNoise(noise_dim, env.generator)
+    # TorchRL's collectors warn where InitTracker is absent
+    return TransformedEnv(env, Compose(DoubleToFloat(), RewardSum(), InitTracker(), noise))
 
 
 def make_envs(config: Config, num_envs: int, purpose: int) -> EnvBase:

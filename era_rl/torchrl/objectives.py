@@ -1,4 +1,4 @@
-"""Losses without an entropy term, and the dual loss of Eq. 11's compensation delta."""
+"""A loss without an entropy term, and the dual loss of Eq. 11's compensation delta."""
 
 from typing import Any
 
@@ -6,37 +6,39 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor
-from torchrl.objectives import CrossQLoss, LossModule, REDQLoss, SACLoss
+from torchrl.objectives import LossModule, SACLoss
 
 from era_rl.core import LearnedDelta
 from era_rl.torchrl.actors import ERAActor
 
 
-class _NoEntropyTerm:
-    """Takes the entropy terms out of a TorchRL loss with a temperature ``alpha``."""
+class SACERALoss(SACLoss):
+    """TorchRL's SACLoss without its entropy terms: the actor itself keeps the entropy up.
 
-    log_alpha: Tensor
-    qvalue_network_params: TensorDictBase
-    _ABSENT = ("loss_alpha", "alpha")
+    L_Q = sum_j E[l(Q_j(s, a), r + gamma (1 - terminated) min_k Q'_k(s', a'))] with a' ~ pi(.|s'), and
+    L_pi = -E[min_k Q_k(s, a)] with a ~ pi(.|s), reparameterised. There is no temperature:
+    ``loss_alpha`` and ``alpha`` are absent from the output. In the place of ``entropy`` there is
+    ``log_prob``, E[ln pi(a|s)] of the sampled actions in their own units; the policy's entropy, as H0
+    is counted, is :meth:`ERAActor.entropy`.
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # torchrl 0.12 looks for the names of parameter sets in the class's own annotations
-        cls.__annotations__ = {**cls.__bases__[-1].__annotations__, **cls.__annotations__}
+    Args:
+        actor_network: A reparameterised actor, such as :class:`ERAActor`.
+        qvalue_network: As in SACLoss; ``num_qvalue_nets`` above 2 gives an ensemble.
+        loss_function: The distance l: "l2" or "smooth_l1".
+        **kwargs: SACLoss's other arguments, but those of its temperature.
+    """
+
+    # torchrl 0.12 looks for the names of parameter sets in the class's own annotations
+    __annotations__ = dict(SACLoss.__annotations__)
 
     def __init__(self, *args: Any, loss_function: str = "l2", **kwargs: Any) -> None:
         # alpha_init=1 because the host keeps its logarithm; the number is never used
         fixed = {"alpha_init": 1.0, "fixed_alpha": True, "target_entropy": 0.0}
-        super().__init__(*args, loss_function=loss_function, **fixed, **kwargs)  # type: ignore[call-arg]
+        super().__init__(*args, loss_function=loss_function, **fixed, **kwargs)
 
     @property
     def _alpha(self) -> Tensor:
         return torch.zeros_like(self.log_alpha)
-
-    @property
-    def alpha(self) -> Tensor:
-        """The temperature, zero."""
-        return self._alpha
 
     @property
     def _cached_detached_qvalue_params(self) -> TensorDictBase:
@@ -46,40 +48,23 @@ class _NoEntropyTerm:
     @property
     def out_keys(self) -> list[str]:
         """What :meth:`forward` returns."""
-        return [key for key in super().out_keys if key not in self._ABSENT]  # type: ignore[misc]
+        return [_OUT_KEYS.get(key, key) for key in super().out_keys if key not in _ABSENT]
 
     @out_keys.setter
     def out_keys(self, values: list[str]) -> None:
-        super(_NoEntropyTerm, type(self)).out_keys.fset(self, values)  # type: ignore[attr-defined]
+        SACLoss.out_keys.fset(self, values)
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the host's losses and metrics, those of a temperature left out."""
-        return super().forward(tensordict).exclude(*self._ABSENT)  # type: ignore[misc]
+        """Return ``loss_actor``, ``loss_qvalue`` and ``log_prob``, scalars."""
+        out = super().forward(tensordict).exclude(*_ABSENT)
+        if "entropy" in out:  # the host leaves it out of what is not reduced
+            out["log_prob"] = -out.pop("entropy")
+        return out
 
 
-class SACERALoss(_NoEntropyTerm, SACLoss):
-    """TorchRL's SACLoss without its entropy terms: the actor itself keeps the entropy up.
-
-    L_Q = sum_j E[l(Q_j(s, a), r + gamma (1 - terminated) min_k Q'_k(s', a'))] with a' ~ pi(.|s'), and
-    L_pi = -E[min_k Q_k(s, a)] with a ~ pi(.|s), reparameterised. There is no temperature:
-    ``loss_alpha`` and ``alpha`` are absent from the output, ``entropy`` is the estimate
-    -E[ln pi(a|s)].
-
-    Args:
-        actor_network: A reparameterised actor, such as :class:`ERAActor`.
-        qvalue_network: As in SACLoss; ``num_qvalue_nets`` above 2 gives an ensemble.
-        loss_function: The distance l: "l2" or "smooth_l1".
-        **kwargs: SACLoss's other arguments, but those of its temperature.
-    """
-
-
-class REDQERALoss(_NoEntropyTerm, REDQLoss):
-    """TorchRL's REDQLoss, an ensemble of critics, without its entropy terms (see SACERALoss)."""
-
-
-class CrossQERALoss(_NoEntropyTerm, CrossQLoss):
-    """TorchRL's CrossQLoss, critics without targets, without its entropy terms (see SACERALoss)."""
+_ABSENT = ("loss_alpha", "alpha")
+_OUT_KEYS = {"entropy": "log_prob"}
 
 
 class DeltaLoss(LossModule):

@@ -1,29 +1,33 @@
-"""Environments of the trainer: random streams of their own, dm_control's own order."""
+"""Environments of the trainer: those of every other trainer, with random streams of their own."""
+
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from dm_control import suite
+from stable_baselines3.common.env_util import make_vec_env
 from torchrl.envs import SerialEnv
 
 from era_rl.torchrl.config import SACConfig
 from era_rl.torchrl.envs import derived_seed, make_env, make_envs
 
+STEPS = 8
+
 
 def _start(env_id: str, stream: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     env = make_env(env_id, stream)
-    assert env.set_seed(seed) == seed
+    assert env.set_seed(seed) is not None
     data = env.rollout(5)
     return data["observation"][0], data["noise"]
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "dm_control/walker-walk-v0"], ids=["gym", "dm"])
-def test_a_stream_and_a_seed_fix_the_start_and_the_noise(env_id: str) -> None:
-    first, again = _start(env_id, (1, 2), 3), _start(env_id, (1, 2), 3)
+def test_a_stream_and_a_seed_fix_the_start_and_the_noise() -> None:
+    first, again = (_start("Pendulum-v1", (1, 2), 3) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     for stream, seed in [((1, 3), 3), ((2, 2), 3), ((1, 2), 4)]:
-        other = _start(env_id, stream, seed)
+        other = _start("Pendulum-v1", stream, seed)
         assert not torch.equal(first[0], other[0])
         assert not torch.equal(first[1], other[1])
 
@@ -36,27 +40,84 @@ def test_an_environment_starts_alike_in_any_batch() -> None:
     assert torch.equal(one.reset()["observation"], many.reset()["observation"][2:4])
 
 
-def test_dm_control_observations_are_in_its_own_order_and_single_precision() -> None:
-    env = make_env("dm_control/walker-walk-v0", (1, 2))
-    env.set_seed(3)
-    data = env.rollout(3)
-    assert data["next", "reward"].dtype == torch.float32
-    raw = suite.load("walker", "walk", {"random": derived_seed(1, 2, 3)})
-    raw.reset()  # TorchRL begins an episode when it is seeded, and another
-    parts = [np.ravel(part) for part in raw.reset().observation.values()]
-    expected = torch.from_numpy(np.concatenate(parts)).float()
-    torch.testing.assert_close(data["observation"][0], expected, atol=0.0, rtol=0.0)
+def _through_sb3(env_id: str, seed: int, env_kwargs: dict[str, Any]) -> tuple[np.ndarray, ...]:
+    envs = make_vec_env(env_id, seed=seed, env_kwargs=env_kwargs)
+    steps = []
+    observation = envs.reset()
+    for action in _actions(envs.action_space.shape):
+        before = observation
+        observation, reward, done, (info,) = envs.step(action[None])
+        after = info["terminal_observation"] if done else observation[0]
+        terminated = done[0] and not info["TimeLimit.truncated"]
+        steps.append((before[0], after, reward[0], done[0], terminated))
+    envs.close()
+    return tuple(np.array(column) for column in zip(*steps, strict=True))
 
 
-def test_dm_control_time_limit_is_a_truncation() -> None:
-    last = make_env("dm_control/cartpole-balance-v0").rollout(1_001)[-1]["next"]
-    assert last["truncated"].all()
-    assert not last["terminated"].any()
+def _through_torchrl(env_id: str, seed: int, env_kwargs: dict[str, Any]) -> tuple[np.ndarray, ...]:
+    env = make_env(env_id, (1, 2), env_kwargs)
+    env.set_seed(seed)
+    steps, data = [], env.reset()
+    for action in _actions(env.action_spec.shape):
+        data["action"] = torch.from_numpy(action)
+        step, data = env.step_and_maybe_reset(data)
+        after = step["next"]
+        flags = (after[name].item() for name in ("reward", "done", "terminated"))
+        steps.append((step["observation"].numpy(), after["observation"].numpy(), *flags))
+    env.close()
+    return tuple(np.array(column) for column in zip(*steps, strict=True))
 
 
-def test_a_missing_dm_control_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchrl.envs.libs.dm_control._has_dmc", False)
-    with pytest.raises(
-        ValueError, match=r"env=.dm_control/walker-walk-v0. needs dm_control, of the extra bench"
-    ):
-        make_env("dm_control/walker-walk-v0")
+def _actions(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1.0, 1.0, (STEPS, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "env_kwargs"),
+    [
+        ("Pendulum-v1", {"max_episode_steps": 5, "g": 9.0}),
+        # of whose actuators' ranges not all are [-1, 1]
+        ("dm_control/quadruped-walk-v0", {"max_episode_steps": 5}),
+        ("humanoid_bench/h1-walk-v0", {}),
+        ("humanoid_bench/h1-walk-v0", {"terminate": False, "action_repeat": 2}),
+    ],
+    ids=["gym", "dm_control", "humanoid_bench", "humanoid_bench-paper"],
+)
+@pytest.mark.usefixtures("fake_humanoid_bench")
+def test_an_id_and_a_seed_are_one_environment_through_sb3_and_torchrl(
+    env_id: str, env_kwargs: dict[str, Any]
+) -> None:
+    """Observations, rewards and ends of episodes are equal in float32, over a reset too."""
+    ours = _through_torchrl(env_id, 3, env_kwargs)
+    other = _through_sb3(env_id, derived_seed(1, 2, 3), env_kwargs)
+    for column, expected in zip(ours, other, strict=True):
+        np.testing.assert_array_equal(column, expected.astype(column.dtype))
+    assert ours[0].dtype == np.float32
+
+
+def test_a_time_limit_is_a_truncation() -> None:
+    last = make_env("dm_control/cartpole-balance-v0", (0,), {"max_episode_steps": 5}).rollout(9)[-1]
+    assert last["next", "truncated"].all()
+    assert not last["next", "terminated"].any()
+
+
+@pytest.mark.parametrize(
+    ("package", "env_id", "remedy"),
+    [
+        ("dm_control", "dm_control/walker-walk-v0", "of the extra bench"),
+        ("humanoid_bench", "humanoid_bench/h1-walk-v0", "pip install --no-deps"),
+    ],
+    ids=["dm_control", "humanoid_bench"],
+)
+def test_a_missing_package_of_an_id_is_named_with_its_remedy(
+    package: str, env_id: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "era_rl.envs.dm_control", raising=False)
+    with pytest.raises(ValueError, match=f"env='{env_id}' cannot be made: .*{remedy}"):
+        make_env(env_id)
+
+
+def test_arguments_that_an_environment_does_not_take_are_named() -> None:
+    with pytest.raises(ValueError, match=r"env='Pendulum-v1' with env_kwargs=\{'mass': 2\}"):
+        make_env("Pendulum-v1", (0,), {"mass": 2})

@@ -33,8 +33,8 @@ def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFi
         (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
         (["sac", "--delta", "auto"], "delta='auto' with floor='exact' must be a number"),
         (["sac", "--device", "floppy"], "device='floppy' must be a usable torch device"),
-        (["sac", "--env", "Nope-v1"], "env='Nope-v1' must be a gymnasium id or dm_control/"),
-        (["sac", "--env", "dm_control/walker"], "env='dm_control/walker' must be"),
+        (["sac", "--env", "Nope-v1"], "env='Nope-v1' cannot be made: Environment `Nope`"),
+        (["sac", "--env", "dm_control/walker"], "env='dm_control/walker' cannot be made"),
         (
             ["ppo", "--env", "FrozenLake-v1"],
             "env='FrozenLake-v1' must have an 'observation' that is",
