@@ -27,7 +27,7 @@ from benchmarks.throughput import ratios, seconds
 from era_rl.core import TruncatedGaussianHead
 from era_rl.runs.folder import write_json
 from era_rl.sb3 import PPOERA, TQCERA
-from era_rl.sb3.base import CompilingMixin
+from era_rl.sb3.update import CompilingMixin
 
 PLAIN = "plain"
 EXPERIENCE = 512

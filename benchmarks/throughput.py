@@ -27,7 +27,7 @@ from era_rl.runs.folder import write_json
 from era_rl.sb3 import SACERA, DeviceReplayBuffer
 
 NAMES = ["sac", "exact", "gaussian", "exact-compiled", "gaussian-compiled"]
-NAMES += ["exact-device", "exact-compiled-device", "exact-compiled-overlap"]
+NAMES += ["exact-device", "exact-compiled-device"]
 """Algorithms that can be measured: SB3's SAC, and SACERA with a floor and options."""
 
 
@@ -53,7 +53,6 @@ def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
         **common,
         **(gaussian if "gaussian" in name else {}),
         compile="compiled" in name,
-        overlap="overlap" in name,
     )
 
 
@@ -96,8 +95,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, list[float]]]
                 model.learn(args.steps, reset_num_timesteps=False)
 
             def train(model: OffPolicyAlgorithm = model) -> None:
-                # with overlap train() has it done later
-                getattr(model, "_train", model.train)(args.steps, args.batch_size)
+                model.train(args.steps, args.batch_size)
 
             blocks[name]["env_step"].append(seconds(learn, device) / args.steps)
             blocks[name]["update"].append(seconds(train, device) / args.steps)

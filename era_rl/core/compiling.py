@@ -1,21 +1,28 @@
 """torch.compile for the inner loops of training, which must go on where compilation fails."""
 
+import os
+import shlex
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
 from typing import Any
 
 import torch
 from tensordict.nn import CudaGraphModule
 
-COMPILERS = ("c++", "g++", "clang++")
+DEFAULT_COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+
+
+def compiler() -> str:
+    """Return the command of the C++ compiler that torch.compile calls: CXX, or its default."""
+    return os.environ.get("CXX", DEFAULT_COMPILER)
 
 
 def has_compiler() -> bool:
-    """Return whether a C++ compiler, which torch.compile needs, is on the PATH."""
-    return any(shutil.which(name) for name in COMPILERS)
+    """Return whether the C++ compiler that torch.compile needs is on the PATH."""
+    return shutil.which(next(iter(shlex.split(compiler())), "")) is not None
 
 
 class Fallback:
@@ -47,19 +54,30 @@ class Fallback:
         return self.plain(*args)
 
 
-def compiled_closure(function: FunctionType) -> Callable[..., Any]:
-    """Return a closure under torch.compile, which checks its tensor arguments alone at a call.
+def compiled(function: Callable[..., Any], what: str, plain: Callable[..., Any]) -> Fallback:
+    """Return a function under torch.compile, which checks its tensor arguments alone at a call.
 
-    Checking all that the modules in the closure consist of would take a tenth of an update of SAC. What
-    it closes over must stay as it is, but for the values of parameters and buffers.
+    Checking all that the modules it uses consist of would take a tenth of an update of SAC. Those must
+    stay as they are, but for the values of parameters and buffers: compile anew where a parameter is
+    frozen or released. Where compilation fails it warns and goes on with ``plain``.
+
+    Args:
+        function: What is compiled at the first call.
+        what: What it is, for the warning.
+        plain: The same computation, eager.
     """
-    # compiled graphs are kept by code object, which closures over other modules share
-    function.__code__ = function.__code__.replace()
+
+    def closure(*args: Any) -> Any:
+        return function(*args)
+
+    # compiled graphs are kept by code object, which closures over other functions share
+    closure.__code__ = closure.__code__.replace()
     options: dict[str, Any] = {
         "guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe,
         "fallback_random": True,  # the random numbers of eager mode
     }
-    return torch.compile(function, fullgraph=True, options=options)
+    fast = torch.compile(closure, fullgraph=True, options=options)
+    return Fallback(fast, plain, f"torch.compile of {what}")
 
 
 @contextmanager

@@ -40,12 +40,13 @@ from era_rl.core import (
     TruncatedGaussianHead,
     auto_target_entropy,
 )
-from era_rl.core.compiling import Fallback, compiled_closure
+from era_rl.core.compiling import compiled
 from era_rl.sb3.distributions import (
     DeterministicAction,
     TruncatedNormalDistribution,
     refuse_mean,
 )
+from era_rl.sb3.policies import CompiledPassesMixin
 
 ActorCriticHead = TruncatedGaussianHead | GaussianHead | MultiCategoricalHead
 
@@ -126,7 +127,7 @@ class ActorCriticMixin(BasePolicy):
         return data
 
 
-class ERAActorCriticMixin(ActorCriticMixin):
+class ERAActorCriticMixin(CompiledPassesMixin, ActorCriticMixin):
     """Gives SB3's actor-critic policies an entropy floor, on Box and discrete action spaces.
 
     A Box takes a truncated normal, its actions normalised to [-1, 1]; with ``squash=False`` an
@@ -140,7 +141,6 @@ class ERAActorCriticMixin(ActorCriticMixin):
     """
 
     log_half_range: Tensor
-    _compiled: tuple[Fallback, Fallback] | None = None
 
     def __init__(
         self, *args: Any, deterministic_action: DeterministicAction = "mode", **kwargs: Any
@@ -154,28 +154,16 @@ class ERAActorCriticMixin(ActorCriticMixin):
         They are compiled at their first calls, and stay eager where that fails.
         """
         forward, evaluate_actions = super().forward, super().evaluate_actions  # type: ignore[misc]
-
-        def sampled(obs: PyTorchObs) -> tuple[Tensor, Tensor, Tensor]:
-            return forward(obs)
-
-        def evaluated(obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-            return evaluate_actions(obs, actions)
-
         self._compiled = (
-            Fallback(compiled_closure(sampled), forward, "torch.compile of the policy's forward"),
-            Fallback(
-                compiled_closure(evaluated),
-                evaluate_actions,
-                "torch.compile of the policy's evaluate_actions",
-            ),
+            compiled(forward, "the policy's forward", forward),
+            compiled(evaluate_actions, "the policy's evaluate_actions", evaluate_actions),
         )
 
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, values and log-probabilities of the actions (SB3's)."""
-        in_rollouts = not (deterministic or self.training or torch.is_grad_enabled())
-        if self._compiled is not None and in_rollouts:
+        if self._compiled is not None and self._sampling() and not deterministic:
             return self._compiled[0](obs)
         return super().forward(obs, deterministic)  # type: ignore[misc]
 
@@ -186,10 +174,6 @@ class ERAActorCriticMixin(ActorCriticMixin):
         if self._compiled is not None and self.training and torch.is_grad_enabled():
             return self._compiled[1](obs, actions)
         return super().evaluate_actions(obs, actions)  # type: ignore[misc]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # compiled functions cannot be pickled, and a copy's would be bound to this policy
-        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
     def _make_head(self) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
         if isinstance(self.action_space, spaces.Box):

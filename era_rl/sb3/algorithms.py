@@ -19,7 +19,6 @@ from era_rl.sb3.actor_critic import (
     ERAMultiInputActorCriticPolicy,
 )
 from era_rl.sb3.base import (
-    CompilingMixin,
     ERAMixin,
     LearnedDeltaMixin,
     OffPolicyERAMixin,
@@ -34,6 +33,7 @@ from era_rl.sb3.policies import (
     TQCERAMultiInputPolicy,
     TQCERAPolicy,
 )
+from era_rl.sb3.update import CompilingMixin
 
 
 class _ReplayedDeltaMixin(OffPolicyERAMixin, OffPolicyAlgorithm):
@@ -169,17 +169,16 @@ class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
         self.era_kwargs = {"head_kwargs": given}
         super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
 
-    def _compile(self) -> None:
-        self.policy.compile_passes()  # type: ignore[operator]
-
     def _planned_calls(self, total_timesteps: int) -> int:
-        return (self.num_timesteps + total_timesteps) // self.n_envs
+        return total_timesteps // self.n_envs
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ERAActorCriticPolicy") -> None:
         super()._maybe_recommend_cpu(mlp_class_name)
 
     def train(self) -> None:
         """Train as the host does, then delta, on minibatches of the same rollout."""
+        if self._compiled:
+            self._bound_update()
         super().train()
         if self.learn_delta:
             batch_size = getattr(self, "batch_size", None)
@@ -220,8 +219,7 @@ class PPOERA(_OnPolicyERAMixin, PPO):
             "mode" or "mean", as for :class:`SACERA`.
         compile: Whether the policy's ``forward`` and ``evaluate_actions`` run under torch.compile,
             which takes tens of seconds at their first calls: True, False, or "auto" for 50,000 steps
-            of the (vectorised) environment and more. Equal to the eager ones up to rounding; the
-            head's ``target_entropy`` must stay then.
+            of the (vectorised) environment and more. Equal to the eager ones up to rounding.
             Without a C++ compiler, or where compilation fails, it warns and runs eagerly.
         use_sde: Must be False.
         **kwargs: PPO's arguments. ``ent_coef`` is 0 by default and may be set: the paper's PPO runs

@@ -9,29 +9,15 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
-from torch.torch_version import TorchVersion
 
 from era_rl.core import GaussianHead, LearnedDelta
 from era_rl.core.compensation import DELTA_LEARNING_RATE
-from era_rl.core.compiling import COMPILERS, has_compiler
 from era_rl.core.heads import Floor
 from era_rl.sb3.distributions import DeterministicAction
 from era_rl.sb3.policies import BoundedDistribution
-
-TRACES_IMAGES = TorchVersion(torch.__version__) >= "2.15"
-"""Whether policies on images compile: torch 2.11 cannot take a function of a space for constant."""
-
-if TRACES_IMAGES:
-    # asked at every pass for what never changes, in NumPy, which a compiled graph cannot branch on
-    torch.compiler.assume_constant_result(is_image_space)
-
-MIN_CALLS_TO_COMPILE = 50_000
-"""From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""
-
 
 FLOOR_ARGUMENTS = frozenset(
     [
@@ -161,67 +147,6 @@ class ERAMixin(BaseAlgorithm):
                     "learning_rate is too high; go on from a model saved before"
                 )
         super().dump_logs(*args, **kwargs)  # type: ignore[misc]
-
-
-class CompilingMixin(ERAMixin):
-    """Compiles what a long training calls at every step, at the start of ``learn``.
-
-    Args:
-        *args: Arguments of the algorithm.
-        compile: True, False, or "auto" for trainings of at least 50,000 calls.
-        **kwargs: Arguments of the algorithm.
-    """
-
-    def __init__(self, *args: Any, compile: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
-        if not (isinstance(compile, bool) or compile == "auto"):
-            raise ValueError(f"compile={compile!r} must be True, False or 'auto'")
-        self.compile = compile
-        super().__init__(*args, **kwargs)
-
-    _compiled_floor: float
-
-    def _compile(self) -> None:
-        """Compile; called once, and again where networks are replaced."""
-        raise NotImplementedError
-
-    def _planned_calls(self, total_timesteps: int) -> int:
-        """Return how often the compiled function is called by the end of ``learn``."""
-        raise NotImplementedError
-
-    def _setup_model(self) -> None:
-        self._compiled = False  # before networks are made, which rebind what is compiled
-        super()._setup_model()
-
-    def _update_learning_rate(
-        self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
-    ) -> None:
-        if self._compiled and self.era_policy.entropy_floor != self._compiled_floor:
-            raise ValueError(
-                f"target_entropy={self.era_policy.entropy_floor} of the head must stay "
-                f"{self._compiled_floor}: the policy was compiled with it; compile=False lets it change"
-            )
-        super()._update_learning_rate(optimizers)
-
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        result = super()._setup_learn(total_timesteps, *args, **kwargs)
-        wanted = self.compile is True or (
-            self.compile == "auto" and self._planned_calls(total_timesteps) >= MIN_CALLS_TO_COMPILE
-        )
-        if wanted and not self._compiled:
-            self._compiled = True
-            self._compiled_floor = self.era_policy.entropy_floor
-            if has_compiler():
-                self._compile()
-            else:
-                warnings.warn(
-                    f"compile={self.compile!r} needs a C++ compiler ({' or '.join(COMPILERS)}) and "
-                    "none was found: training runs eagerly",
-                    stacklevel=3,
-                )
-        return result
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled", "_compiled_floor"]
 
 
 class LearnedDeltaMixin(ERAMixin):

@@ -1,27 +1,24 @@
-"""The losses and gradients of one SACERA update, as functions of tensors, eager or compiled."""
+"""Losses of critics and actors as functions of a batch, and their gradients, eager or compiled."""
 
-from collections.abc import Callable
-from functools import partial
-from types import FunctionType
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from era_rl.core.compiling import Fallback, compiled_closure
+from era_rl.core.compiling import compiled
 
 Network = Callable[..., Any]
-Loss = Callable[[Network], tuple[Tensor, Any]]
-Gradients = tuple[tuple[Tensor | None, ...], Tensor, Any]
-"""Gradients in the order of the parameters, the loss, and what the loss gave beside it.
+Gradients = tuple[tuple[Tensor | None, ...], Tensor, Any, tuple[Tensor, ...]]
+"""Gradients in the order of the parameters, the loss, what it gave beside it, and running statistics.
 
 The gradient of a parameter that the loss does not depend on is None from autograd, 0 from torch.func.
 """
 
 
 class Transitions(NamedTuple):
-    """A batch of transitions: observations as the networks take them, the rest (batch, ...)."""
+    """A batch of transitions: observations as the networks take them, the rest (batch, 1 or more)."""
 
     obs: Any
     actions: Tensor
@@ -30,119 +27,126 @@ class Transitions(NamedTuple):
     dones: Tensor
     discounts: Tensor
 
+    def targets(self, next_values: Tensor) -> Tensor:
+        """Return r + gamma V(s'), without V(s') where s' is terminal, of the shape of V(s')."""
+        return self.rewards + (1.0 - self.dones) * self.discounts * next_values
 
-class SACGradients:
-    """The gradients of SACERA's critics and actor on a batch, given the noise of the actions.
 
-    The critics minimise sum_j (Q_j(s, a) - r - gamma min_k Q'_k(s', a'))^2 / 2, the actor
-    -min_j Q_j(s, a), a and a' by reparameterisation of the noise; the mean over the batch of each.
-    Nothing is changed by a call, so that a compiled function whose compilation fails can be replaced
-    by the eager one at any time.
+CriticObjective = Callable[[Network, Network, Transitions, Tensor], Tensor]
+"""The critics' loss: of the critics, the target critics, a batch and the next actions."""
+
+
+def least_value(q_values: tuple[Tensor, ...]) -> Tensor:
+    """Return min_j Q_j, (batch, 1), of the values that each critic gives, (batch, 1)."""
+    return torch.cat(q_values, dim=1).amin(dim=1, keepdim=True)
+
+
+def sac_critic_loss(
+    critic: Network, target_critic: Network, data: Transitions, next_actions: Tensor
+) -> Tensor:
+    """Return sum_j mean (Q_j(s, a) - r - gamma min_k Q'_k(s', a'))^2 / 2."""
+    with torch.no_grad():
+        target = data.targets(least_value(target_critic(data.next_obs, next_actions)))
+    errors = [F.mse_loss(q, target) for q in critic(data.obs, data.actions)]
+    return 0.5 * torch.stack(errors).sum()
+
+
+class CriticLoss(nn.Module):
+    """The loss of a policy's critics on a batch, given the noise of the next actions."""
+
+    def __init__(self, policy: Any, objective: CriticObjective) -> None:
+        super().__init__()
+        self.actor, self.critic = policy.actor, policy.critic
+        self.target_critic = getattr(policy, "critic_target", None)
+        self.objective = objective
+
+    def forward(self, data: Transitions, noise: Tensor) -> tuple[Tensor, Any]:
+        """Return the loss, and nothing beside it."""
+        with torch.no_grad():
+            next_actions, _, _ = self.actor.reparameterise(data.next_obs, noise)
+        return self.objective(self.critic, self.target_critic, data, next_actions), ()  # type: ignore[arg-type]
+
+
+class ActorLoss(nn.Module):
+    """-mean V(s, a), with V what the actor maximises of the critics' outputs, a of the given noise."""
+
+    def __init__(self, policy: Any, value: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.actor, self.critic = policy.actor, policy.critic
+        self.value = value
+
+    def forward(self, obs: Any, noise: Tensor) -> tuple[Tensor, Any]:
+        """Return the loss, and beside it loc and log_std, each (batch, action_dim)."""
+        actions, loc, log_std = self.actor.reparameterise(obs, noise)
+        return -self.value(self.critic(obs, actions)).mean(), (loc.detach(), log_std.detach())
+
+
+class GradientStep:
+    """Steps of an optimizer along the gradient of a loss.
 
     Args:
-        policy: A SACERA policy; differentiated are its optimizers' parameters that are not frozen.
+        loss: Returns the loss and what else is wanted of its pass, which is detached.
+        optimizer: Of its parameters those of the loss that are not frozen are trained.
+        modes: Modules that are in train mode, or not, in this loss; others stay as they are.
+        what: What the loss is, for warnings.
     """
 
-    def __init__(self, policy: Any) -> None:
-        self.target_critic: nn.Module = policy.critic_target
-        self.online_critic: nn.Module = policy.critic
-        self.sampler = _Sampler(policy.actor)
-        self.optimizers: list[torch.optim.Optimizer] = [
-            policy.critic.optimizer,
-            policy.actor.optimizer,
-        ]
-        self._frozen = self._frozen_now()
-        self.critic_parameters = _trained(self.online_critic, policy.critic.optimizer)
-        self.actor_parameters = _trained(self.sampler, policy.actor.optimizer)
-        self.critic: Callable[..., Gradients] = partial(self._critic, by_autograd)
-        self.actor: Callable[..., Gradients] = partial(self._actor, by_autograd)
-
-    def outdated(self) -> bool:
-        """Return whether parameters were frozen or released since the construction."""
-        return self._frozen != self._frozen_now()
-
-    def _frozen_now(self) -> list[bool]:
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        return [not p.requires_grad for group in groups for p in group["params"]]
+    def __init__(
+        self,
+        loss: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        modes: Iterable[tuple[nn.Module, bool]],
+        what: str,
+    ) -> None:
+        self.loss, self.optimizer, self.modes, self.what = loss, optimizer, tuple(modes), what
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        named = loss.named_parameters()
+        self.parameters = {n: p for n, p in named if p.requires_grad and id(p) in trained}
+        # all but what a floor consists of may be running statistics
+        self.statistics = {n: b for n, b in loss.named_buffers() if ".head." not in n}
+        self.gradients: Callable[..., Gradients] = self.by_autograd
+        optimizer.zero_grad()  # or a parameter frozen since would go on along its last gradient
 
     def compile(self) -> None:
-        """Compile both functions at their first call; eager ones take over where that fails."""
+        """Compile the gradients at their first call; the eager ones take over where that fails."""
+        # under no_grad, or the graph gets a second derivative's backward
+        fast = compiled(self.by_transform, f"the gradients of {self.what}", self.by_autograd)
+        self.gradients = torch.no_grad()(fast) if self.parameters else self.by_autograd
 
-        # differentiated by torch.func, the whole function is one graph without autograd's bookkeeping
-        def critic(data: Transitions, noise: Tensor) -> Gradients:
-            return self._critic(by_transform, data, noise)
+    def __call__(self, *args: Any) -> tuple[Tensor, Any]:
+        """Take a step; return the loss and what it gave beside."""
+        for module, mode in self.modes:
+            module.training = mode
+        gradients, loss, beside, statistics = self.gradients(*args)
+        for statistic, value in zip(self.statistics.values(), statistics, strict=False):
+            statistic.copy_(value)
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        return loss, beside
 
-        def actor(obs: Any, noise: Tensor) -> Gradients:
-            return self._actor(by_transform, obs, noise)
+    def by_autograd(self, *args: Any) -> Gradients:
+        """Return the gradients by autograd; running statistics move in place."""
+        parameters = list(self.parameters.values())
+        with torch.set_grad_enabled(bool(parameters)):
+            loss, beside = self.loss(*args)
+        gradients: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return gradients, loss.detach(), beside, ()
 
-        self.critic = _fast(critic, self.critic, "critics")
-        self.actor = _fast(actor, self.actor, "actor")
+    def by_transform(self, *args: Any) -> Gradients:
+        """Return the same by ``torch.func``, without effects: slower eagerly, faster compiled.
 
-    def _critic(
-        self, differentiate: Callable[..., Gradients], data: Transitions, noise: Tensor
-    ) -> Gradients:
-        with torch.no_grad():
-            next_actions, _, _ = self.sampler(data.next_obs, noise)
-            next_q = torch.cat(self.target_critic(data.next_obs, next_actions), dim=1)
-            next_value = next_q.amin(dim=1, keepdim=True)
-            target = data.rewards + (1.0 - data.dones) * data.discounts * next_value
+        The whole function is one graph then, without autograd's bookkeeping.
+        """
 
-        def loss(critic: Network) -> tuple[Tensor, Any]:
-            errors = [F.mse_loss(q, target) for q in critic(data.obs, data.actions)]
-            return 0.5 * torch.stack(errors).sum(), ()
+        def of(parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
+            moved = {name: buffer.clone() for name, buffer in self.statistics.items()}
+            loss, beside = torch.func.functional_call(self.loss, {**parameters, **moved}, args)
+            return loss, (beside, tuple(moved.values()))
 
-        return differentiate(self.online_critic, self.critic_parameters, loss)
-
-    def _actor(self, differentiate: Callable[..., Gradients], obs: Any, noise: Tensor) -> Gradients:
-        def loss(sampler: Network) -> tuple[Tensor, Any]:
-            actions, loc, log_std = sampler(obs, noise)
-            q_values = torch.cat(self.online_critic(obs, actions), dim=1)
-            return -q_values.amin(dim=1).mean(), (loc.detach(), log_std.detach())
-
-        return differentiate(self.sampler, self.actor_parameters, loss)
-
-
-def by_autograd(network: nn.Module, parameters: dict[str, Tensor], loss: Loss) -> Gradients:
-    """Return the gradients of ``loss(network)`` by autograd."""
-    value, beside = loss(network)
-    gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-    return gradients, value.detach(), beside
-
-
-def by_transform(network: nn.Module, parameters: dict[str, Tensor], loss: Loss) -> Gradients:
-    """Return the same as :func:`by_autograd` by ``torch.func``: slower eagerly, faster compiled.
-
-    To be called under ``torch.no_grad``, or a compiled graph gets a second derivative's backward.
-    """
-
-    def of(parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        return loss(lambda *args: torch.func.functional_call(network, parameters, args))
-
-    gradients, (value, beside) = torch.func.grad_and_value(of, has_aux=True)(parameters)
-    return tuple(gradients.values()), value, beside
-
-
-def _fast(
-    function: FunctionType, eager: Callable[..., Gradients], name: str
-) -> Callable[..., Gradients]:
-    compiled = torch.no_grad()(compiled_closure(function))
-    return Fallback(compiled, eager, f"torch.compile of the gradients of SACERA's {name}")
-
-
-class _Sampler(nn.Module):
-    """An actor as a function of observations and noise."""
-
-    def __init__(self, actor: Any) -> None:
-        super().__init__()
-        self.actor = actor
-
-    def forward(self, obs: Any, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return actions, loc and log_std, each (batch, action_dim)."""
-        return self.actor.reparameterise(obs, noise)
-
-
-def _trained(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the parameters of a network that its optimizer trains, by name."""
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    parameters = network.named_parameters()
-    return {name: p for name, p in parameters if p.requires_grad and id(p) in trained}
+        gradients, (loss, (beside, statistics)) = torch.func.grad_and_value(of, has_aux=True)(
+            self.parameters
+        )
+        return tuple(gradients.values()), loss, beside, statistics

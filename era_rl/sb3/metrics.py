@@ -1,36 +1,35 @@
 """Training metrics that stay on the device until they are logged."""
 
+import torch
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
 
 
 class TrainingMetrics:
-    """Means of the losses since the last flush, and the entropy on the last batch."""
+    """Means of the losses since the last flush, and entropy and log_std on the last batch."""
 
     def __init__(self) -> None:
-        self._losses: Tensor | None = None
-        self._updates = 0
+        self._losses: dict[str, tuple[Tensor, int]] = {}
         self._params: tuple[Tensor, Tensor] | None = None
 
-    def add(self, losses: Tensor, loc: Tensor, log_std: Tensor) -> None:
-        """Note an update: losses of actor and critics, (2,), policy parameters (batch, action_dim)."""
-        self._losses = losses if self._losses is None else self._losses + losses
-        self._updates += 1
-        self._params = (loc, log_std)
+    def add(self, critic_loss: Tensor, actor_loss: Tensor | None = None, *params: Tensor) -> None:
+        """Note an update: the losses, and where the actor was updated loc and log_std."""
+        for name, loss in (("critic_loss", critic_loss), ("actor_loss", actor_loss)):
+            if loss is not None:
+                total, count = self._losses.get(name, (0.0, 0))
+                self._losses[name] = total + loss, count + 1
+        if params:
+            self._params = params[0], params[1]
 
     def flush(self, distribution: Distribution) -> dict[str, float]:
         """Return the metrics by name and start again; empty if nothing was noted."""
-        if self._losses is None or self._params is None:
+        values = {name: total / count for name, (total, count) in self._losses.items()}
+        if self._params is not None:
+            entropy = distribution.proba_distribution(*self._params).entropy()
+            assert entropy is not None
+            values |= {"entropy_mean": entropy.mean(), "entropy_min": entropy.min()}
+            values["log_std_mean"] = self._params[1].mean()
+        self._losses, self._params = {}, None
+        if not values:
             return {}
-        actor_loss, critic_loss = (self._losses / self._updates).tolist()
-        loc, log_std = self._params
-        entropy = distribution.proba_distribution(loc, log_std).entropy()
-        assert entropy is not None
-        self._losses, self._updates, self._params = None, 0, None
-        return {
-            "actor_loss": actor_loss,
-            "critic_loss": critic_loss,
-            "entropy_mean": entropy.mean().item(),
-            "entropy_min": entropy.min().item(),
-            "log_std_mean": log_std.mean().item(),
-        }
+        return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))

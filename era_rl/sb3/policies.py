@@ -19,7 +19,7 @@ from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, S
 from torch import Tensor, nn
 
 from era_rl.core import GaussianHead, TruncatedGaussianHead
-from era_rl.core.compiling import Fallback, compiled_closure
+from era_rl.core.compiling import compiled
 from era_rl.sb3.distributions import (
     DeterministicAction,
     TanhNormalDistribution,
@@ -30,7 +30,21 @@ from era_rl.sb3.distributions import (
 BoundedDistribution = Literal["truncated", "tanh"]
 
 
-class ERAActorMixin(BasePolicy):
+class CompiledPassesMixin(BasePolicy):
+    """Has compiled passes, which run in the modes in which training calls them."""
+
+    _compiled: Any = None
+
+    def _sampling(self) -> bool:
+        """Return whether the modes are those in which actions are sampled for the environment."""
+        return not (self.training or torch.is_grad_enabled())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what is compiled cannot be pickled, and a copy's would be bound to this policy
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
+
+
+class ERAActorMixin(CompiledPassesMixin):
     """Turns an SB3 actor with the layers ``mu`` and ``log_std`` into one with an entropy floor.
 
     The two layers give the raw outputs of the head, which replaces the clamp of log_std.
@@ -46,7 +60,6 @@ class ERAActorMixin(BasePolicy):
     latent_pi: nn.Module
     mu: nn.Module
     log_std: nn.Linear
-    _compiled: Fallback | None = None
 
     def __init__(
         self,
@@ -94,16 +107,9 @@ class ERAActorMixin(BasePolicy):
         """Return the actions that the noise gives, (batch, action_dim)."""
         return self.reparameterise(obs, noise)[0]
 
-    def compile_acting(self) -> None:
+    def compile_passes(self) -> None:
         """Compile ``act``, as ``predict`` calls it; it stays eager where that fails."""
-        eager = self.act
-
-        def act(obs: PyTorchObs, noise: Tensor) -> Tensor:
-            return eager(obs, noise)
-
-        self._compiled = Fallback(
-            compiled_closure(act), eager, "torch.compile of the sampling of actions"
-        )
+        self._compiled = compiled(self.act, "the sampling of actions", self.act)
 
     @property
     def deterministic_action(self) -> DeterministicAction:
@@ -115,7 +121,7 @@ class ERAActorMixin(BasePolicy):
         if deterministic:
             return super().forward(obs, deterministic)
         noise = self.draw_noise(len(obs if isinstance(obs, Tensor) else next(iter(obs.values()))))
-        if self._compiled is None or self.training or torch.is_grad_enabled():
+        if self._compiled is None or not self._sampling():
             return self.act(obs, noise)
         return self._compiled(obs, noise)
 
@@ -136,10 +142,6 @@ class ERAActorMixin(BasePolicy):
     def _distribution(self) -> TruncatedNormalDistribution | TanhNormalDistribution:
         """Return a distribution to throw away: a policy that kept a graph could not be copied."""
         return type(self.action_dist)(self.head.action_dim)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a compiled sampler cannot be pickled, and a copy's would be bound to this actor
-        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -194,6 +196,10 @@ class ERAPolicyMixin(BasePolicy):
         """Return the actor (SB3's hook)."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return self.actor_class(**kwargs, **self.era_kwargs).to(self.device)
+
+    def compile_passes(self) -> None:
+        """Compile what acting calls."""
+        self.actor.compile_passes()
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the policy's distribution depends on."""

@@ -19,3 +19,17 @@ def compiled_as_is(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(torch, "compile", compile_)
     return functions
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have torch.compile trace with its real guards and differentiate, but generate no code."""
+    compile_ = torch.compile
+
+    def trace(function: Any, *, fullgraph: bool, options: dict[str, Any]) -> Any:
+        guards = {"guard_filter_fn": options["guard_filter_fn"]}
+        return compile_(function, fullgraph=fullgraph, backend="aot_eager", options=guards)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch, "compile", trace)

@@ -93,7 +93,7 @@ def test_an_actor_of_ones_own_acts_and_trains_by_its_own_parameters() -> None:
     obs, noise = states(model, 5), torch.full((5, 2), 0.5)  # the median
     with torch.no_grad():
         sampled = model.actor.act(obs, noise)
-        trained_on, loc, _ = model._gradients.sampler(obs, noise)
+        trained_on, loc, _ = model._bound_update().actor.loss.actor.reparameterise(obs, noise)
     assert torch.equal(loc, torch.full((5, 2), 0.5))
     assert torch.equal(sampled, trained_on)
     assert model.predict(obs.numpy(), deterministic=True)[0] == pytest.approx(0.5)

@@ -1,0 +1,303 @@
+"""What trains the networks as they are: optimizers, gradients, and what is compiled or captured."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from sb3_contrib.common.torch_layers import BatchRenorm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import ReplayBufferSamples, TrainFrequencyUnit
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.torch_version import TorchVersion
+
+from era_rl.core.compiling import compiler, graphed, has_compiler
+from era_rl.sb3.base import ERAMixin, OffPolicyERAMixin
+from era_rl.sb3.gradients import (
+    ActorLoss,
+    CriticLoss,
+    CriticObjective,
+    GradientStep,
+    Transitions,
+)
+from era_rl.sb3.metrics import TrainingMetrics
+
+TRACES_IMAGES = TorchVersion(torch.__version__) >= "2.15"
+"""Whether policies on images compile: torch 2.11 cannot take a function of a space for constant."""
+
+if TRACES_IMAGES:
+    # asked at every pass for what never changes, in NumPy, which a compiled graph cannot branch on
+    torch.compiler.assume_constant_result(is_image_space)
+
+MIN_CALLS_TO_COMPILE = 50_000
+"""From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""
+
+
+class Update:
+    """What training calls at every step, for networks, optimizers and floors as they are when made.
+
+    Where they have changed since, another takes its place: compiled functions take what is frozen and
+    the numbers of the head for constants, and captured ones read memory where it was.
+
+    Args:
+        policy: A policy of this package.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+        self._bound_to = self._state()
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The policy's optimizers, as they are now."""
+        has_critic = hasattr(self.policy, "critic")
+        parts = (self.policy.critic, self.policy.actor) if has_critic else (self.policy,)
+        return [part.optimizer for part in parts]
+
+    def outdated(self) -> bool:
+        """Return whether networks, optimizers, what is frozen or the floor are others by now."""
+        (before, *settings), (now, *others) = self._bound_to, self._state()
+        return settings != others or any(a is not b for a, b in zip(before, now, strict=False))
+
+    def _state(self) -> tuple[list[Any], list[bool], list[float]]:
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        numbers = [value for value in vars(self.policy.head).values() if isinstance(value, float)]
+        return [*groups, *parameters], [p.requires_grad for p in parameters], numbers
+
+    def compile(self) -> None:
+        """Have it compiled at the first calls."""
+        self.policy.compile_passes()
+
+
+class OffPolicyUpdate(Update):
+    """Steps of the critics and of the actor along their gradients.
+
+    Args:
+        policy: An off-policy policy of this package.
+        critic_loss: The critics' loss.
+        value: What the actor maximises, of the critics' outputs.
+        joint: Whether the critics take states and next states in one pass (CrossQ's). Then batch
+            statistics are those of the critics in their loss and of the actor in its, running ones
+            otherwise, and the actor's noise is drawn last.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        critic_loss: CriticObjective,
+        value: Callable[[Any], Tensor],
+        joint: bool = False,
+    ) -> None:
+        super().__init__(policy)
+        self.joint = joint
+        actor, critic = policy.actor, policy.critic
+        self.critic = GradientStep(
+            CriticLoss(policy, critic_loss),
+            critic.optimizer,
+            [*_modes(actor, False), *_modes(critic, True)] if joint else [],
+            "the critics",
+        )
+        self.actor = GradientStep(
+            ActorLoss(policy, value),
+            actor.optimizer,
+            [*_modes(actor, True), *_modes(critic, False)] if joint else [],
+            "the actor",
+        )
+        self._online, self._targets, self._statistics = [], [], []
+        if (target := getattr(policy, "critic_target", None)) is not None:
+            self._online, self._targets = list(critic.parameters()), list(target.parameters())
+            self._statistics = list(zip(_running(target), _running(critic), strict=True))
+        self._steps: dict[bool, Callable[..., Any]] = {True: self._both, False: self._critics}
+        self._rates: list[tuple[dict[str, Any], Tensor]] = []
+        for group in self._groups():
+            if "capturable" in group:  # True, if it was captured when it was saved
+                group["capturable"] = False
+
+    def compile(self) -> None:
+        """Have gradients and acting compiled, and the steps captured on CUDA, at the first calls."""
+        self.critic.compile()
+        self.actor.compile()
+        super().compile()
+        if self.policy.device.type == "cuda":
+            self.capture(self.policy.device)
+
+    def capture(self, device: torch.device) -> None:
+        """Have gradients and optimizer steps run as one CUDA graph."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if "capturable" in group:
+                    group["capturable"] = True
+                    for state in optimizer.state.values():  # unless fused, it counts on the CPU
+                        state["step"] = state["step"].to(device)
+                self._rates.append((group, torch.tensor(float(group["lr"]), device=device)))
+        steps = self._steps.items()
+        self._steps = {key: graphed(step, "an update", device) for key, step in steps}
+
+    def follow_rates(self) -> None:
+        """Take over the learning rates set in the optimizers.
+
+        A captured step reads a rate where it was at the capture, not what is in the group now.
+        """
+        for group, rate in self._rates:
+            group["lr"] = rate.fill_(group["lr"])
+
+    def step(self, data: Transitions, with_actor: bool) -> tuple[Tensor, ...]:
+        """Step the critics, and the actor; return the losses in this order, then loc and log_std."""
+        size = len(data.actions)
+        noise = self.policy.actor.draw_noise((1 + with_actor) * size).split(size)
+        return self._steps[with_actor](data, *(noise if self.joint else reversed(noise)))
+
+    def _critics(self, data: Transitions, next_noise: Tensor) -> tuple[Tensor, ...]:
+        return (self.critic(data, next_noise)[0],)
+
+    def _both(self, data: Transitions, next_noise: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        critic_loss, _ = self.critic(data, next_noise)
+        actor_loss, (loc, log_std) = self.actor(data.obs, noise)
+        return critic_loss, actor_loss, loc, log_std
+
+    def move_targets(self, tau: float) -> None:
+        """Move the target critics to the critics by a share of the way, running statistics whole."""
+        if self._targets:
+            get_ema_multi_avg_fn(1.0 - tau)(self._targets, self._online, 0)
+        for target, statistic in self._statistics:
+            target.copy_(statistic)
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        return (group for optimizer in self.optimizers for group in optimizer.param_groups)
+
+
+def _modes(network: nn.Module, training: bool) -> list[tuple[nn.Module, bool]]:
+    """Return a network's layers with batch statistics, each with a mode."""
+    return [(m, training) for m in network.modules() if isinstance(m, BatchRenorm | _BatchNorm)]
+
+
+def _running(network: nn.Module) -> list[Tensor]:
+    """Return a network's running statistics that SB3's hosts copy to the target network."""
+    return [buffer for name, buffer in network.named_buffers() if "running_" in name]
+
+
+class CompilingMixin(ERAMixin):
+    """Compiles what a long training calls at every step, at the start of ``learn``.
+
+    Args:
+        *args: Arguments of the algorithm.
+        compile: True, False, or "auto" for trainings of at least 50,000 calls.
+        **kwargs: Arguments of the algorithm.
+    """
+
+    _compiled: bool | None = None
+    _update: Any = None
+
+    def __init__(self, *args: Any, compile: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
+        if not (isinstance(compile, bool) or compile == "auto"):
+            raise ValueError(f"compile={compile!r} must be True, False or 'auto'")
+        self.compile = compile
+        super().__init__(*args, **kwargs)
+
+    def _make_update(self) -> Update:
+        """Return an update of the policy as it is."""
+        return Update(self.policy)
+
+    def _bound_update(self) -> Any:
+        """Return the update, made and compiled anew where what it was made for has changed."""
+        update = self._update
+        if update is None or update.policy is not self.policy or update.outdated():
+            self._update = self._make_update()
+            if self._compiled:
+                self._update.compile()
+        return self._update
+
+    def _planned_calls(self, total_timesteps: int) -> int:
+        """Return how often the compiled function is called in this ``learn``, 0 where unknown."""
+        raise NotImplementedError
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        wanted = self.compile is True or (
+            self.compile == "auto" and self._planned_calls(total_timesteps) >= MIN_CALLS_TO_COMPILE
+        )
+        if wanted and self._compiled is None:
+            self._compiled, self._update = has_compiler(), None
+            if not self._compiled:
+                warnings.warn(
+                    f"compile={self.compile!r} needs a C++ compiler and {compiler()!r} was not found "
+                    "(CXX names another): training runs eagerly",
+                    stacklevel=3,
+                )
+        if self._compiled:
+            self._bound_update()
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what is compiled cannot be pickled, and a copy's would be bound to this model
+        return {k: v for k, v in self.__dict__.items() if k not in ("_compiled", "_update")}
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled", "_update"]
+
+
+class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
+    """Trains an off-policy algorithm by :class:`OffPolicyUpdate`, in the place of the host's loop."""
+
+    policy_delay: int = 1
+    target_update_interval: int = 1
+    gradient_steps: int
+    tau: float
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.metrics = TrainingMetrics()
+
+    def _planned_calls(self, total_timesteps: int) -> int:
+        if self.gradient_steps < 0:
+            return total_timesteps
+        train_freq: Any = self.train_freq  # type: ignore[attr-defined]
+        if train_freq.unit == TrainFrequencyUnit.EPISODE:
+            return 0
+        return total_timesteps // (train_freq.frequency * self.n_envs) * self.gradient_steps
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Take gradient steps on batches of the replay buffer (SB3's hook)."""
+        update: OffPolicyUpdate = self._bound_update()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(update.optimizers)
+        update.follow_rates()
+        for step in range(gradient_steps):
+            self._n_updates += 1
+            data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[attr-defined]
+            losses = update.step(self._transitions(data), self._n_updates % self.policy_delay == 0)
+            self._note(*losses)
+            if step % self.target_update_interval == 0:
+                update.move_targets(self.tau)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _transitions(self, data: ReplayBufferSamples) -> Transitions:
+        rewards = data.rewards
+        # a tensor, since a compiled function takes a number for a constant
+        discounts = rewards.new_full((), self.gamma) if data.discounts is None else data.discounts  # type: ignore[attr-defined]
+        obs, next_obs = _as_float32(data.observations), _as_float32(data.next_observations)
+        return Transitions(obs, data.actions, next_obs, rewards, data.dones, discounts)
+
+    def _note(self, critic_loss: Tensor, *actors: Tensor) -> None:
+        """Note what a step gave, for logs and the learned delta."""
+        self.metrics.add(critic_loss, *actors)
+        if actors and self.learn_delta:
+            distribution = self.policy.actor.action_dist.proba_distribution(*actors[1:])
+            self._update_delta(distribution.entropy())
+
+    def dump_logs(self, *args: Any, **kwargs: Any) -> None:
+        """Log what training gathered since the last time (SB3's hook), reading the device once."""
+        for name, value in self.metrics.flush(self.policy.actor.action_dist).items():
+            self.logger.record(f"train/{name}", value)
+        super().dump_logs(*args, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "metrics"]
+
+
+def _as_float32(obs: Any) -> Any:
+    """Cast float64 observations once, instead of in every network that reads them."""
+    return obs.float() if isinstance(obs, Tensor) and obs.dtype == torch.float64 else obs
