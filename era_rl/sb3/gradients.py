@@ -101,7 +101,9 @@ class GradientStep:
         self.loss, self.optimizer, self.modes, self.what = loss, optimizer, tuple(modes), what
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         named = loss.named_parameters()
-        self.parameters = {n: p for n, p in named if p.requires_grad and id(p) in trained}
+        self.parameters: dict[str, Tensor] = {
+            n: p for n, p in named if p.requires_grad and id(p) in trained
+        }
         # all but what a floor consists of may be running statistics
         self.statistics = {n: b for n, b in loss.named_buffers() if ".head." not in n}
         self.gradients: Callable[..., Gradients] = self.by_autograd

@@ -242,6 +242,7 @@ class CompilingMixin(ERAMixin):
 class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
     """Trains an off-policy algorithm by :class:`OffPolicyUpdate`, in the place of the host's loop."""
 
+    actor: Any
     policy_delay: int = 1
     target_update_interval: int = 1
     gradient_steps: int
@@ -285,12 +286,12 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
         """Note what a step gave, for logs and the learned delta."""
         self.metrics.add(critic_loss, *actors)
         if actors and self.learn_delta:
-            distribution = self.policy.actor.action_dist.proba_distribution(*actors[1:])
+            distribution = self.actor.action_dist.proba_distribution(*actors[1:])
             self._update_delta(distribution.entropy())
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log what training gathered since the last time (SB3's hook), reading the device once."""
-        for name, value in self.metrics.flush(self.policy.actor.action_dist).items():
+        for name, value in self.metrics.flush(self.actor.action_dist).items():
             self.logger.record(f"train/{name}", value)
         super().dump_logs(*args, **kwargs)
 
