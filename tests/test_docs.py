@@ -56,6 +56,7 @@ def test_every_tutorial_is_shown_whole() -> None:
     ("page", "package"),
     [
         ("core", "era_rl.core"),
+        ("networks", "era_rl.networks"),
         ("sb3", "era_rl.sb3"),
         ("torchrl", "era_rl.torchrl"),
         ("envs", "era_rl.envs"),

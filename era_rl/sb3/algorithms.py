@@ -33,6 +33,7 @@ from era_rl.sb3.policies import (
     TQCERAMultiInputPolicy,
     TQCERAPolicy,
 )
+from era_rl.sb3.simba import TQCERASimbaMultiInputPolicy, TQCERASimbaPolicy
 from era_rl.sb3.update import CompilingMixin
 
 
@@ -58,7 +59,7 @@ class TQCERA(_ReplayedDeltaMixin, TQC):
     :class:`SACERA`.
 
     Args:
-        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
+        policy: As of :class:`SACERA`.
         env: Environment or its id; the action space must be a bounded Box.
         *args: TQC's arguments by position.
         **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
@@ -73,6 +74,8 @@ class TQCERA(_ReplayedDeltaMixin, TQC):
         "MlpPolicy": TQCERAPolicy,
         "CnnPolicy": TQCERACnnPolicy,
         "MultiInputPolicy": TQCERAMultiInputPolicy,
+        "SimbaPolicy": TQCERASimbaPolicy,
+        "SimbaMultiInputPolicy": TQCERASimbaMultiInputPolicy,
     }
 
 

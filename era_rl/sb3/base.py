@@ -18,6 +18,7 @@ from era_rl.core.compensation import DELTA_LEARNING_RATE
 from era_rl.core.heads import Floor
 from era_rl.sb3.distributions import DeterministicAction
 from era_rl.sb3.policies import BoundedDistribution
+from era_rl.sb3.simba import ObservingMixin
 
 FLOOR_ARGUMENTS = frozenset(
     [
@@ -205,7 +206,7 @@ class LearnedDeltaMixin(ERAMixin):
         return state_dicts, tensors
 
 
-class OffPolicyERAMixin(LearnedDeltaMixin):
+class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
     """The ERA arguments of an off-policy algorithm."""
 
     def __init__(

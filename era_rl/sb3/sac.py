@@ -13,6 +13,7 @@ from era_rl.sb3.policies import (
     SACERAMultiInputPolicy,
     SACERAPolicy,
 )
+from era_rl.sb3.simba import SACERASimbaMultiInputPolicy, SACERASimbaPolicy
 from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin, Update
 
 
@@ -26,7 +27,10 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
     written: ``train/*`` is in the logger then, not after every update.
 
     Args:
-        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or "SimbaPolicy" and
+            "SimbaMultiInputPolicy" (residual networks on observations that the policy normalises, with
+            AdamW and a learning rate of 1e-4: :class:`~era_rl.sb3.simba.SimbaMixin`), or a policy class
+            derived from theirs.
         env: Environment or its id; the action space must be a bounded Box.
         *args: SB3's SAC arguments by position.
         target_entropy: H0 in nats over all action dimensions, for actions normalised to [-1, 1];
@@ -65,6 +69,8 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
         "MlpPolicy": SACERAPolicy,
         "CnnPolicy": SACERACnnPolicy,
         "MultiInputPolicy": SACERAMultiInputPolicy,
+        "SimbaPolicy": SACERASimbaPolicy,
+        "SimbaMultiInputPolicy": SACERASimbaMultiInputPolicy,
     }
 
     def _make_update(self) -> Update:

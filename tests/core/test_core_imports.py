@@ -33,6 +33,10 @@ def test_the_core_needs_torch_and_tensordict_alone() -> None:
     assert _loaded_by(statement) == {"torch", "tensordict"}
 
 
+def test_the_networks_need_torch_alone() -> None:
+    assert _loaded_by("import era_rl.networks") == {"torch"}
+
+
 def test_the_package_alone_loads_nothing_heavy() -> None:
     assert "stable_baselines3" not in _loaded_by("import era_rl; dir(era_rl)")
 

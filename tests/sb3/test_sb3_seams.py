@@ -49,6 +49,7 @@ HOOKS: list[tuple[tuple[tuple[str, Any], ...], str, str]] = [
     (OFF_POLICY + ON_POLICY, "_get_torch_save_params", "self"),
     (OFF_POLICIES, "make_actor", "self features_extractor"),
     (OFF_POLICIES, "make_critic", "self features_extractor"),
+    (OFF_POLICIES, "make_features_extractor", "self"),
     (OFF_POLICIES, "_update_features_extractor", "self net_kwargs features_extractor"),
     (OFF_POLICIES, "set_training_mode", "self mode"),
     (OFF_POLICIES + ON_POLICIES, "_build", "self lr_schedule"),
