@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from era_rl.core.compiling import compiled
+from era_rl.networks import CategoricalValue, RunningNorm
 
 Network = Callable[..., Any]
 Gradients = tuple[tuple[Tensor | None, ...], Tensor, Any, tuple[Tensor, ...]]
@@ -104,8 +105,11 @@ class GradientStep:
         self.parameters: dict[str, Tensor] = {
             n: p for n, p in named if p.requires_grad and id(p) in trained
         }
-        # all but what a floor consists of may be running statistics
-        self.statistics = {n: b for n, b in loss.named_buffers() if ".head." not in n}
+        # all may be running statistics, but for what a floor consists of and what no pass moves
+        still = [m for m in loss.modules() if isinstance(m, RunningNorm | CategoricalValue)]
+        known = {id(buffer) for module in still for buffer in module.buffers()}
+        buffers = loss.named_buffers()
+        self.statistics = {n: b for n, b in buffers if ".head." not in n and id(b) not in known}
         self.gradients: Callable[..., Gradients] = self.by_autograd
         optimizer.zero_grad()  # or a parameter frozen since would go on along its last gradient
 
