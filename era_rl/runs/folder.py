@@ -127,7 +127,7 @@ def read_state(path: Path, needed: Collection[str], writer: str) -> dict[str, An
 
 
 def cut_rows(path: Path, step: int) -> None:
-    """Remove from a CSV log, whose first column is the step, the rows after a step and a torn last one."""
+    """Remove the rows after a step, its first column, and a torn last one from a CSV log."""
     if not path.exists():
         return
     with path.open(newline="") as file:
@@ -186,9 +186,7 @@ def damaged_file(checkpoint: Path) -> str | None:
     return next((name for name, value in expected.items() if found.get(name) != value), None)
 
 
-def newest_intact(
-    run: Path, damaged: Callable[[Path], str | None] = damaged_file
-) -> Path | None:
+def newest_intact(run: Path, damaged: Callable[[Path], str | None] = damaged_file) -> Path | None:
     """Return the newest checkpoint of a run that is not damaged, and say which are.
 
     Args:
