@@ -1,10 +1,10 @@
 """The ERA algorithms whose training loops are the host's: only policy and arguments differ."""
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from sb3_contrib import TQC, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
@@ -21,12 +21,12 @@ from era_rl.sb3.actor_critic import (
 from era_rl.sb3.base import (
     ERAMixin,
     LearnedDeltaMixin,
-    OffPolicyERAMixin,
     refuse_delta,
     refuse_nonfinite,
     refuse_sde,
 )
 from era_rl.sb3.distributions import DeterministicAction
+from era_rl.sb3.gradients import crossq_critic_loss, least_value, mean_quantile, tqc_critic_loss
 from era_rl.sb3.policies import (
     CrossQERAPolicy,
     TQCERACnnPolicy,
@@ -34,28 +34,15 @@ from era_rl.sb3.policies import (
     TQCERAPolicy,
 )
 from era_rl.sb3.simba import TQCERASimbaMultiInputPolicy, TQCERASimbaPolicy
-from era_rl.sb3.update import CompilingMixin
+from era_rl.sb3.update import CompilingMixin, OffPolicyUpdate, ReplayTrainingMixin, Update
 
 
-class _ReplayedDeltaMixin(OffPolicyERAMixin, OffPolicyAlgorithm):
-    """Trains delta after each round of the host's updates, on fresh batches of the replay buffer."""
-
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Train as the host does, then delta."""
-        super().train(gradient_steps, batch_size)
-        if self.learn_delta:
-            assert self.replay_buffer is not None
-            for _ in range(gradient_steps):
-                data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-                self._update_delta(self._entropy(data.observations))
-
-
-class TQCERA(_ReplayedDeltaMixin, TQC):
+class TQCERA(ReplayTrainingMixin, TQC):
     """TQC in which the policy's entropy is held by the actor's head, not by the losses.
 
     H[pi(.|s)] >= H0 for every state, so TQC's losses keep no entropy term: the targets are truncated
     quantiles of r + gamma Z(s', a'), and the actor maximises their mean. Drop-in for
-    ``sb3_contrib.TQC``, whose training loop it runs; the arguments before ``**kwargs`` are those of
+    ``sb3_contrib.TQC``, with its losses; the arguments before ``**kwargs`` are those of
     :class:`SACERA`.
 
     Args:
@@ -63,8 +50,8 @@ class TQCERA(_ReplayedDeltaMixin, TQC):
         env: Environment or its id; the action space must be a bounded Box.
         *args: TQC's arguments by position.
         **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
-            ``slack``, ``distribution``, ``deterministic_action`` and ``layer_norm`` as for
-            :class:`SACERA`, and TQC's own.
+            ``slack``, ``distribution``, ``deterministic_action``, ``layer_norm`` and ``compile`` as
+            for :class:`SACERA`, and TQC's own.
 
     Raises:
         ValueError: As :class:`SACERA`.
@@ -78,20 +65,26 @@ class TQCERA(_ReplayedDeltaMixin, TQC):
         "SimbaMultiInputPolicy": TQCERASimbaMultiInputPolicy,
     }
 
+    def _make_update(self) -> Update:
+        critic = self.critic
+        kept = critic.quantiles_total - self.top_quantiles_to_drop_per_net * critic.n_critics
+        loss = partial(tqc_critic_loss, kept=kept)
+        return OffPolicyUpdate(self.policy, loss, mean_quantile)
 
-class CrossQERA(_ReplayedDeltaMixin, CrossQ):
+
+class CrossQERA(ReplayTrainingMixin, CrossQ):
     """CrossQ in which the policy's entropy is held by the actor's head, not by the losses.
 
     H[pi(.|s)] >= H0 for every state, without an entropy term in CrossQ's losses. Drop-in for
-    ``sb3_contrib.CrossQ``, whose training loop it runs.
+    ``sb3_contrib.CrossQ``, with its losses.
 
     Args:
         policy: "MlpPolicy", the only one that CrossQ has, or a policy class derived from it.
         env: Environment or its id; the action space must be a bounded Box.
         *args: CrossQ's arguments by position.
         **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
-            ``slack``, ``distribution`` and ``deterministic_action`` as for :class:`SACERA`, and
-            CrossQ's own.
+            ``slack``, ``distribution``, ``deterministic_action`` and ``compile`` as for
+            :class:`SACERA`, and CrossQ's own.
 
     Raises:
         ValueError: As :class:`SACERA`, and for ``layer_norm``: the critics have batch
@@ -108,6 +101,9 @@ class CrossQERA(_ReplayedDeltaMixin, CrossQ):
                 "layer_norm=True must be False: CrossQ's critics are batch-renormalised"
             )
         super().__init__(policy, env, *args, **kwargs)
+
+    def _make_update(self) -> Update:
+        return OffPolicyUpdate(self.policy, crossq_critic_loss, least_value, joint=True)
 
 
 class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):

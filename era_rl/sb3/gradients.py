@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
+from sb3_contrib.common.torch_layers import BatchRenorm1d
+from sb3_contrib.common.utils import quantile_huber_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +35,7 @@ class Transitions(NamedTuple):
         return self.rewards + (1.0 - self.dones) * self.discounts * next_values
 
 
-CriticObjective = Callable[[Network, Network, Transitions, Tensor], Tensor]
+CriticObjective = Callable[[Network, Any, Transitions, Tensor], Tensor]
 """The critics' loss: of the critics, the target critics, a batch and the next actions."""
 
 
@@ -52,6 +54,59 @@ def sac_critic_loss(
     return 0.5 * torch.stack(errors).sum()
 
 
+def tqc_critic_loss(
+    critic: Network, target_critic: Network, data: Transitions, next_actions: Tensor, kept: int
+) -> Tensor:
+    """Return the quantile Huber loss against r + gamma z, z the ``kept`` smallest target quantiles."""
+    with torch.no_grad():
+        quantiles = target_critic(data.next_obs, next_actions).flatten(1).sort(dim=1).values
+        target = data.targets(quantiles[:, :kept]).unsqueeze(1)
+    return quantile_huber_loss(critic(data.obs, data.actions), target, sum_over_quantiles=False)
+
+
+def mean_quantile(quantiles: Tensor) -> Tensor:
+    """Return the mean over critics and quantiles, (batch, 1), of (batch, critics, quantiles)."""
+    return quantiles.mean(dim=2).mean(dim=1, keepdim=True)
+
+
+def crossq_critic_loss(
+    critic: Network, target_critic: None, data: Transitions, next_actions: Tensor
+) -> Tensor:
+    """Return SAC's loss with targets of the critics themselves, states and next states in one pass."""
+    obs = torch.cat([data.obs, data.next_obs])
+    q_values = critic(obs, torch.cat([data.actions, next_actions]))
+    current, following = zip(*(q.chunk(2) for q in q_values), strict=True)
+    target = data.targets(least_value(following).detach())
+    return 0.5 * torch.stack([F.mse_loss(q, target) for q in current]).sum()
+
+
+class TraceableBatchRenorm(BatchRenorm1d):
+    """sb3-contrib's batch renormalisation without a branch on the number of steps, for graphs.
+
+    y = scale (x - m + d s / r) r / s + bias in train mode, m and s the mean and std of the batch; r = 1
+    and d = 0 in the first ``warmup_steps`` steps, then the clamped ratio and distance to running ones.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the renormalised (batch, features), and move the statistics in train mode."""
+        if not self.training:
+            return super().forward(x)
+        ra_mean, ra_var, steps = self.ra_mean, self.ra_var, self.steps
+        mean, var = x.mean(dim=0), x.var(dim=0)
+        warm = steps > self.warmup_steps
+        running_std = (ra_var + self.eps).sqrt()
+        r = ((var + self.eps).sqrt() / running_std).detach().clamp(1.0 / self.rmax, self.rmax)
+        d = ((mean - ra_mean) / running_std).detach().clamp(-self.dmax, self.dmax)
+        r, d = torch.where(warm, r, 1.0), torch.where(warm, d, 0.0)
+        varies = var > 0.0  # the derivative of a root at 0 is infinite
+        std = torch.where(varies, torch.where(varies, var, 1.0).sqrt(), 0.0)
+        ra_mean.add_(self.momentum * (mean.detach() - ra_mean))
+        ra_var.add_(self.momentum * (var.detach() - ra_var))
+        steps.add_(1)
+        x = (x - (mean - d * std / r)) / (var / r**2 + self.eps).sqrt()
+        return self.scale * x + self.bias if self.affine else x
+
+
 class CriticLoss(nn.Module):
     """The loss of a policy's critics on a batch, given the noise of the next actions."""
 
@@ -65,7 +120,7 @@ class CriticLoss(nn.Module):
         """Return the loss, and nothing beside it."""
         with torch.no_grad():
             next_actions, _, _ = self.actor.reparameterise(data.next_obs, noise)
-        return self.objective(self.critic, self.target_critic, data, next_actions), ()  # type: ignore[arg-type]
+        return self.objective(self.critic, self.target_critic, data, next_actions), ()
 
 
 class ActorLoss(nn.Module):

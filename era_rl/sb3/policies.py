@@ -4,6 +4,7 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
+from sb3_contrib.common.torch_layers import BatchRenorm1d
 from sb3_contrib.crossq.policies import Actor as CrossQActor
 from sb3_contrib.crossq.policies import CrossQPolicy
 from sb3_contrib.tqc.policies import Actor as TQCActor
@@ -26,6 +27,7 @@ from era_rl.sb3.distributions import (
     TruncatedNormalDistribution,
     refuse_mean,
 )
+from era_rl.sb3.gradients import TraceableBatchRenorm
 
 BoundedDistribution = Literal["truncated", "tanh"]
 
@@ -345,6 +347,12 @@ class CrossQERAPolicy(ERAPolicyMixin, CrossQPolicy):
     """``MlpPolicy`` of CrossQERA, the only one that CrossQ has."""
 
     actor_class = CrossQERAActor
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        for module in self.modules():
+            if isinstance(module, BatchRenorm1d):
+                module.__class__ = TraceableBatchRenorm
 
 
 def add_layer_norm(

@@ -266,13 +266,17 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
         self.policy.set_training_mode(True)
         self._update_learning_rate(update.optimizers)
         update.follow_rates()
+        seen = []
         for step in range(gradient_steps):
             self._n_updates += 1
-            data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[attr-defined]
-            losses = update.step(self._transitions(data), self._n_updates % self.policy_delay == 0)
-            self._note(*losses)
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[attr-defined]
+            data = self._transitions(batch)
+            self.metrics.add(*update.step(data, self._n_updates % self.policy_delay == 0))
             if step % self.target_update_interval == 0:
                 update.move_targets(self.tau)
+            seen.append(data.obs)
+        for obs in seen if self.learn_delta else ():
+            self._update_delta(self._entropy(obs))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _transitions(self, data: ReplayBufferSamples) -> Transitions:
@@ -281,13 +285,6 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
         discounts = rewards.new_full((), self.gamma) if data.discounts is None else data.discounts  # type: ignore[attr-defined]
         obs, next_obs = _as_float32(data.observations), _as_float32(data.next_observations)
         return Transitions(obs, data.actions, next_obs, rewards, data.dones, discounts)
-
-    def _note(self, critic_loss: Tensor, *actors: Tensor) -> None:
-        """Note what a step gave, for logs and the learned delta."""
-        self.metrics.add(critic_loss, *actors)
-        if actors and self.learn_delta:
-            distribution = self.actor.action_dist.proba_distribution(*actors[1:])
-            self._update_delta(distribution.entropy())
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log what training gathered since the last time (SB3's hook), reading the device once."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, ON_POLICY, small
+from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, OFF_POLICY, ON_POLICY, small
 from sb3_toys import TargetEnv, schedule, small_sacera, states, trained
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -250,6 +250,8 @@ DROPOUT = {"module": nn.Dropout, "argument": 0.5}
     ("name", "policy", "space", "extractor"),
     [
         ("PPOERA", "MultiInputPolicy", spaces.Dict({"a": VECTOR, "b": IMAGE}), None),
+        ("TQCERA", "MlpPolicy", VECTOR, None),
+        ("CrossQERA", "MlpPolicy", VECTOR, None),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -259,11 +261,21 @@ DROPOUT = {"module": nn.Dropout, "argument": 0.5}
                 ("SACERA", "MultiInputPolicy", spaces.Dict({"a": VECTOR, "b": IMAGE}), None),
                 ("SACERA", "CnnPolicy", IMAGE, None),
                 ("SACERA", "MlpPolicy", VECTOR, BATCH_NORM),
+                ("TQCERA", "MultiInputPolicy", spaces.Dict({"a": VECTOR, "b": IMAGE}), None),
+                ("TQCERA", "MlpPolicy", VECTOR, BATCH_NORM),
                 ("SACERA", "MlpPolicy", VECTOR, DROPOUT),
             )
         ),
     ],
-    ids=["ppo-dict", "ppo-cnn", "ppo-bn", "ppo-dropout", *("dict", "cnn", "bn", "dropout")],
+    ids=[
+        "ppo-dict",
+        "tqc",
+        "crossq",
+        "ppo-cnn",
+        "ppo-bn",
+        "ppo-dropout",
+        *("dict", "cnn", "bn", "tqc-dict", "tqc-bn", "dropout"),
+    ],
 )
 def test_every_policy_is_traced_and_equals_eager(
     name: str,
@@ -277,7 +289,7 @@ def test_every_policy_is_traced_and_equals_eager(
     kwargs: dict[str, Any] = {"net_arch": [8, 8]}
     if extractor is not None:
         kwargs |= {"features_extractor_class": Extractor, "features_extractor_kwargs": extractor}
-    options = {"learning_starts": 5} if name == "SACERA" else {"n_steps": 16}
+    options = {"learning_starts": 5} if name in OFF_POLICY else {"n_steps": 16}
     states = []
     for compile_ in (False, True):
         torch._dynamo.reset()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sb3_contrib.common.torch_layers import BatchRenorm1d
 from sb3_toys import DoubleExtractor, TargetEnv, small_sacera, states
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -19,6 +20,7 @@ from era_rl.core import (
     truncated_normal_sample,
 )
 from era_rl.sb3 import SACERA, TanhNormalDistribution, TruncatedNormalDistribution
+from era_rl.sb3.gradients import TraceableBatchRenorm
 
 BATCH, ACTION_DIM = 16, 2
 
@@ -228,6 +230,31 @@ def test_terminal_states_are_not_bootstrapped() -> None:
     train(0, model)
     with pytest.raises(AssertionError, match="not close"):
         assert_equal_networks(model, reference)
+
+
+@pytest.mark.parametrize("steps", [0, 9], ids=["batch", "running"])
+def test_batch_renormalisation_is_the_hosts(steps: int) -> None:
+    """Output, gradients and running statistics, before and after the first ``warmup_steps``."""
+    layers = [cls(3, warmup_steps=5).double() for cls in (BatchRenorm1d, TraceableBatchRenorm)]
+    x = torch.randn(32, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    results = []
+    for layer in layers:
+        layer.steps.fill_(steps)
+        y = layer(inputs := x.clone().requires_grad_())
+        y.pow(3).sum().backward()
+        results.append([y, inputs.grad, layer.scale.grad, layer.ra_mean, layer.ra_var, layer.steps])
+        results[-1].append(layer.eval()(x))
+    for ours, hosts in zip(*results, strict=True):
+        torch.testing.assert_close(ours, hosts, rtol=1e-12, atol=1e-12)
+
+
+def test_batch_renormalisation_has_a_gradient_where_a_feature_is_dead() -> None:
+    """The derivative of its standard deviation is infinite there."""
+    layer = TraceableBatchRenorm(1, warmup_steps=0)
+    layer.steps.fill_(1)
+    layer(x := torch.zeros(4, 1, requires_grad=True)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
