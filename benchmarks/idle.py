@@ -28,7 +28,7 @@ from era_rl.files import write_json
 PATH = RESULTS / "idle" / "idle.json"
 WAYS = ("zero", "random")
 """How an agent that learns nothing may act."""
-EPISODES = 10
+EPISODES = 50
 
 
 def environments() -> list[tuple[str, dict[str, Any]]]:
