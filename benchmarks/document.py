@@ -1,8 +1,11 @@
 """Reports as data: sections of text, tables and figures, written as Markdown and as one HTML page."""
 
+import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Picture:
 
 
 Block = Text | Table | Picture
+LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
+"""A link in Markdown; the page, which stands alone, has its text."""
 
 
 @dataclass
@@ -63,12 +68,13 @@ def markdown_block(block: Block) -> str:
     return f"{block.caption}\n\n{table}" if block.caption else table
 
 
-def page(title: str, sections: Sequence[Section]) -> str:
-    """Return a report as an HTML page that loads nothing but the images beside it."""
+def page(title: str, sections: Sequence[Section], folder: Path) -> str:
+    """Return a report as one HTML file, with the images, read from the folder, in it."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
         if section.blocks:
-            parts += [f"<h2>{html.escape(section.title)}</h2>", *map(_html_block, section.blocks)]
+            blocks = (_html_block(block, folder) for block in section.blocks)
+            parts += [f"<h2>{html.escape(section.title)}</h2>", *blocks]
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -78,14 +84,16 @@ def page(title: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _html_block(block: Block) -> str:
+def _html_block(block: Block, folder: Path) -> str:
     if isinstance(block, Text):
         tag = "pre" if block.code else "p"
         notice = ' class="notice"' if block.notice else ""
-        return f"<{tag}{notice}>{html.escape(block.text)}</{tag}>"
+        text = html.escape(LINK.sub(r"\1", block.text))
+        return f"<{tag}{notice}>{text}</{tag}>"
     if isinstance(block, Picture):
         caption = html.escape(block.caption)
-        image = f'<img src="{html.escape(block.file)}" alt="{caption}">'
+        data = base64.b64encode((folder / block.file).read_bytes()).decode()
+        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
     columns = zip(block.header, zip(*block.rows, strict=True), strict=True)
     head = "".join(_html_cell("th", name, cells[0]) for name, cells in columns)

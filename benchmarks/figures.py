@@ -1,30 +1,33 @@
 """Figures of a suite's results, as PNG files."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from benchmarks import metrics
-from benchmarks.metrics import Array, Interval
+from benchmarks.metrics import Improvement, Interval
+from benchmarks.scores import Findings, Runs, evaluations, traces, unique
 
-Runs = list[dict[str, Any]]
-Grid = Mapping[tuple[str, str], Runs]
-"""Results by task and arm."""
+Draw = Callable[[Axes, Runs, Any, str], None]
 LOWEST = -10.0
 """Nats per dimension below which no entropy is drawn: saturated policies of SAC have hundreds less."""
 COLUMNS = 3
 """Panels in a row."""
+TOGETHER = 3
+"""Most arms in a panel; of more, each has a panel of its own, with the baseline in grey."""
 COLORS = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["Dark2"].colors]  # type: ignore[attr-defined]
+BASELINE = "0.45"
+IDLE = {"zero": ("no action", ":"), "random": ("random actions", "-.")}
+"""Name and line style of what is had for nothing."""
 
 
-def learning_curves(grid: Grid, path: Path) -> None:
-    """Draw evaluation returns: the IQM over seeds with its interval, a panel a task.
+def learning_curves(findings: Findings, path: Path) -> None:
+    """Draw evaluation returns: the IQM over seeds with its interval, and what is had for nothing.
 
     A single seed is dashed.
     """
@@ -32,14 +35,13 @@ def learning_curves(grid: Grid, path: Path) -> None:
     def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
         steps, returns = evaluations(runs)
         value, low, high = metrics.curve(returns[:, None, :])
-        style = "-" if len(runs) > 1 else "--"
-        axis.plot(steps, value, style, color=color, label=label)
+        axis.plot(steps, value, "-" if len(runs) > 1 else "--", color=color, label=label)
         axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
 
-    _panels(grid, draw, "evaluation return", path)
+    _panels(findings, draw, "evaluation return", path, idle=True)
 
 
-def entropies(grid: Grid, path: Path) -> None:
+def entropies(findings: Findings, path: Path) -> None:
     """Draw entropy per dimension on visited states: mean over seeds, lowest state, and floor.
 
     What is below ``LOWEST`` is cut off.
@@ -55,33 +57,30 @@ def entropies(grid: Grid, path: Path) -> None:
         if axis.dataLim.y0 < LOWEST:
             axis.set_ylim(LOWEST, axis.dataLim.y1 + 0.5)
 
-    _panels(grid, draw, "entropy, nats per dimension", path)
+    _panels(findings, draw, "entropy, nats per dimension", path)
 
 
-def log_stds(grid: Grid, path: Path) -> None:
+def log_stds(findings: Findings, path: Path) -> None:
     """Draw the mean log std on visited states, averaged over seeds."""
-    _panels(grid, _mean_of("log_std_mean"), "mean log std", path)
+    _panels(findings, _mean_of("log_std_mean"), "mean log std", path)
 
 
-def gradient_norms(grid: Grid, path: Path) -> None:
+def gradient_norms(findings: Findings, path: Path) -> None:
     """Draw the norm of the actor's gradient, averaged over seeds."""
-    _panels(grid, _mean_of("gradient_norm"), "norm of the actor's gradient", path, log=True)
+    _panels(findings, _mean_of("gradient_norm"), "norm of the actor's gradient", path, log=True)
 
 
-def gains(by_arm: Mapping[str, Mapping[int, Interval]], path: Path) -> None:
-    """Draw the probability of improvement on the baseline against the number of action dimensions."""
+def gains(by_arm: Mapping[str, Mapping[int, Improvement]], path: Path) -> None:
+    """Draw the probability of being better than the baseline against the action dimensions."""
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
     axis = figure.subplots()
-    for color, (arm, by_dimension) in zip(COLORS, by_arm.items(), strict=False):
-        dims = list(by_dimension)
-        values = [by_dimension[dim].value for dim in dims]
-        lows, highs = [by_dimension[d].low for d in dims], [by_dimension[d].high for d in dims]
-        axis.plot(dims, values, marker="o", color=color, label=arm)
-        axis.fill_between(dims, lows, highs, color=color, alpha=0.2, linewidth=0)
+    for color, (arm, found) in zip(COLORS, by_arm.items(), strict=False):
+        probabilities = [improvement.probability for improvement in found.values()]
+        axis.plot(list(found), probabilities, marker="o", color=color, label=arm)
     axis.axhline(0.5, color="0.6", linewidth=0.8)
     axis.set(xlabel="action dimensions", ylabel="P(better than the baseline)", xscale="log")
     axis.set(ylim=(-0.02, 1.02))
-    ticks = sorted({dim for by_dimension in by_arm.values() for dim in by_dimension})
+    ticks = sorted({dim for found in by_arm.values() for dim in found})
     axis.set_xticks(ticks, map(str, ticks))
     axis.set_xticks([], minor=True)
     axis.legend()
@@ -98,8 +97,8 @@ def floors(
         scores: IQM by task and arm; arms without a height are drawn as bands.
         path: The file.
     """
-
-    def draw(axis: Axes, by_arm: Mapping[str, Interval]) -> None:
+    figure, axes = _axes(len(scores), COLUMNS)
+    for axis, (task, by_arm) in zip(axes, scores.items(), strict=True):
         for color, (arm, interval) in zip(COLORS, by_arm.items(), strict=False):
             if arm in heights:
                 error = [[interval.value - interval.low], [interval.high - interval.value]]
@@ -109,41 +108,11 @@ def floors(
                 axis.axhline(interval.value, color="0.6", linewidth=0.8)
         axis.set_xticks(sorted(heights.values()))
         axis.set_xlim(min(heights.values()) - 0.2, max(heights.values()) + 0.2)
-
-    figure, axes = _grid_of(scores)
-    for axis, (task, by_arm) in zip(axes, scores.items(), strict=True):
-        draw(axis, by_arm)
         axis.set(title=task, xlabel="floor, nats per dimension", ylabel="score")
     figure.savefig(path, dpi=110)
 
 
-def evaluations(runs: Runs) -> tuple[Array, Array]:
-    """Return the steps of the evaluations that all runs have, and mean returns (seeds, steps)."""
-    shared = set.intersection(*(set(run["evaluation"]["timesteps"]) for run in runs))
-    steps = np.array(sorted(shared))
-    rows = []
-    for run in runs:
-        by_step = dict(
-            zip(run["evaluation"]["timesteps"], run["evaluation"]["returns"], strict=True)
-        )
-        rows.append([np.mean(by_step[step]) for step in steps])
-    return steps, np.array(rows)
-
-
-def traces(runs: Runs, column: str) -> tuple[Array, Array]:
-    """Return steps and a column of the traces, (seeds, steps), with NaN for None.
-
-    Resumed runs check at other steps, so all are read at the steps of the first.
-    """
-    steps = np.array(runs[0]["trace"]["timesteps"], dtype=float)
-    rows = [
-        np.interp(steps, run["trace"]["timesteps"], np.array(run["trace"][column], dtype=float))
-        for run in runs
-    ]
-    return steps, np.array(rows)
-
-
-def _mean_of(column: str) -> Callable[[Axes, Runs, Any, str], None]:
+def _mean_of(column: str) -> Draw:
     def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
         steps, values = traces(runs, column)
         axis.plot(steps, values.mean(0), color=color, label=label)
@@ -152,38 +121,61 @@ def _mean_of(column: str) -> Callable[[Axes, Runs, Any, str], None]:
 
 
 def _panels(
-    grid: Grid,
-    draw: Callable[[Axes, Runs, Any, str], None],
+    findings: Findings,
+    draw: Draw,
     ylabel: str,
     path: Path,
     *,
     log: bool = False,
+    idle: bool = False,
 ) -> None:
-    """Draw a panel for every task with a line for every arm, the legend below."""
+    """Draw a panel for every task, or for every task and arm where they are many, the legend below."""
+    grid, baseline = findings.grid, findings.baseline
     tasks, arms = unique(task for task, _ in grid), unique(arm for _, arm in grid)
-    figure, axes = _grid_of(tasks)
-    for index, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        for number, arm in enumerate(arms):
+    others = [arm for arm in arms if arm != baseline]
+    apart = len(arms) > TOGETHER
+    panels = [
+        (task, shown)
+        for task in tasks
+        for shown in ([[baseline, a] for a in others] if apart else [arms])
+    ]
+    columns = len(others) if apart else COLUMNS
+    figure, axes = _axes(len(panels), columns, sharey="row" if apart else "none")
+    colors = dict(zip(others, COLORS, strict=False)) | {baseline: BASELINE}
+    for index, (axis, (task, shown)) in enumerate(zip(axes, panels, strict=True)):
+        for arm in shown:
             if runs := grid.get((task, arm)):
-                draw(axis, runs, COLORS[number % len(COLORS)], arm)
-        axis.set(title=task, xlabel="environment steps", yscale="log" if log else "linear")
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.grid(color="0.9")
-        if index % COLUMNS == 0:
+                draw(axis, runs, colors[arm], arm)
+        if idle:
+            for way, value in findings.tasks[task].idle.items():
+                name, style = IDLE[way]
+                axis.axhline(value, color="0.6", linewidth=0.8, linestyle=style, label=name)
+        _finish(axis, f"{task}, {shown[1]}" if apart else task, log=log)
+        if not findings.learned(task):
+            axis.set_facecolor("0.93")
+            axis.set_title(f"{axis.get_title()}: nothing learned")
+        if index % columns == 0:
             axis.set_ylabel(ylabel)
-    _legend(figure, arms)
+    _legend(figure, [*arms, *(name for name, _ in IDLE.values())])
     figure.savefig(path, dpi=110)
 
 
-def _grid_of(panels: Collection[str]) -> tuple[Figure, list[Axes]]:
-    """Return a figure and an axis for every panel, so many a row."""
-    columns = min(len(panels), COLUMNS)
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 0.5), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flatten())
-    for axis in axes[len(panels) :]:
+def _finish(axis: Axes, title: str, *, log: bool) -> None:
+    axis.set(title=title, xlabel="environment steps", yscale="log" if log else "linear")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.grid(color="0.9")
+
+
+def _axes(panels: int, columns: int, sharey: Any = "none") -> tuple[Figure, list[Axes]]:
+    """Return a figure and so many axes, at most ``columns`` in a row."""
+    columns = min(panels, columns)
+    rows = -(-panels // columns)
+    width = 4.6 if columns <= COLUMNS else 3.0
+    figure = Figure(figsize=(width * columns, 3.4 * rows + 0.5), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten())
+    for axis in axes[panels:]:
         axis.remove()
-    return figure, axes[: len(panels)]
+    return figure, axes[:panels]
 
 
 def _legend(figure: Figure, labels: Sequence[str]) -> None:
@@ -194,12 +186,5 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     order = [label for label in labels if label in handles]
-    columns = min(len(order), 4)
-    figure.legend(
-        [handles[label] for label in order], order, loc="outside lower center", ncols=columns
-    )
-
-
-def unique(values: Any) -> Sequence[str]:
-    """Return values in the order of their first appearance."""
-    return list(dict.fromkeys(values))
+    found = [handles[label] for label in order]
+    figure.legend(found, order, loc="outside lower center", ncols=min(len(order), 4))

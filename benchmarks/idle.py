@@ -23,7 +23,7 @@ import benchmarks.reaching  # noqa: F401 (registers ids)
 import era_rl.envs  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
 from benchmarks.results import RESULTS, circumstances
-from era_rl.files import write_json
+from era_rl.runs.folder import write_json
 
 PATH = RESULTS / "idle" / "idle.json"
 WAYS = ("zero", "random")
@@ -87,7 +87,9 @@ def measured(path: Path = PATH) -> dict[str, dict[str, float]]:
 def main(argv: list[str] | None = None) -> None:
     """Measure every environment and write one JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.idle", description=__doc__)
-    parser.add_argument("--episodes", type=int, default=EPISODES, help="of each environment and way")
+    parser.add_argument(
+        "--episodes", type=int, default=EPISODES, help="of each environment and way"
+    )
     parser.add_argument("--envs", nargs="+", help="ids; default: those of all suites")
     parser.add_argument("--out", type=Path, default=PATH)
     args = parser.parse_args(argv)

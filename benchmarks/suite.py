@@ -157,6 +157,11 @@ class Suite:
         """All there is to do."""
         return [*self.commands, *self.runs]
 
+    @property
+    def own(self) -> list[Run]:
+        """What is counted as this suite's: all but the runs that are another suite's."""
+        return [run for run in self.all if isinstance(run, CommandRun) or not run.borrowed]
+
     def run(self, name: str) -> TrainingRun:
         """Return a training run by name."""
         names = {run.name: run for run in self.runs}

@@ -1,13 +1,14 @@
 """Reports say what there is, what is missing and what failed, and hold the statistics' numbers."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bench_tiny import made_up, tiny
 
-from benchmarks import figures, metrics, report, suite, tables
+from benchmarks import figures, idle, metrics, report, scores, suite, tables
 from benchmarks.suite import Suite, SuiteError, TrainingRun
 from era_rl.runs.folder import write_json
 
@@ -17,6 +18,10 @@ LEVELS = {"sac": -800.0, "era": -400.0}
 @pytest.fixture(autouse=True)
 def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "REPETITIONS", 50)
+    monkeypatch.setattr(suite, "names", list)  # no other suite's results are read
+    monkeypatch.setattr(
+        idle, "measured", lambda: {"Pendulum-v1": {"zero": -1200.0, "random": -1300.0}}
+    )
 
 
 def fill(runs: list[TrainingRun], folder: Path) -> None:
@@ -25,13 +30,13 @@ def fill(runs: list[TrainingRun], folder: Path) -> None:
 
 
 def written(loaded: Suite, folder: Path, scratch: Path) -> str:
-    """Write the report and return its Markdown; the page has the same cells and images."""
+    """Write the report and return its Markdown; the page has the images in itself."""
     page = report.write(loaded, folder, scratch).read_text()
     text = (folder / "report.md").read_text()
-    assert "http" not in page.replace("http-equiv", "")
-    for image in folder.glob("*.png"):
-        assert image.name in page
-        assert image.name in text
+    assert not re.search(r"http:|https:|src=\"(?!data:image/png;base64,iVBOR)", page)
+    images = list(folder.glob("*.png"))
+    assert page.count("<img") == len(images)
+    assert all(image.name in text for image in images)
     return text
 
 
@@ -41,13 +46,15 @@ def test_a_complete_suite(tmp_path: Path) -> None:
     text = written(loaded, tmp_path / "r", tmp_path / "s")
     assert "INCOMPLETE" not in text
     assert "## Not done" not in text
-    grid = report.read_grid(loaded, tmp_path / "r")
-    era, sac = (report.score_matrix(loaded, grid, arm) for arm in ("era", "sac"))
-    finals = [metrics.final_return(run["evaluation"]) for run in grid["pendulum", "era"]]
-    np.testing.assert_allclose(era[:, 0], (np.array(finals) + 1600.0) / 1600.0)
+    findings = scores.load(loaded, tmp_path / "r")
+    era, sac = (findings.matrix(arm) for arm in ("era", "sac"))
+    runs = findings.grid["pendulum", "era"]
+    finals = [metrics.final_return(run["evaluation"]) for run in runs]
+    np.testing.assert_allclose(era[:, 0], (np.array(finals) + 1200.0) / 1200.0)
+    assert "| no action | -1200 |\n| random actions | -1300 |" in text
     expected = [*metrics.aggregates(era).values(), metrics.improvement(era, sac)]
     assert f"| era | 2 | {' | '.join(map(str, expected))} |" in text
-    means = [[metrics.mean_return(run["evaluation"])] for run in grid["pendulum", "era"]]
+    means = [[metrics.mean_return(run["evaluation"])] for run in runs]
     iqm = metrics.aggregates(np.array(means))["IQM"]
     assert iqm != metrics.aggregates(np.array(finals)[:, None])["IQM"]
     assert f"| era | {iqm} |" in text
@@ -143,7 +150,7 @@ def test_gains_are_drawn_against_the_number_of_dimensions(tmp_path: Path) -> Non
     fill(loaded.runs, tmp_path / "r")
     text = written(loaded, tmp_path / "r", tmp_path / "s")
     assert (tmp_path / "r" / "dimensions.png").exists()
-    assert "| era, D = 4 | 1.00 [1.00, 1.00] |" in text
+    assert "| era, D = 4 | 1.00 (p = 0.333) |" in text
 
 
 def test_scores_are_drawn_against_the_height_of_exact_floors(
@@ -174,7 +181,7 @@ def test_scores_are_drawn_against_the_height_of_exact_floors(
     assert set(drawn["scores"]) == {"pendulum"}
     by_arm = drawn["scores"]["pendulum"]
     assert set(by_arm) == {"sac", "era", "low"}
-    assert by_arm["low"].value == pytest.approx((1600.0 - 100.0) / 1600.0, abs=2e-3)
+    assert by_arm["low"].value == pytest.approx((1200.0 - 100.0) / 1200.0, abs=2e-3)
     assert np.isnan(by_arm["low"].low)
 
 

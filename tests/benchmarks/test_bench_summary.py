@@ -1,12 +1,12 @@
-"""The summary compares arms by intervals, and only with five seeds; what was not run is listed."""
+"""The summary compares ERA's arms by exact tests, with five seeds, and lists what is missing."""
 
 from pathlib import Path
 
 import pytest
 from bench_tiny import made_up, tiny
 
-from benchmarks import metrics, report, suite, summary
-from benchmarks.metrics import Interval
+from benchmarks import compare, idle, metrics, report, scores, suite, summary
+from benchmarks.metrics import Improvement, Interval
 from era_rl.runs.folder import write_json
 
 FIVE = ("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4]")
@@ -15,20 +15,23 @@ FIVE = ("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4]")
 @pytest.fixture(autouse=True)
 def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "REPETITIONS", 50)
+    monkeypatch.setattr(
+        idle, "measured", lambda: {"Pendulum-v1": {"zero": -950.0, "random": -1200.0}}
+    )
 
 
-def compared(folder: Path, era: float, *changes: tuple[str, str]) -> list[summary.Comparison]:
+def compared(folder: Path, era: float, *changes: tuple[str, str]) -> list[compare.Comparison]:
     """Return the comparisons of a tiny suite whose baseline's returns are about -800."""
     loaded = suite.load(tiny(folder, *changes))
     for run in loaded.runs:
         level = era if run.arm == "era" else -800.0
         write_json(run.result(folder / "tiny"), made_up(run, level))
-    return list(summary.comparisons(loaded, report.read_grid(loaded, folder / "tiny")))
+    return compare.comparisons([scores.load(loaded, folder / "tiny")])
 
 
 @pytest.mark.parametrize(
     ("era", "verdict"),
-    [(-400.0, summary.BETTER), (-800.0, summary.EQUAL), (-900.0, summary.WORSE)],
+    [(-400.0, compare.BETTER), (-800.0, compare.EQUAL), (-900.0, compare.WORSE)],
 )
 def test_verdicts(tmp_path: Path, era: float, verdict: str) -> None:
     (row,) = compared(tmp_path, era, FIVE)
@@ -38,18 +41,30 @@ def test_verdicts(tmp_path: Path, era: float, verdict: str) -> None:
     assert row.baseline_iqm.value == pytest.approx(-800.0, abs=2.0)
 
 
-def test_an_interval_that_touches_one_half_decides_nothing() -> None:
-    iqm = Interval(0.0, 0.0, 0.0)
-    for low, high in ((0.5, 1.0), (0.0, 0.5)):
-        row = summary.Comparison("s", "a", "b", "t", 5, iqm, iqm, Interval(0.5, low, high))
-        assert row.verdict == summary.EQUAL
+@pytest.mark.parametrize(("corrected", "verdict"), [(0.05, "better"), (0.051, "cannot be told")])
+def test_a_verdict_is_one_after_correction(corrected: float, verdict: str) -> None:
+    """A verdict needs Holm's p <= 0.05; the p-value of the comparison alone gives none."""
+    iqm, improvement = Interval(0.0, 0.0, 0.0), Improvement(0.9, 0.001)
+    row = compare.Comparison("s", "a", "b", "t", 5, iqm, iqm, {}, improvement, corrected)
+    assert row.verdict == verdict
 
 
 def test_several_tasks_are_compared_together_too(tmp_path: Path) -> None:
     task = "pendulum: {env: Pendulum-v1, range: [-1600, 0]}"
     rows = compared(tmp_path, -400.0, FIVE, (task, f"{task}\n  {task.replace('pend', 'nod')}"))
     assert [row.task for row in rows] == ["all", "pendulum", "nodulum"]
-    assert rows[0].arm_iqm.value == pytest.approx(0.75, abs=0.01)
+    # 0 is the better of no action and random actions, -950, and 1 the suite's 0
+    assert rows[0].arm_iqm.value == pytest.approx(550.0 / 950.0, abs=0.01)
+    assert [row.improvement.p_value for row in rows] == pytest.approx(
+        [2 / 252**2, 2 / 252, 2 / 252]
+    )
+    assert [row.corrected for row in rows] == pytest.approx([6 / 252**2, 4 / 252, 4 / 252])
+
+
+def test_arms_of_which_neither_is_eras_are_not_compared(tmp_path: Path) -> None:
+    era = "era: {algo: sac_era, nats_per_dim: -0.5, about: floor}"
+    stock = "era: {algo: sac, params: {ent_coef: 0.1}, about: stock}"
+    assert compared(tmp_path, -400.0, FIVE, (era, stock)) == []
 
 
 def test_fewer_than_five_seeds_are_not_compared(tmp_path: Path) -> None:
@@ -69,7 +84,7 @@ def test_two_arms_of_another_suite_are_compared_there_alone(
     for run in second.runs:
         if run.arm == "low":
             write_json(run.result(tmp_path / "second"), made_up(run, -100.0))
-    rows = list(summary.comparisons(second, report.read_grid(second, tmp_path / "second")))
+    rows = compare.comparisons([scores.load(second, tmp_path / "second")])
     assert [(row.arm, row.baseline) for row in rows] == [("low", "sac")]
     (tmp_path / "second" / "pendulum-low-seed4.json").unlink()
     page = summary.write(tmp_path).read_text()
@@ -85,9 +100,11 @@ def test_the_page_has_comparisons_curves_and_what_was_not_run(
     other.write_text((tmp_path / "tiny.yaml").read_text().replace("Tiny.", "Never run."))
     report.write(suite.load("tiny"), tmp_path / "tiny", tmp_path / "scratch")
     text = summary.write(tmp_path).read_text()
-    assert "| [tiny](tiny/report.md) | era | sac | pendulum | 5 | -900" in text
+    assert "| [tiny](tiny/report.md) | era | sac | pendulum | 5 | -950 | -1200 | -900" in text
+    assert "| 0.00 | 0.00794 | 0.00794 | worse |" in text
     assert "Worse: tiny, era against sac: pendulum." in text
     assert "Better: nowhere." in text
+    assert "without an action or with random ones: nowhere." in text
     assert "](tiny/curves.png)" in text
     assert "| other | 0 of 10 | Never run. |" in text
     assert "| tiny |" not in text

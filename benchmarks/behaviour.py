@@ -1,0 +1,151 @@
+"""Sections of a report on what policies did: entropy, actions, gradients, scores by floor and size."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import figures, metrics
+from benchmarks.acting import SAMPLES, WAYS
+from benchmarks.document import Picture, Section, Table
+from benchmarks.metrics import Improvement
+from benchmarks.scores import Findings, Runs
+from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, plot_gradient_conflict
+
+
+def by_pair(findings: Findings) -> Iterator[tuple[str, Runs]]:
+    """Yield "task, arm" and its runs."""
+    for (task, arm), runs in findings.grid.items():
+        yield f"{task}, {arm}", runs
+
+
+def entropy(findings: Findings, folder: Path) -> Section:
+    """Return the policies' own entropy on visited states beside their floors."""
+    figures.entropies(findings, folder / "entropy.png")
+    rows = []
+    for pair, runs in by_pair(findings):
+        dim = runs[0]["action_dim"]
+        floor = runs[0]["trace"]["floor"][-1]
+        last = np.mean([run["trace"]["entropy_mean"][-1] for run in runs]) / dim
+        lowest = min(min(run["trace"]["entropy_min"]) for run in runs) / dim
+        held = "-" if floor is None else f"{lowest - floor / dim:+.4f}"
+        shown = "none" if floor is None else f"{floor / dim:.3f}"
+        rows.append([pair, str(len(runs)), shown, f"{last:.3f}", f"{lowest:.3f}", held])
+    header = ["task, arm", "seeds", "floor", "mean at the end", "lowest of all states", "margin"]
+    picture = (
+        "The policy's own entropy on all visited states, per action dimension: mean (solid), lowest "
+        f"state of any seed (dotted), floor (dashed); cut off below {figures.LOWEST:g}"
+    )
+    caption = (
+        "Nats per dimension, of actions in [-1, 1]. The margin is the lowest entropy of any visited "
+        "state minus the floor: a floor that holds has none below zero (but rounding). PPO's and A2C's "
+        "own policies are unbounded normals, whose entropy is that before clipping"
+    )
+    return Section(
+        "Entropy and floor", [Picture("entropy.png", picture), Table(header, rows, caption)]
+    )
+
+
+def acting(findings: Findings) -> Section:
+    """Return the final policies' returns by mode, mean and samples, of runs that have them."""
+    rows = []
+    for pair, runs in by_pair(findings):
+        measured = [run["acting"] for run in runs if "acting" in run]
+        if measured:
+            by_way = (np.array([[np.mean(returns[way])] for returns in measured]) for way in WAYS)
+            cells = (str(metrics.aggregates(returns)["IQM"]) for returns in by_way)
+            rows.append([pair, str(len(measured)), *cells])
+    caption = (
+        "Return of the final policy by what it acts with, from the same starts of episodes: IQM "
+        f"over seeds. The mean is that of {SAMPLES} sampled actions, as executed"
+    )
+    table = Table(["task, arm", "seeds", *WAYS], rows, caption)
+    return Section("Acting by mode, mean and samples", [table] if rows else [])
+
+
+def conflict(findings: Findings, folder: Path) -> Section:
+    """Return the angle between the gradients of the return and of an entropy bonus, if measured."""
+    curves = {
+        f"{task}, {arm}, seed {run['seed']}": np.array(
+            [run["gradient_conflict"][name] for name in CONFLICT_COLUMNS], dtype=float
+        ).T.tolist()
+        for (task, arm), runs in findings.grid.items()
+        for run in runs
+        if "gradient_conflict" in run
+    }
+    section = Section("Gradient of the return against that of an entropy bonus")
+    if curves:
+        plot_gradient_conflict(curves, folder / "gradient_conflict.png")
+        caption = "Cosine between the two gradients, and their norms"
+        section.blocks.append(Picture("gradient_conflict.png", caption))
+        section.blocks.append(_conflict_table(findings))
+    return section
+
+
+def _conflict_table(findings: Findings) -> Table:
+    rows = []
+    for pair, runs in by_pair(findings):
+        cells = []
+        for column in ("cosine_params", "cosine_actor"):
+            values = [np.array(run["gradient_conflict"][column], dtype=float) for run in runs]
+            finite = [v[np.isfinite(v)] for v in values if np.isfinite(v).any()]
+            means = [float(v.mean()) for v in finite]
+            spread = f"[{min(means):.3f}, {max(means):.3f}]" if means else ""
+            cells += [f"{np.mean(means):.3f} {spread}" if means else "-"]
+            cells += [f"{np.mean([np.mean(v < 0) for v in finite]):.0%}" if means else "-"]
+        rows.append([pair, str(len(runs)), *cells])
+    header = ["task, arm", "seeds", "cosine at (loc, log_std)", "below 0"]
+    header += ["cosine at the weights", "below 0"]
+    return Table(header, rows, "Mean over training, with the lowest and the highest seed")
+
+
+def dimensions(findings: Findings, folder: Path) -> Section:
+    """Return the gain of each arm over the baseline against the number of action dimensions."""
+    gains: dict[str, dict[int, Improvement]] = {}
+    rows = []
+    for task, arm, ours, theirs in findings.pairs():
+        dim = None if task == "all" else findings.tasks[task].dimension
+        if dim is not None and min(len(ours), len(theirs)) >= 2:
+            improvement = metrics.improvement(ours, theirs)
+            gains.setdefault(arm, {})[dim] = improvement
+            iqms = [str(metrics.aggregates(each)["IQM"]) for each in (ours, theirs)]
+            rows.append([f"{arm}, D = {dim}", str(improvement), " against ".join(iqms)])
+    section = Section("Gain against the number of action dimensions")
+    if gains:
+        figures.gains(gains, folder / "dimensions.png")
+        caption = f"P(a run's score is above that of a run of {findings.baseline})"
+        header = ["arm", f"P(better than {findings.baseline})", "IQM of scores"]
+        section.blocks += [Picture("dimensions.png", caption), Table(header, rows)]
+    return section
+
+
+def floors(findings: Findings, folder: Path) -> Section:
+    """Return the scores of the arms that differ in the height of an exact floor, and the baseline's."""
+    section = Section("Score against the floor")
+    heights = {
+        arm: runs[0]["config"]["nats_per_dim"]
+        for (_, arm), runs in findings.grid.items()
+        if _exact(runs)
+    }
+    if len(heights) >= 2:
+        arms = [arm for arm in findings.arms if arm in heights or arm == findings.baseline]
+        measured = {
+            task: {arm: findings.scores(task, arm) for arm in arms} for task in findings.tasks
+        }
+        if len(findings.tasks) > 1:
+            measured["all tasks"] = {arm: findings.matrix(arm) for arm in arms}
+        by_task = {
+            task: {arm: metrics.aggregates(s)["IQM"] for arm, s in by_arm.items() if len(s)}
+            for task, by_arm in measured.items()
+        }
+        figures.floors(heights, by_task, folder / "floor.png")
+        caption = "IQM of scores by the exact floor's height, with intervals; band: without a floor"
+        section.blocks.append(Picture("floor.png", caption))
+    return section
+
+
+def _exact(runs: Runs) -> bool:
+    """Return whether runs have an exact floor of a stated height and nothing else about entropy."""
+    config = runs[0]["config"]
+    plain = not {"floor", "slack", "deterministic_action"} & config["settings"].keys()
+    return config["algo"].endswith("_era") and config["nats_per_dim"] is not None and plain

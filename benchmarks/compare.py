@@ -1,0 +1,101 @@
+"""Which arms can be told apart: exact tests of ERA's beside baselines, corrected for their number."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import metrics, scores
+from benchmarks import suite as suites
+from benchmarks.metrics import LEVEL, Improvement, Interval
+from benchmarks.scores import Findings
+
+SEEDS = 5
+"""Seeds with which two arms are compared; with 4 against 4 no p-value is below 0.029."""
+BETTER, WORSE, EQUAL = "better", "worse", "cannot be told"
+
+
+class Comparison(NamedTuple):
+    """An arm beside its suite's baseline, on one task or over all.
+
+    Attributes:
+        suite: Name of the suite.
+        arm: The arm's label.
+        baseline: The baseline's label.
+        task: The task, or "all".
+        seeds: Seeds of the arm that has fewer.
+        arm_iqm: IQM of the arm's final returns; over all tasks, of its scores.
+        baseline_iqm: The baseline's.
+        idle: Means without an action and with random ones, by way; {} if not measured, or of all tasks.
+        improvement: Probability that the arm is better, and its p-value.
+        corrected: The p-value corrected for all comparisons, by Holm's method.
+    """
+
+    suite: str
+    arm: str
+    baseline: str
+    task: str
+    seeds: int
+    arm_iqm: Interval
+    baseline_iqm: Interval
+    idle: dict[str, float]
+    improvement: Improvement
+    corrected: float = 1.0
+
+    @property
+    def verdict(self) -> str:
+        """What can be said at a chance of at most ``LEVEL`` of one false verdict among all."""
+        if self.corrected > LEVEL:
+            return EQUAL
+        return BETTER if self.improvement.probability > 0.5 else WORSE
+
+
+def comparisons(found: Iterable[Findings]) -> list[Comparison]:
+    """Return all comparisons of an arm with a baseline of which one is ERA's, where there are SEEDS."""
+    rows = [
+        _compared(findings, task, arm)
+        for findings in found
+        for task, arm, ours, theirs in findings.pairs()
+        if min(len(ours), len(theirs)) >= SEEDS
+        and any("_era" in findings.arms[name]["algo"] for name in (arm, findings.baseline))
+    ]
+    corrected = metrics.holm([row.improvement.p_value for row in rows])
+    return [row._replace(corrected=p) for row, p in zip(rows, corrected, strict=True)]
+
+
+def published(
+    results: Path, also: Findings | None = None
+) -> tuple[list[Findings], list[Comparison]]:
+    """Return what all suites came to and their comparisons, with a suite's that is none of the named.
+
+    Raises:
+        SuiteError: If there are results of other configurations under the names of a suite's runs.
+    """
+    loaded = [suites.load(name) for name in suites.names()]
+    found = [
+        also
+        if also is not None and also.suite.name == suite.name
+        else scores.load(suite, results / suite.name)
+        for suite in loaded
+    ]
+    if also is not None and also not in found:
+        found.append(also)
+    return found, comparisons(found)
+
+
+def _compared(findings: Findings, task: str, arm: str) -> Comparison:
+    baseline = findings.baseline
+    if task == "all":
+        measured = [findings.matrix(name) for name in (arm, baseline)]
+    else:
+        measured = [findings.returns(task, name) for name in (arm, baseline)]
+    iqms = [metrics.aggregates(each)["IQM"] for each in measured]
+    return Comparison(
+        findings.suite.name,
+        arm,
+        baseline,
+        task,
+        min(map(len, measured)),
+        *iqms,
+        {} if task == "all" else findings.tasks[task].idle,
+        metrics.improvement(*measured),
+    )

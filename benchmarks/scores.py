@@ -1,0 +1,160 @@
+"""What the runs of a suite came to: returns and scores by task and arm, beside doing nothing."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import idle, metrics, results
+from benchmarks.metrics import Array
+from benchmarks.suite import Suite
+
+Runs = list[dict[str, Any]]
+Grid = Mapping[tuple[str, str], Runs]
+"""Results by task and arm."""
+Measure = Callable[[Mapping[str, Any]], float]
+LEARNED = 0.05
+"""IQM of scores that some arm must reach before a task counts as learned at all."""
+
+
+class Task(NamedTuple):
+    """A task of a suite.
+
+    Attributes:
+        env: The environment's id.
+        idle: Mean returns without an action ("zero") and with random ones; {} if not measured.
+        low: Return that scores 0: the better of the two, or the suite's where they are not measured.
+        high: Return that scores 1.
+        dimension: Action dimensions, where the suite compares over them.
+    """
+
+    env: str
+    idle: dict[str, float]
+    low: float
+    high: float
+    dimension: int | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A suite's results; arms go by their :func:`label`, in the suite's order.
+
+    Attributes:
+        suite: The suite.
+        tasks: Its tasks by name.
+        arms: Its arms' entries.
+        baseline: The arm that others are compared with.
+        grid: Results by task and arm, of the pairs that have any.
+    """
+
+    suite: Suite
+    tasks: dict[str, Task] = field(default_factory=dict)
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    baseline: str = ""
+    grid: Grid = field(default_factory=dict)
+
+    def returns(self, task: str, arm: str, measure: Measure = metrics.final_return) -> Array:
+        """Return a figure of each run's evaluations, (seeds, 1)."""
+        runs = self.grid.get((task, arm), [])
+        return np.array([measure(run["evaluation"]) for run in runs], dtype=float).reshape(-1, 1)
+
+    def scores(self, task: str, arm: str) -> Array:
+        """Return final scores, (seeds, 1): 0 at the task's ``low`` and 1 at its ``high``."""
+        low, high = self.tasks[task].low, self.tasks[task].high
+        return (self.returns(task, arm) - low) / (high - low)
+
+    def matrix(self, arm: str) -> Array:
+        """Return final scores, (seeds, tasks), of the seeds that an arm has on all tasks."""
+        seeds = [[run["seed"] for run in self.grid.get((task, arm), [])] for task in self.tasks]
+        shared = sorted(set.intersection(*map(set, seeds)))
+        columns = [
+            self.scores(task, arm)[[found.index(seed) for seed in shared], 0]
+            for task, found in zip(self.tasks, seeds, strict=True)
+        ]
+        return np.array(columns).T.reshape(len(shared), len(self.tasks))
+
+    def learned(self, task: str) -> bool:
+        """Return whether some arm's IQM is above doing nothing by a twentieth of the way to score 1."""
+        found = (self.scores(task, arm) for arm in self.arms if (task, arm) in self.grid)
+        return any(metrics.iqm_of_steps(scores[:, None])[0] >= LEARNED for scores in found)
+
+    def pairs(self) -> Iterator[tuple[str, str, Array, Array]]:
+        """Yield task ("all" for all), arm, its scores and the baseline's: arms of this suite's own.
+
+        Two arms that are another suite's are compared there.
+        """
+        own = {label(run.arm, self.suite) for run in self.suite.runs if not run.borrowed}
+        for arm in self.arms:
+            if arm != self.baseline and {arm, self.baseline} & own:
+                if len(self.tasks) > 1:
+                    yield "all", arm, self.matrix(arm), self.matrix(self.baseline)
+                for task in self.tasks:
+                    yield task, arm, self.scores(task, arm), self.scores(task, self.baseline)
+
+
+def load(suite: Suite, folder: Path) -> Findings:
+    """Return what there is of a suite's results in a folder.
+
+    Raises:
+        SuiteError: If there are results of other configurations under the names of the suite's runs.
+    """
+    if not suite.runs:
+        return Findings(suite)
+    grid: dict[tuple[str, str], Runs] = {}
+    for run in suite.runs:
+        if (result := results.read(run, folder)) is not None:
+            grid.setdefault((run.task, label(run.arm, suite)), []).append(result)
+    arms = {label(name, suite): entry for name, entry in suite.content["arms"].items()}
+    tasks = {name: _task(suite, name) for name in suite.content["tasks"]}
+    order = {(task, arm): grid[task, arm] for task in tasks for arm in arms if (task, arm) in grid}
+    return Findings(suite, tasks, arms, label(suite.content["baseline"], suite), order)
+
+
+def label(arm: str, suite: Suite) -> str:
+    """Return an arm's name with the sign of its floor: "exact-1.0" at -1 nat is "exact(-1.0)"."""
+    nats = suite.content["arms"][arm].get("nats_per_dim")
+    if nats is None:
+        return arm
+    return arm.replace(f"-{abs(nats)}", f"({nats})").replace(f"+{abs(nats)}", f"(+{nats})")
+
+
+def _task(suite: Suite, name: str) -> Task:
+    entry = suite.content["tasks"][name]
+    config = next(run.config for run in suite.runs if run.task == name)
+    measured = idle.measured().get(
+        idle.key(config["env"], config["settings"].get("env_kwargs", {})), {}
+    )
+    low, high = suite.score_range(name)
+    return Task(
+        config["env"], measured, max(measured.values(), default=low), high, entry.get("dimension")
+    )
+
+
+def evaluations(runs: Runs) -> tuple[Array, Array]:
+    """Return the steps of the evaluations that all runs have, and mean returns (seeds, steps)."""
+    found = [
+        dict(zip(run["evaluation"]["timesteps"], run["evaluation"]["returns"], strict=True))
+        for run in runs
+    ]
+    steps = sorted(set.intersection(*map(set, found)))
+    return np.array(steps), np.array([[np.mean(each[step]) for step in steps] for each in found])
+
+
+def traces(runs: Runs, column: str) -> tuple[Array, Array]:
+    """Return steps and a column of the traces, (seeds, steps), with NaN for None.
+
+    Resumed runs check at other steps, so all are read at the steps of the first.
+    """
+    steps = np.array(runs[0]["trace"]["timesteps"], dtype=float)
+    rows = [
+        np.interp(steps, run["trace"]["timesteps"], np.array(run["trace"][column], dtype=float))
+        for run in runs
+    ]
+    return steps, np.array(rows)
+
+
+def unique(values: Iterator[str] | Sequence[str]) -> list[str]:
+    """Return values in the order of their first appearance."""
+    return list(dict.fromkeys(values))
