@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from benchmarks import metrics, scores
 from benchmarks import suite as suites
-from benchmarks.metrics import LEVEL, Improvement, Interval
+from benchmarks.metrics import LEVEL, Array, Improvement
 from benchmarks.scores import Findings
 
 SEEDS = 5
@@ -22,9 +22,8 @@ class Comparison(NamedTuple):
         arm: The arm's label.
         baseline: The baseline's label.
         task: The task, or "all".
-        seeds: Seeds of the arm that has fewer.
-        arm_iqm: IQM of the arm's final returns; over all tasks, of its scores.
-        baseline_iqm: The baseline's.
+        ours: The arm's final returns, (seeds, 1); over all tasks its scores, (seeds, tasks).
+        theirs: The baseline's.
         idle: Means without an action and with random ones, by way; {} if not measured, or of all tasks.
         improvement: Probability that the arm is better, and its p-value.
         corrected: The p-value corrected for all comparisons, by Holm's method.
@@ -34,17 +33,21 @@ class Comparison(NamedTuple):
     arm: str
     baseline: str
     task: str
-    seeds: int
-    arm_iqm: Interval
-    baseline_iqm: Interval
+    ours: Array
+    theirs: Array
     idle: dict[str, float]
     improvement: Improvement
     corrected: float = 1.0
 
     @property
+    def told(self) -> bool:
+        """Whether the arms can be told apart."""
+        return self.corrected <= LEVEL
+
+    @property
     def verdict(self) -> str:
         """What can be said at a chance of at most ``LEVEL`` of one false verdict among all."""
-        if self.corrected > LEVEL:
+        if not self.told:
             return EQUAL
         return BETTER if self.improvement.probability > 0.5 else WORSE
 
@@ -88,14 +91,12 @@ def _compared(findings: Findings, task: str, arm: str) -> Comparison:
         measured = [findings.matrix(name) for name in (arm, baseline)]
     else:
         measured = [findings.returns(task, name) for name in (arm, baseline)]
-    iqms = [metrics.aggregates(each)["IQM"] for each in measured]
     return Comparison(
         findings.suite.name,
         arm,
         baseline,
         task,
-        min(map(len, measured)),
-        *iqms,
+        *measured,
         {} if task == "all" else findings.tasks[task].idle,
         metrics.improvement(*measured),
     )

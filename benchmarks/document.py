@@ -100,7 +100,8 @@ def _html_block(block: Block, folder: Path) -> str:
     rows = "\n".join(
         f"<tr>{''.join(_html_cell('td', cell, cell) for cell in row)}</tr>" for row in block.rows
     )
-    caption = f'<p class="caption">{html.escape(block.caption)}</p>' if block.caption else ""
+    text = html.escape(LINK.sub(r"\1", block.caption))
+    caption = f'<p class="caption">{text}</p>' if text else ""
     return f'{caption}<div class="wide"><table><thead><tr>{head}</tr></thead>\n{rows}</table></div>'
 
 

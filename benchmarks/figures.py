@@ -139,21 +139,18 @@ def _panels(
         for task in tasks
         for shown in ([[baseline, a] for a in others] if apart else [arms])
     ]
-    columns = len(others) if apart else COLUMNS
+    columns = len(others) if apart else 2 if len(panels) == 4 else COLUMNS
     figure, axes = _axes(len(panels), columns, sharey="row" if apart else "none")
     colors = dict(zip(others, COLORS, strict=False)) | {baseline: BASELINE}
     for index, (axis, (task, shown)) in enumerate(zip(axes, panels, strict=True)):
         for arm in shown:
             if runs := grid.get((task, arm)):
                 draw(axis, runs, colors[arm], arm)
-        if idle:
-            for way, value in findings.tasks[task].idle.items():
-                name, style = IDLE[way]
-                axis.axhline(value, color="0.6", linewidth=0.8, linestyle=style, label=name)
-        _finish(axis, f"{task}, {shown[1]}" if apart else task, log=log)
-        if not findings.learned(task):
-            axis.set_facecolor("0.93")
-            axis.set_title(f"{axis.get_title()}: nothing learned")
+        for way, value in findings.tasks[task].idle.items() if idle else ():
+            name, style = IDLE[way]
+            axis.axhline(value, color="0.6", linewidth=0.8, linestyle=style, label=name)
+        title = f"{task}, {shown[1]}" if apart else task
+        _finish(axis, title if findings.learned(task) else f"{title}: not learned", log=log)
         if index % columns == 0:
             axis.set_ylabel(ylabel)
     _legend(figure, [*arms, *(name for name, _ in IDLE.values())])
@@ -161,6 +158,8 @@ def _panels(
 
 
 def _finish(axis: Axes, title: str, *, log: bool) -> None:
+    if title.endswith("not learned"):
+        axis.set_facecolor("0.93")
     axis.set(title=title, xlabel="environment steps", yscale="log" if log else "linear")
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.grid(color="0.9")

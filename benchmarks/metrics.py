@@ -86,6 +86,11 @@ def curve(scores: Array) -> tuple[Array, Array, Array]:
     return value, np.atleast_1d(low), np.atleast_1d(high)
 
 
+def iqm(scores: Array) -> float:
+    """Return rliable's IQM of scores (seeds, tasks)."""
+    return float(aggregate_iqm(scores))
+
+
 def iqm_of_steps(scores: Array) -> Array:
     """Return rliable's IQM at every step, (steps,), of scores (seeds, tasks, steps)."""
     return np.asarray(trim_mean(scores.reshape(-1, scores.shape[-1]), 0.25, axis=0))

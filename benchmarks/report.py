@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import behaviour, compare, figures, idle, metrics, scores, tables
+from benchmarks.compare import Comparison
 from benchmarks.document import Block, Picture, Section, Table, Text, markdown, page
 from benchmarks.runner import Status, duration, status
 from benchmarks.scores import Findings, Measure
@@ -84,33 +85,45 @@ def _verdict(findings: Findings, folder: Path) -> Section:
     section = Section("Verdict")
     if not findings.grid:
         return section
-    _, rows = compare.published(folder.parent, findings)
-    found = [
-        f"{row.arm} against {row.baseline}, {row.task}: {row.verdict}, P(better) "
-        f"{row.improvement}, corrected {metrics.number(row.corrected)}"
-        for row in rows
-        if row.suite == findings.suite.name
+    _, published = compare.published(folder.parent, findings)
+    rows = [row for row in published if row.suite == findings.suite.name]
+    told = [
+        f"{row.arm} is {row.verdict} than {row.baseline} ({row.task})" for row in rows if row.told
     ]
-    if found:
-        corrected = (
-            f"p: exact Mann-Whitney test; corrected by Holm's method for the {len(rows)} comparisons "
-            "of [Results](../README.md)"
-        )
-        section.blocks.append(Text(f"{'; '.join(found)}. {corrected}."))
+    if rows:
+        section.blocks.append(Text(f"{'; '.join(told) or 'No arm can be told from its baseline'}."))
     else:
-        section.blocks.append(
-            Text(
-                f"Nothing is compared: that needs {compare.SEEDS} seeds of an arm of ERA's and another."
-            )
-        )
-    idle_on = [task for task in findings.tasks if not findings.learned(task)]
-    if idle_on:
         text = (
-            f"Nothing was learned on {', '.join(idle_on)}: no arm's IQM is above the better of no "
+            f"Nothing is compared: that needs {compare.SEEDS} seeds of two arms, one of them ERA's."
+        )
+        section.blocks.append(Text(text))
+    if idle_on := [task for task in findings.tasks if not findings.learned(task)]:
+        text = (
+            f"Not learned at the end: {', '.join(idle_on)}. No arm's IQM is above the better of no "
             f"action and random actions by {scores.LEARNED:.0%} of the way to score 1."
         )
         section.blocks.append(Text(text, notice=True))
+    if rows:
+        section.blocks.append(_verdict_table(rows, len(published)))
     return section
+
+
+def _verdict_table(rows: list[Comparison], number: int) -> Table:
+    cells = [
+        [
+            f"{row.arm} against {row.baseline}, {row.task}",
+            str(row.improvement),
+            metrics.number(row.corrected),
+            row.verdict,
+        ]
+        for row in rows
+    ]
+    caption = (
+        "P: the probability that a run of the arm ends above one of the baseline; p: exact "
+        f"Mann-Whitney test; corrected by Holm's method for all {number} comparisons of "
+        "[Results](../README.md)"
+    )
+    return Table(["arms, task", "P(better)", "corrected p", "verdict"], cells, caption)
 
 
 def _overview(findings: Findings, state: Status) -> Section:

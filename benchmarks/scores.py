@@ -78,7 +78,7 @@ class Findings:
     def learned(self, task: str) -> bool:
         """Return whether some arm's IQM is above doing nothing by a twentieth of the way to score 1."""
         found = (self.scores(task, arm) for arm in self.arms if (task, arm) in self.grid)
-        return any(metrics.iqm_of_steps(scores[:, None])[0] >= LEARNED for scores in found)
+        return any(metrics.iqm(scores) >= LEARNED for scores in found)
 
     def pairs(self) -> Iterator[tuple[str, str, Array, Array]]:
         """Yield task ("all" for all), arm, its scores and the baseline's: arms of this suite's own.

@@ -3,7 +3,7 @@
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks import idle
+from benchmarks import idle, metrics
 from benchmarks.compare import BETTER, EQUAL, SEEDS, WORSE, Comparison, published
 from benchmarks.document import Block, Picture, Section, Table, Text, markdown
 from benchmarks.metrics import LEVEL, number
@@ -61,10 +61,10 @@ def _idle(rows: list[Comparison]) -> Text:
     below = {}
     for row in rows:
         best = max(row.idle.values(), default=-float("inf"))
-        for arm, iqm in ((row.arm, row.arm_iqm), (row.baseline, row.baseline_iqm)):
-            if iqm.value <= best:
+        for arm, returns in ((row.arm, row.ours), (row.baseline, row.theirs)):
+            if (iqm := metrics.iqm(returns)) <= best:
                 below[
-                    f"{row.suite}, {row.task}, {arm} ({number(iqm.value)}, {number(best)} for nothing)"
+                    f"{row.suite}, {row.task}, {arm} ({number(iqm)}, {number(best)} for nothing)"
                 ] = None
     return Text(
         "IQM no higher than what is had without an action or with random ones: "
@@ -79,10 +79,9 @@ def _table(rows: list[Comparison]) -> Table:
             row.arm,
             row.baseline,
             row.task,
-            str(row.seeds),
+            str(min(len(row.ours), len(row.theirs))),
             *(number(row.idle[way]) if row.idle else "-" for way in idle.WAYS),
-            str(row.arm_iqm),
-            str(row.baseline_iqm),
+            *(str(metrics.aggregates(each)["IQM"]) for each in (row.ours, row.theirs)),
             f"{row.improvement.probability:.2f}",
             number(row.improvement.p_value),
             number(row.corrected),
@@ -124,11 +123,11 @@ def _curves(found: list[Findings], results: Path) -> Section:
 
 
 def _too_few(found: list[Findings]) -> Section:
-    """Return links to the suites with too few seeds to compare, and where nothing was learned."""
+    """Return links to the suites with too few seeds to compare, and what was not learned."""
     section = Section("Too few seeds to compare")
     for each in found:
         idle_on = [task for task in each.tasks if not each.learned(task)]
-        nothing = f"; nothing was learned on {', '.join(idle_on)}" if idle_on else ""
+        nothing = f"; not learned at the end: {', '.join(idle_on)}" if idle_on else ""
         name = each.suite.name
         section.blocks.append(Text(f"[{name}]({name}/report.md){nothing}."))
     return section

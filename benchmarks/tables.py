@@ -5,9 +5,12 @@ import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.document import Block, Table, Text, markdown_block
+from benchmarks.idle import WAYS, key
+from benchmarks.metrics import number
 from benchmarks.results import RESULTS
 from benchmarks.suite import SuiteError
 
@@ -82,10 +85,24 @@ def overhead(path: Path) -> Table:
     return Table(["what", "with", "added time, median [quartiles]"], rows, caption)
 
 
+def idle(path: Path) -> Table:
+    """Return what environments return for nothing: mean [lowest, highest] of episodes."""
+    rows = []
+    for row in json.loads(path.read_text())["rows"]:
+        found = (row[way] for way in WAYS)
+        cells = (f"{number(mean(x))} [{number(min(x))}, {number(max(x))}]" for x in found)
+        rows.append([key(row["env"], row["env_kwargs"]), str(len(row[WAYS[0]])), *cells])
+    caption = (
+        "Return of an episode: mean [lowest, highest]; random actions are uniform over their range"
+    )
+    return Table(["environment", "episodes", "no action", "random actions"], rows, caption)
+
+
 TABLES: dict[str, Callable[[Path], Table]] = {
     "benchmarks.throughput": throughput,
     "benchmarks.sbx": throughput,
     "benchmarks.floor_audit": floor_audit,
+    "benchmarks.idle": idle,
     "benchmarks.overhead": overhead,
 }
 

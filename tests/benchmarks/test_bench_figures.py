@@ -91,7 +91,7 @@ def test_what_learned_nothing_is_marked(tmp_path: Path, drawn: list[Figure]) -> 
         found = findings(tmp_path, levels={"sac": -1500.0, "era": level})
         assert found.learned("pendulum") is learned
         figures.learning_curves(found, tmp_path / "x.png")
-        assert ("nothing learned" in drawn[-1].axes[0].get_title()) is not learned
+        assert ("not learned" in drawn[-1].axes[0].get_title()) is not learned
 
 
 def test_more_than_three_arms_have_a_panel_each_beside_the_baseline(

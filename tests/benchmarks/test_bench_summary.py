@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bench_tiny import made_up, tiny
 
 from benchmarks import compare, idle, metrics, report, scores, suite, summary
-from benchmarks.metrics import Improvement, Interval
+from benchmarks.metrics import Improvement
 from era_rl.runs.folder import write_json
 
 FIVE = ("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4]")
@@ -35,17 +36,17 @@ def compared(folder: Path, era: float, *changes: tuple[str, str]) -> list[compar
 )
 def test_verdicts(tmp_path: Path, era: float, verdict: str) -> None:
     (row,) = compared(tmp_path, era, FIVE)
-    assert (row.arm, row.baseline, row.task, row.seeds) == ("era", "sac", "pendulum", 5)
+    assert (row.arm, row.baseline, row.task) == ("era", "sac", "pendulum")
     assert row.verdict == verdict
-    assert row.arm_iqm.value == pytest.approx(era, abs=2.0)
-    assert row.baseline_iqm.value == pytest.approx(-800.0, abs=2.0)
+    assert metrics.iqm(row.ours) == pytest.approx(era, abs=2.0)
+    assert metrics.iqm(row.theirs) == pytest.approx(-800.0, abs=2.0)
 
 
 @pytest.mark.parametrize(("corrected", "verdict"), [(0.05, "better"), (0.051, "cannot be told")])
 def test_a_verdict_is_one_after_correction(corrected: float, verdict: str) -> None:
     """A verdict needs Holm's p <= 0.05; the p-value of the comparison alone gives none."""
-    iqm, improvement = Interval(0.0, 0.0, 0.0), Improvement(0.9, 0.001)
-    row = compare.Comparison("s", "a", "b", "t", 5, iqm, iqm, {}, improvement, corrected)
+    returns, improvement = np.zeros((5, 1)), Improvement(0.9, 0.001)
+    row = compare.Comparison("s", "a", "b", "t", returns, returns, {}, improvement, corrected)
     assert row.verdict == verdict
 
 
@@ -54,7 +55,7 @@ def test_several_tasks_are_compared_together_too(tmp_path: Path) -> None:
     rows = compared(tmp_path, -400.0, FIVE, (task, f"{task}\n  {task.replace('pend', 'nod')}"))
     assert [row.task for row in rows] == ["all", "pendulum", "nodulum"]
     # 0 is the better of no action and random actions, -950, and 1 the suite's 0
-    assert rows[0].arm_iqm.value == pytest.approx(550.0 / 950.0, abs=0.01)
+    assert metrics.iqm(rows[0].ours) == pytest.approx(550.0 / 950.0, abs=0.01)
     assert [row.improvement.p_value for row in rows] == pytest.approx(
         [2 / 252**2, 2 / 252, 2 / 252]
     )
