@@ -175,7 +175,7 @@ def kind_of(settings: dict[str, Any]) -> str:
 
 def _truncated(head: TruncatedGaussianHead) -> Callable[[Tensor], Tensor]:
     def entropy(raw: Tensor) -> Tensor:
-        loc, log_std = head.loc_log_std(raw)
+        loc, log_std = head.params(raw)
         return truncated_normal_entropy(loc.double(), log_std.double()).sum(-1)
 
     return entropy
@@ -183,7 +183,7 @@ def _truncated(head: TruncatedGaussianHead) -> Callable[[Tensor], Tensor]:
 
 def _tanh(head: GaussianHead) -> Callable[[Tensor], Tensor]:
     def entropy(raw: Tensor) -> Tensor:
-        loc, log_std = head.loc_log_std(raw)
+        loc, log_std = head.params(raw)
         return tanh_normal_entropy(loc.double(), log_std.double()).sum(-1)
 
     return entropy

@@ -44,8 +44,8 @@ def plain_head(raw: Tensor) -> tuple[Tensor, Tensor]:
 def head_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """Return a forward and backward pass of every head, by name."""
     dim = args.action_dim
-    exact = TruncatedGaussianHead(dim).to(args.device).loc_log_std
-    eq11 = TruncatedGaussianHead(dim, floor="gaussian").to(args.device).loc_log_std
+    exact = TruncatedGaussianHead(dim).to(args.device).params
+    eq11 = TruncatedGaussianHead(dim, floor="gaussian").to(args.device).params
     heads = {PLAIN: plain_head, "exact": exact, "gaussian": eq11}
     if args.compile:
         heads["exact, compiled"] = torch.compile(exact, fullgraph=True)

@@ -77,7 +77,7 @@ def floors() -> Figure:
         ("Eq. 11", "--", ORANGE, {"floor": "gaussian"}),
     ):
         head = TruncatedGaussianHead(dims, target_entropy=asked * dims, **options)
-        loc, log_std = head.loc_log_std(raw[:, : head.raw_dim])
+        loc, log_std = head.params(raw[:, : head.raw_dim])
         axes.plot(
             states,
             truncated_normal_entropy(loc, log_std).mean(-1),
@@ -105,7 +105,7 @@ def shares() -> Figure:
         head = TruncatedGaussianHead(3, target_entropy=asked, slack=slack)
         raw = torch.zeros(len(raw_log_std), 7)
         raw[:, 6] = raw_log_std
-        total = truncated_normal_entropy(*head.loc_log_std(raw)).sum(-1)
+        total = truncated_normal_entropy(*head.params(raw)).sum(-1)
         right.plot(raw_log_std, total, style, color=color, label=f"slack = {slack:g}")
     right.axhline(asked, color="black", linewidth=0.8)
     right.annotate("H0", (5.3, asked + 0.08), fontsize=9)
@@ -120,7 +120,7 @@ def _draw_shares(axes: Axes, raw_log_std: Tensor, asked: float) -> None:
     head = TruncatedGaussianHead(3, target_entropy=asked)
     raw = torch.zeros(len(raw_log_std), 6)
     raw[:, 3] = raw_log_std
-    h = truncated_normal_entropy(*head.loc_log_std(raw))
+    h = truncated_normal_entropy(*head.params(raw))
     axes.plot(raw_log_std, h[:, 0], color=BLUE, label="dimension 1")
     axes.plot(raw_log_std, h[:, 1], "--", color=ORANGE, label="dimensions 2 and 3, each")
     axes.plot(raw_log_std, h.sum(-1), color="black", linewidth=0.8, label="sum = H0")

@@ -24,10 +24,10 @@ _NO_LOGITS = (
 class ERAHead(CategoricalHead):
     """Logits whose softmax keeps at least target_entropy nats: see :func:`era_rl.core.softmax_era`.
 
-    Put it after a classifier's last layer, in training and at inference. It has neither parameters
-    nor buffers, keeps the order of the classes, and computes and returns float32, under autocast too:
-    in bfloat16 a fifth of the top-5 sets would change. Take top-k from the raw logits: the smallest
-    probabilities tie in float32. The floor is that of a softmax, one class an image: under a
+    Put it after a classifier's last layer, in training and at inference. It has no parameters (its
+    floor is a buffer), keeps the order of the classes, and computes and returns float32, under autocast
+    too: in bfloat16 a fifth of the top-5 sets would change. Take top-k from the raw logits: the
+    smallest probabilities tie in float32. The floor is that of a softmax, one class an image: under a
     multi-label loss (a sigmoid a class) it means nothing.
 
     "lambert" is the paper's activation: cheap and smooth, but not tight (``entropy_floor`` is above

@@ -66,7 +66,7 @@ def least_margins(steps: int, every: int, rows: int, **kwargs: Any) -> tuple[int
     trained = model(**kwargs).learn(steps, callback=callback)
     head, margins = trained.policy.head, []
     for raw in callback.collected:
-        loc, log_std = head.loc_log_std(raw)
+        loc, log_std = head.params(raw)
         entropy = truncated_normal_entropy(loc.double(), log_std.double()).sum(-1)
         margins.append((entropy - head.target_entropy).min().item())
     # the networks did change

@@ -18,7 +18,9 @@ from era_rl.core.categorical import (
 )
 from era_rl.core.entropy import at_least_float32, truncated_normal_log_std
 from era_rl.core.feasibility import (
+    LOG_STD_MIN,
     MAX_ENTROPY,
+    all_numbers,
     check_gaussian_floor,
     check_softmax_floor,
     check_truncated_floor,
@@ -31,9 +33,9 @@ SoftmaxMethod = Literal["lambert", "paper", "temperature"]
 def gaussian_era(
     raw_log_std: Tensor,
     *,
-    target_entropy: float,
-    log_std_min: float = -8.0,
-    log_std_max: float = 0.0,
+    target_entropy: float | Tensor,
+    log_std_min: float | Tensor = LOG_STD_MIN,
+    log_std_max: float | Tensor = 0.0,
     delta: float | Tensor = 0.0,
 ) -> Tensor:
     """Return log_std whose Gaussian entropy is at least target_entropy + delta, but rounding (Eq. 11).
@@ -44,10 +46,11 @@ def gaussian_era(
 
     Args:
         raw_log_std: Network output, shape (..., action_dim).
-        target_entropy: H0 in nats, summed over dimensions.
+        target_entropy: H0 in nats, summed over dimensions. As with the bounds and delta, a tensor,
+            broadcastable with ``raw_log_std``, is not checked.
         log_std_min: Lower bound of log_std; clamping to it only adds entropy.
         log_std_max: Upper bound of log_std.
-        delta: Compensation for the truncation, in nats; a tensor is not checked.
+        delta: Compensation for the truncation, in nats.
 
     Returns:
         log_std, shape (..., action_dim).
@@ -58,8 +61,9 @@ def gaussian_era(
     """
     (raw_log_std,) = at_least_float32(raw_log_std)
     action_dim = _last_dim(raw_log_std, "raw_log_std")
-    fixed_delta = 0.0 if isinstance(delta, Tensor) else delta
-    check_gaussian_floor(target_entropy, action_dim, log_std_min, log_std_max, fixed_delta)
+    if all_numbers(target_entropy, log_std_min, log_std_max):
+        fixed_delta = 0.0 if isinstance(delta, Tensor) else delta
+        check_gaussian_floor(target_entropy, action_dim, log_std_min, log_std_max, fixed_delta)  # type: ignore[arg-type]
     spent = target_entropy + delta - action_dim * (GAUSSIAN_CONSTANT + log_std_max)
     return (log_std_max + spent * raw_log_std.softmax(-1)).clamp_min(log_std_min)
 
@@ -68,8 +72,8 @@ def truncated_normal_era(
     loc: Tensor,
     raw_log_std: Tensor,
     *,
-    target_entropy: float,
-    log_std_min: float = -8.0,
+    target_entropy: float | Tensor,
+    log_std_min: float | Tensor = LOG_STD_MIN,
     slack_logit: Tensor | None = None,
 ) -> Tensor:
     """Return log_std at which the truncated normal's own entropy is at least target_entropy.
@@ -83,7 +87,8 @@ def truncated_normal_era(
     Args:
         loc: Location of the policy on [-1, 1], shape (..., action_dim).
         raw_log_std: Network output, the shape of ``loc``.
-        target_entropy: H0 in nats, summed over dimensions, for actions normalised to [-1, 1].
+        target_entropy: H0 in nats, summed over dimensions, for actions normalised to [-1, 1]. As with
+            the bound, a tensor, broadcastable with ``loc``, is not checked.
         log_std_min: Lower bound of log_std.
         slack_logit: Logit of the unspent share, shape (..., 1), or None to spend all of S.
 
@@ -100,10 +105,11 @@ def truncated_normal_era(
             f"loc has {loc.shape[-1:]} as its last dimension, raw_log_std {raw_log_std.shape[-1:]};"
             " both must be action_dim"
         )
-    check_truncated_floor(target_entropy, action_dim, log_std_min)
+    if all_numbers(target_entropy, log_std_min):
+        check_truncated_floor(target_entropy, action_dim, log_std_min)  # type: ignore[arg-type]
     # the inverse errs by rounding; this margin puts its result on the safe side of the floor
     margin = 16.0 * action_dim * torch.finfo(raw_log_std.dtype).eps
-    budget = action_dim * MAX_ENTROPY - target_entropy - margin
+    budget = (action_dim * MAX_ENTROPY - margin) - target_entropy
     logits = raw_log_std
     if slack_logit is not None:
         if slack_logit.shape[-1:] != (1,):
@@ -112,7 +118,7 @@ def truncated_normal_era(
     weights = logits.softmax(-1)[..., :action_dim]
     # below h(loc, log_std_min) for every |loc| <= 1, so that log_std is clamped there anyway: far from
     # uniform that is at least log_std_min + c - ln 2, the half normal's
-    lowest = log_std_min + GAUSSIAN_CONSTANT - LOG_TWO - 0.5
+    lowest = log_std_min + (GAUSSIAN_CONSTANT - LOG_TWO - 0.5)
     entropy = (MAX_ENTROPY - budget * weights).clamp_min(lowest)
     return truncated_normal_log_std(loc, entropy).clamp_min(log_std_min)
 
@@ -135,7 +141,7 @@ def softmax_era(
 
     Args:
         logits: z, any shape with num_classes >= 2 along ``dim``.
-        target_entropy: H0 in nats; for "temperature" also a tensor, one floor a row, not checked.
+        target_entropy: H0 in nats; a tensor, one floor for all rows or one a row, is not checked.
         tau: The paper's temperature constant, at least e (not SB3's Polyak ``tau``).
         method: "lambert", "paper" or "temperature".
         dim: The dimension of the classes.
@@ -149,17 +155,16 @@ def softmax_era(
     (logits,) = at_least_float32(logits)
     num_classes = int(logits.shape[dim])  # a tensor under torch.jit.trace
     if isinstance(target_entropy, Tensor):
-        if method != "temperature":
-            raise ValueError(f"a tensor target_entropy needs method='temperature', not {method!r}")
-        target = target_entropy.to(logits)
+        rows = target_entropy.unsqueeze(dim) if target_entropy.dim() else target_entropy
+        c = torch.exp(rows - 1.0)
     else:
         check_softmax_floor(target_entropy, num_classes, tau, method)
-        target = logits.new_full((), target_entropy)
+        c = math.exp(target_entropy - 1.0)
     if method == "temperature":
         last = logits.movedim(dim, -1)
+        target = torch.as_tensor(target_entropy, dtype=logits.dtype, device=logits.device)
         return temperature_logits(last, target.expand(last.shape[:-1])).movedim(-1, dim)
     a = math.log(tau) / tau
-    c = math.exp(float(target_entropy) - 1.0)
     # the paper's affine map of 1 - p cancels at large n; this form does not
     kappa = (c - a) / (num_classes - 1) + logits.softmax(dim) * (
         (num_classes * a - c) / (num_classes - 1)

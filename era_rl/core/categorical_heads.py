@@ -3,21 +3,61 @@
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from era_rl.core.activations import SoftmaxMethod, softmax_era
-from era_rl.core.entropy import at_least_float32, categorical_entropy
-from era_rl.core.feasibility import check_count, check_softmax_floor
-from era_rl.core.heads import Head, resolve_target_entropy
+from era_rl.core.entropy import (
+    at_least_float32,
+    categorical_entropy,
+    categorical_log_prob,
+    categorical_sample,
+)
+from era_rl.core.feasibility import AUTO_FRACTION, check_count, check_softmax_floor
+from era_rl.core.head import DeterministicAction, Head, Params, resolve_target_entropy
 
-AUTO_FRACTION = 0.3
-"""The default floor of a discrete policy, as a fraction of the largest entropy possible."""
+
+class _CategoricalParams(Head):
+    """What the discrete heads share: logits in, logits out, and independent categoricals of them."""
+
+    default_in_keys = ("logits",)
+    default_out_keys = ("logits",)
+    _independent = False
+    """Whether an action has several components, its last dimension."""
+
+    def _components(self, logits: Tensor) -> Tensor:
+        """Return logits (..., raw_dim) as those of each component along the last dimension."""
+        return logits
+
+    def _sum(self, value: Tensor) -> Tensor:
+        return value.sum(-1) if self._independent else value
+
+    def params(self, raw: Tensor) -> Params:
+        """Return (logits,) with the floor, shape (..., raw_dim)."""
+        return (self(raw),)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """Return the actions that the noise gives (:func:`categorical_sample`), integers."""
+        return categorical_sample(self._components(params[0]), noise)
+
+    def log_prob(self, params: Params, action: Tensor, shared: Any = None) -> Tensor:
+        """Return ln p(action), shape (...), summed over components."""
+        return self._sum(categorical_log_prob(self._components(params[0]), action))
+
+    def entropy(self, params: Params, shared: Any = None) -> Tensor:
+        """Return -sum p ln p in nats, shape (...), summed over components."""
+        return self._sum(categorical_entropy(self._components(params[0])))
+
+    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
+        """Return the most likely actions, which the floor leaves as they are; ValueError for "mean"."""
+        if action != "mode":
+            raise ValueError(f"action={action!r} must be 'mode': a discrete policy has no mean")
+        return self._components(raw).argmax(-1)
 
 
-class CategoricalHead(Head):
+class CategoricalHead(_CategoricalParams):
     """Logits whose softmax has an entropy floor: see :func:`softmax_era`.
 
     Args:
@@ -30,9 +70,6 @@ class CategoricalHead(Head):
         ValueError: If an argument is outside its range, or the floor infeasible.
     """
 
-    default_in_keys = ("logits",)
-    default_out_keys = ("logits",)
-
     def __init__(
         self,
         num_classes: int,
@@ -43,17 +80,19 @@ class CategoricalHead(Head):
     ) -> None:
         super().__init__()
         check_count("num_classes", num_classes, 2)
-        self.num_classes = num_classes
-        self.target_entropy = resolve_target_entropy(
-            target_entropy, AUTO_FRACTION * math.log(num_classes)
-        )
-        check_softmax_floor(self.target_entropy, num_classes, tau, method)
+        self.num_classes = self.raw_dim = num_classes
         self.tau = tau
         self.method: SoftmaxMethod = method
+        auto = AUTO_FRACTION * math.log(num_classes)
+        self._set_up(target_entropy=resolve_target_entropy(target_entropy, auto))
+
+    def check(self, **settings: float) -> None:
+        """Raise ValueError unless the method can hold the floor."""
+        check_softmax_floor(settings["target_entropy"], self.num_classes, self.tau, self.method)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return logits (..., num_classes) with the floor, float32 for half-precision inputs."""
-        return _floored(logits, self.num_classes, self.target_entropy, self.tau, self.method)
+        return _floored(logits, self.num_classes, self._target_entropy, self.tau, self.method)
 
     @property
     def entropy_floor(self) -> float:
@@ -67,14 +106,14 @@ class CategoricalHead(Head):
 
     @torch.no_grad()
     def _most_confident(self) -> Tensor:
-        one_hot = torch.zeros(self.num_classes, dtype=torch.float64)
+        one_hot = self._target_entropy.new_zeros(self.num_classes)
         one_hot[0] = 1e4
         return self(one_hot)
 
 
 @torch.fx.wrap  # one call to a tracer, which cannot follow the checks
 def _floored(
-    logits: Tensor, num_classes: int, target_entropy: float, tau: float, method: SoftmaxMethod
+    logits: Tensor, num_classes: int, target_entropy: Tensor, tau: float, method: SoftmaxMethod
 ) -> Tensor:
     if logits.dim() == 0 or logits.shape[-1] != num_classes:
         raise ValueError(
@@ -83,7 +122,7 @@ def _floored(
     return softmax_era(logits, target_entropy=target_entropy, tau=tau, method=method)
 
 
-class MultiCategoricalHead(Head):
+class MultiCategoricalHead(_CategoricalParams):
     """Logits of several independent categoricals, each with a share of one entropy floor.
 
     Component i, of n_i actions, gets the floor f ln n_i with f = H0 / sum_i ln n_i, so that the
@@ -99,8 +138,7 @@ class MultiCategoricalHead(Head):
         ValueError: If an argument is outside its range, or both floors are given.
     """
 
-    default_in_keys = ("logits",)
-    default_out_keys = ("logits",)
+    _independent = True
     _index: Tensor
     _possible: Tensor
     _position: Tensor
@@ -119,8 +157,7 @@ class MultiCategoricalHead(Head):
         self.num_actions = [int(n) for n in given]
         self.raw_dim = sum(self.num_actions)
         self.max_entropy = sum(math.log(n) for n in self.num_actions)
-        self.fraction = self._fraction(target_entropy, target_entropy_fraction)
-        self.target_entropy = self.fraction * self.max_entropy
+        self._set_up(target_entropy=self._nats(target_entropy, target_entropy_fraction))
         # components as rows of equal length: where each takes its logits from, and which are real
         widest = max(self.num_actions)
         starts = [sum(self.num_actions[:i]) for i in range(len(self.num_actions))]
@@ -134,42 +171,58 @@ class MultiCategoricalHead(Head):
         # where the real ones are: indexing with booleans would read the device, and not compile
         self.register_buffer("_position", real.flatten().nonzero().squeeze(-1), persistent=False)
 
+    def check(self, **settings: float) -> None:
+        """Raise ValueError unless the components can have the floor, in nats over all."""
+        nats = settings["target_entropy"]
+        if not 0.0 <= nats < self.max_entropy and not nats == self.max_entropy == 0.0:
+            raise ValueError(
+                f"target_entropy={nats} must be in [0, {self.max_entropy:.6g}) nats, the largest "
+                f"entropy of {self.num_actions} actions"
+            )
+
     def forward(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return logits (..., sum n_i) with the floor, -inf where ``mask`` is False.
 
         Args:
             logits: Raw outputs, the components one after the other, shape (..., sum n_i).
-            mask: Which actions are valid, bool of the same shape, at least one a component.
+            mask: Which actions are valid, bool of the same shape. A component of which none is gets
+                the uniform distribution, as in sb3-contrib.
         """
         if logits.dim() == 0 or logits.shape[-1] != self.raw_dim:
             raise ValueError(f"logits has shape {tuple(logits.shape)}, not (..., {self.raw_dim})")
         (logits,) = at_least_float32(logits)
-        valid = self._possible if mask is None else self._possible & mask[..., self._index]
-        rows = torch.where(valid, logits[..., self._index], -torch.inf)
-        target = self.fraction * valid.sum(-1).to(rows.dtype).log()
-        rows = softmax_era(rows, target_entropy=target, method="temperature")
+        rows, valid = logits[..., self._index], self._possible
+        if mask is not None:
+            valid = valid & mask[..., self._index]
+            none = ~valid.any(-1, keepdim=True)
+            rows, valid = rows.masked_fill(none, 0.0), valid | (self._possible & none)
+        target = self._fraction * valid.sum(-1).to(rows.dtype).log()
+        rows = softmax_era(
+            torch.where(valid, rows, -torch.inf), target_entropy=target, method="temperature"
+        )
         return rows.flatten(-2)[..., self._position]
 
     def floor(self, mask: Tensor) -> Tensor:
         """Return the floor in nats under a mask (..., sum n_i), summed over components, (...)."""
         counts = (self._possible & mask[..., self._index]).sum(-1)
-        return self.fraction * counts.to(torch.get_default_dtype()).log().sum(-1)
+        return (self._fraction * counts.clamp_min(1).to(torch.get_default_dtype()).log()).sum(-1)
 
-    def _fraction(self, target_entropy: float | Literal["auto"], fraction: float | None) -> float:
-        if fraction is not None and target_entropy != "auto":
+    @property
+    def _fraction(self) -> Tensor:
+        """f, of which nothing depends where no component has a choice."""
+        return self._target_entropy / (self.max_entropy or 1.0)
+
+    def _components(self, logits: Tensor) -> Tensor:
+        return torch.where(self._possible, logits[..., self._index], -torch.inf)
+
+    def _nats(self, target_entropy: float | Literal["auto"], fraction: float | None) -> float:
+        if fraction is None:
+            return resolve_target_entropy(target_entropy, AUTO_FRACTION * self.max_entropy)
+        if target_entropy != "auto":
             raise ValueError(
                 f"target_entropy={target_entropy} and target_entropy_fraction={fraction} exclude "
                 "each other"
             )
-        if fraction is None:
-            auto = AUTO_FRACTION * self.max_entropy
-            nats = resolve_target_entropy(target_entropy, auto)
-            if not (0.0 <= nats < self.max_entropy or nats == auto):
-                raise ValueError(
-                    f"target_entropy={nats} must be in [0, {self.max_entropy:.6g}) nats, the largest "
-                    f"entropy of {self.num_actions} actions"
-                )
-            return nats / self.max_entropy if self.max_entropy > 0.0 else AUTO_FRACTION
         if not 0.0 <= fraction < 1.0:
             raise ValueError(f"target_entropy_fraction={fraction} must be in [0, 1)")
-        return fraction
+        return fraction * self.max_entropy

@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from era_rl.core.entropy import at_least_float32, truncated_normal_entropy
-from era_rl.core.truncation import Truncation, second_moment, truncation
+from era_rl.core.entropy import at_least_float32
+from era_rl.core.truncation import (
+    Truncation,
+    log_density,
+    second_moment,
+    truncated_entropy,
+    truncation,
+    unit_log_prob,
+)
 
 _SQRT_HALF = math.sqrt(0.5)
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+# Gauss-Legendre nodes and weights of order 8: halves, the rest by symmetry
+_NODES = (0.1834346424956498, 0.525532409916329, 0.7966664774136267, 0.9602898564975363)
+_WEIGHTS = (0.362683783378362, 0.3137066458778873, 0.2223810344533745, 0.1012285362903763)
 
 
 def truncated_normal_sample(loc: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
@@ -57,6 +66,71 @@ def _inverse_cdf(t: Truncation, u: Tensor) -> Tensor:
     return torch.where(tail_low < tail_high, xi, -xi).clamp(alpha, beta)
 
 
+def truncated_normal_log_prob(loc: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
+    """Return the log density of Normal(loc, sigma^2) truncated to [-1, 1].
+
+    ln p(x) = -xi^2 / 2 - log_std - ln(2 pi) / 2 - ln mass, with xi = (x - loc) / sigma, and -inf off
+    the support.
+
+    Args:
+        loc: Location in [-1, 1], shape (..., action_dim).
+        log_std: Log scale of the parent normal, broadcastable with ``loc``.
+        x: Actions, broadcastable with ``loc``.
+
+    Returns:
+        Log densities in nats per dimension, the broadcast shape.
+    """
+    loc, log_std = torch.broadcast_tensors(*at_least_float32(loc, log_std))
+    return unit_log_prob(loc, log_std, x, truncation(loc, log_std))
+
+
+def truncated_normal_mean(loc: Tensor, log_std: Tensor) -> Tensor:
+    """Return the mean of Normal(loc, sigma^2) truncated to [-1, 1], loc + sigma m1.
+
+    m1 = (phi(alpha) - phi(beta)) / mass = -sign(loc) phi(nearer bound) (1 - exp(-2 |loc| / sigma^2)) /
+    mass, which does not cancel at small |loc| / sigma.
+
+    Args:
+        loc: Location in [-1, 1], shape (..., action_dim).
+        log_std: Log scale of the parent normal, broadcastable with ``loc``.
+
+    Returns:
+        Means, the broadcast shape.
+    """
+    loc, log_std = torch.broadcast_tensors(*at_least_float32(loc, log_std))
+    low, high = truncation(loc, log_std).ratios.unbind()
+    negative = loc < 0.0
+    distance = torch.where(
+        negative, -loc, loc
+    )  # its slope at 0 is one side's, not 0 as that of abs
+    factor = -torch.expm1(-2.0 * distance * torch.exp(-2.0 * log_std))
+    return loc + log_std.exp() * torch.where(negative, low, high) * factor
+
+
+def truncated_normal_variance(loc: Tensor, log_std: Tensor) -> Tensor:
+    """Return the variance of Normal(loc, sigma^2) truncated to [-1, 1], sigma^2 (m2 - m1^2).
+
+    Above sigma = 1, where the difference cancels, it is an integral by eight points, good to 1e-10.
+
+    Args:
+        loc: Location in [-1, 1], shape (..., action_dim).
+        log_std: Log scale of the parent normal, broadcastable with ``loc``.
+
+    Returns:
+        Variances, the broadcast shape.
+    """
+    loc, log_std = torch.broadcast_tensors(*at_least_float32(loc, log_std))
+    t = truncation(loc, log_std)
+    narrow = torch.exp(2.0 * log_std) * (second_moment(t) - t.ratios.sum(0).square())
+    x = loc.new_tensor([-n for n in _NODES] + list(_NODES))
+    log_weights = loc.new_tensor(_WEIGHTS * 2).log()
+    precision = torch.exp(-2.0 * log_std.clamp_min(0.0)).unsqueeze(-1)
+    p = torch.softmax(log_weights - 0.5 * precision * (x - loc.unsqueeze(-1)).square(), dim=-1)
+    mean = (p * x).sum(-1, keepdim=True)
+    wide = (p * (x - mean).square()).sum(-1)
+    return torch.where(log_std > 0.0, wide, narrow)
+
+
 class TruncatedNormal(Distribution):
     """Independent normals truncated to [low, high], as a distribution over action vectors.
 
@@ -100,6 +174,7 @@ class TruncatedNormal(Distribution):
         self.low = torch.as_tensor(low, dtype=loc.dtype, device=loc.device)
         self.high = torch.as_tensor(high, dtype=loc.dtype, device=loc.device)
         self._half_width = 0.5 * (self.high - self.low)
+        self._kept_truncation: Truncation | None = None
         split = loc.dim() - event_dims
         super().__init__(loc.shape[:split], loc.shape[split:], validate_args=validate_args)
 
@@ -122,6 +197,12 @@ class TruncatedNormal(Distribution):
     @property
     def _unit_log_std(self) -> Tensor:
         return (self.scale / self._half_width).log()
+
+    @property
+    def _truncation(self) -> Truncation:
+        if self._kept_truncation is None:  # density and entropy share it
+            self._kept_truncation = truncation(self._unit_loc, self._unit_log_std)
+        return self._kept_truncation
 
     def _from_unit(self, x: Tensor) -> Tensor:
         return (self.low + (x + 1.0) * self._half_width).clamp(self.low, self.high)
@@ -149,36 +230,28 @@ class TruncatedNormal(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean, loc + scale (phi(alpha) - phi(beta)) / mass.
-
-        phi(alpha) - phi(beta) = -sign(loc) phi(nearer bound) (1 - exp(-2 |loc| / scale^2)) on [-1, 1],
-        which does not cancel at small |loc| / scale.
-        """
-        loc, log_std = self._unit_loc, self._unit_log_std
-        t = truncation(loc, log_std)
-        ratio = -torch.expm1(-2.0 * loc.abs() * torch.exp(-2.0 * log_std))
-        shift = loc.sign() * t.ratios.abs().amax(0) * ratio
-        return self._from_unit(loc - log_std.exp() * shift)
+        """The mean (see :func:`truncated_normal_mean`)."""
+        return self._from_unit(truncated_normal_mean(self._unit_loc, self._unit_log_std))
 
     @property
     def variance(self) -> Tensor:
-        """The variance, scale^2 (m2 - m1^2), with the standardised moments m1 and m2."""
-        t = truncation(self._unit_loc, self._unit_log_std)
-        return self.scale.square() * (second_moment(t) - t.ratios.sum(0).square())
+        """The variance (see :func:`truncated_normal_variance`)."""
+        unit = truncated_normal_variance(self._unit_loc, self._unit_log_std)
+        return self._half_width.square() * unit
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return ln p(value) = -xi^2 / 2 - ln scale - ln(2 pi) / 2 - ln mass, -inf off the support."""
+        """Return ln p(value), -inf off the support (see :func:`truncated_normal_log_prob`)."""
         if self._validate_args:
             self._validate_sample(value)
-        mass = truncation(self._unit_loc, self._unit_log_std).mass
         xi = (value - self.loc) / self.scale
-        log_prob = -0.5 * xi * xi - self.scale.log() - _HALF_LOG_2PI - mass.log()
+        log_prob = log_density(xi, self.scale.log(), self._truncation)
         outside = (value < self.low) | (value > self.high)
         return self._sum_events(log_prob.masked_fill(outside, -math.inf))
 
     def entropy(self) -> Tensor:
         """Return the entropy in nats: that on [-1, 1] plus ln((high - low) / 2) per dimension."""
-        unit = truncated_normal_entropy(self._unit_loc, self._unit_log_std)
+        t = self._truncation
+        unit = truncated_entropy(self._unit_log_std, t, second_moment(t))
         return self._sum_events(unit + self._half_width.log())
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:

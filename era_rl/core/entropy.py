@@ -53,6 +53,34 @@ def categorical_entropy(logits: Tensor, dim: int = -1) -> Tensor:
     return -(probs * log_probs.masked_fill(probs == 0, 0.0)).sum(dim)
 
 
+def categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:
+    """Return ln p_action of softmax(logits).
+
+    Args:
+        logits: Unnormalised log-probabilities, shape (..., num_classes).
+        action: Classes, integers of shape (...).
+
+    Returns:
+        Log-probabilities, shape (...), -inf for an impossible class.
+    """
+    (logits,) = at_least_float32(logits)
+    return logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+
+
+def categorical_sample(logits: Tensor, u: Tensor) -> Tensor:
+    """Return the sample of softmax(logits) by the inverse CDF: the first class of a CDF above u.
+
+    Args:
+        logits: Unnormalised log-probabilities, shape (..., num_classes).
+        u: Uniform noise in [0, 1), shape (...).
+
+    Returns:
+        Classes, int64 of shape (...).
+    """
+    (logits,) = at_least_float32(logits)
+    return (logits.softmax(-1)[..., :-1].cumsum(-1) <= u.unsqueeze(-1)).sum(-1)
+
+
 def tanh_normal_entropy(loc: Tensor, log_std: Tensor) -> Tensor:
     """Return the entropy of tanh(x), x ~ N(loc, sigma^2), by quadrature.
 

@@ -1,9 +1,32 @@
-"""Which entropy floors can be held: the checks that constructors and functions share."""
+"""The default floors, and which can be held: the checks that constructors and functions share."""
 
 import math
 from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from era_rl.core.truncation import GAUSSIAN_CONSTANT, LOG_TWO
+
+NATS_PER_DIM = -0.5
+"""The default floor of a continuous policy per dimension, for actions normalised to [-1, 1]."""
+
+ON_POLICY_NATS_PER_DIM = -0.3
+"""That of PPO and A2C, as in the paper's PPO runs."""
+
+AUTO_FRACTION = 0.3
+"""The default floor of a discrete policy, as a fraction of the largest entropy possible."""
+
+LOG_STD_MIN = -8.0
+"""The default lower bound of log_std."""
+
+ON_POLICY_LOG_STD_MIN = -5.0
+"""That of PPO and A2C: at e^-8 the log-probability of an action on the other side of the range is
+-1.8e7 a dimension, at e^-5 -4.4e4."""
+
+WIDEST_RANGE = 1e9
+"""Bounds of actions this far apart stand for none, as dm_control's of 1e10 do."""
 
 MAX_ENTROPY = LOG_TWO - 1e-3
 """Largest entropy per dimension that `truncated_normal_era` gives: its supremum is ln 2 nats, where
@@ -86,3 +109,29 @@ def check_softmax_floor(target_entropy: float, num_classes: int, tau: float, met
             f"target_entropy={target_entropy} must be in ({lowest:.6g}, {highest:.6g}] nats for "
             f"num_classes={num_classes} and tau={tau}: above it larger logits get less probability"
         )
+
+
+def check_bounds(what: str, low: Any, high: Any) -> None:
+    """Raise ValueError unless a bounded action has a range in every dimension.
+
+    Args:
+        what: What has the bounds, for the message: "action_space=Box(...)" say.
+        low: Lower bounds, an array or a tensor of floating-point numbers.
+        high: Upper bounds, of the same shape.
+    """
+    low, high = torch.as_tensor(low), torch.as_tensor(high)
+    if not low.dtype.is_floating_point:
+        raise ValueError(f"{what} must have floating-point actions, not {low.dtype}")
+    low, high = low.double().flatten(), high.double().flatten()
+    bad = ~((low < high) & (high - low < WIDEST_RANGE))
+    if bad.any():
+        index = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{what}: the bounds of dimension {index} are low={low[index].item()} and "
+            f"high={high[index].item()}; they must be finite with 0 < high - low < {WIDEST_RANGE:g}"
+        )
+
+
+def all_numbers(*values: float | Tensor) -> bool:
+    """Return whether none is a tensor: a tensor's value is checked where it is set, not where used."""
+    return not any(isinstance(value, Tensor) for value in values)

@@ -14,6 +14,8 @@ LOG_TWO = math.log(2.0)
 GAUSSIAN_CONSTANT = 0.5 * math.log(2.0 * math.pi * math.e)
 """Entropy of the unit normal, c = ln(2 pi e) / 2 nats."""
 
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 
@@ -51,6 +53,17 @@ def truncation(loc: Tensor, log_std: Tensor) -> Truncation:
 def truncated_entropy(log_std: Tensor, t: Truncation, m2: Tensor) -> Tensor:
     """Return h = log_std + ln mass + ln(2 pi) / 2 + m2 / 2, m2 the second standardised moment."""
     return log_std + t.mass.log() + torch.add(GAUSSIAN_CONSTANT - 0.5, m2, alpha=0.5)
+
+
+def log_density(xi: Tensor, log_std: Tensor, t: Truncation) -> Tensor:
+    """Return ln p = -xi^2 / 2 - log_std - ln(2 pi) / 2 - ln mass, for xi within the bounds."""
+    return -0.5 * xi * xi - (log_std + t.mass.log() + HALF_LOG_2PI)
+
+
+def unit_log_prob(loc: Tensor, log_std: Tensor, x: Tensor, t: Truncation) -> Tensor:
+    """Return the log density of x on [-1, 1], -inf off it."""
+    log_prob = log_density((x - loc) * torch.exp(-log_std), log_std, t)
+    return log_prob.masked_fill(x.abs() > 1.0, -math.inf)
 
 
 def second_moment(t: Truncation) -> Tensor:

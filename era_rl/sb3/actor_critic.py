@@ -236,7 +236,7 @@ class ERAActorCriticMixin(CompiledPassesMixin, ActorCriticMixin):
         """Return loc and log_std, or logits, of raw outputs (batch, head.raw_dim)."""
         if isinstance(self.head, MultiCategoricalHead):
             return super().dist_params(raw)
-        loc, log_std = self.head.loc_log_std(raw)
+        loc, log_std = self.head.params(raw)
         return loc, log_std + self.log_half_range
 
     def entropy(self, obs: PyTorchObs) -> Tensor:

@@ -9,7 +9,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from era_rl.core.heads import Floor
+from era_rl.core.gaussian_heads import Floor
 from era_rl.sb3.actor_critic import (
     ERAActorCriticCnnPolicy,
     ERAActorCriticPolicy,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from era_rl.core import GaussianHead, LearnedDelta
 from era_rl.core.compensation import DELTA_LEARNING_RATE
-from era_rl.core.heads import Floor
+from era_rl.core.gaussian_heads import Floor
 from era_rl.sb3.distributions import DeterministicAction
 from era_rl.sb3.policies import BoundedDistribution
 from era_rl.sb3.simba import ObservingMixin

@@ -129,7 +129,7 @@ class ERAActorMixin(CompiledPassesMixin):
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return loc, log_std and no further arguments (SB3's hook)."""
-        return *self.head.loc_log_std(self.raw_params(obs)), {}
+        return *self.head.params(self.raw_params(obs)), {}
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """Return sampled actions, (batch, action_dim), and their log densities, (batch,)."""
@@ -213,7 +213,7 @@ class ERAPolicyMixin(BasePolicy):
 
     def dist_params(self, raw: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return loc and log_std, each (batch, action_dim), of raw outputs."""
-        return self.head.loc_log_std(raw)
+        return self.head.params(raw)
 
     def entropy(self, obs: PyTorchObs) -> Tensor:
         """Return the policy's own entropy in nats at each observation, shape (batch,)."""

@@ -140,17 +140,16 @@ class ERAActor(ProbabilisticActor):
         return half_width.log().sum().item()
 
     @property
-    def gaussian_head(self) -> GaussianHead:
+    def gaussian_head(self) -> GaussianHead | TruncatedGaussianHead:
         """The head that holds Eq. 11 and its delta.
 
         Raises:
             ValueError: If the actor has none: it needs floor="gaussian" or distribution="tanh".
         """
-        heads = [leaf.head for leaf in self._leaves]
-        found = [h.gaussian if isinstance(h, TruncatedGaussianHead) else h for h in heads]
-        if len(found) != 1 or not isinstance(found[0], GaussianHead):
+        heads: list[Any] = [leaf.head for leaf in self._leaves]
+        if len(heads) != 1 or getattr(heads[0], "floor", None) != "gaussian":
             raise ValueError("delta needs one action with floor='gaussian' or distribution='tanh'")
-        return found[0]
+        return heads[0]
 
 
 def _one_leaf(leaf: Leaf, noise_key: NestedKey | None) -> dict[str, Any]:

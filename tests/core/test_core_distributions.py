@@ -8,7 +8,14 @@ import pytest
 import torch
 from scipy import stats
 
-from era_rl.core import TruncatedNormal, truncated_normal_entropy, truncated_normal_sample
+from era_rl.core import (
+    TruncatedNormal,
+    truncated_normal_entropy,
+    truncated_normal_log_prob,
+    truncated_normal_mean,
+    truncated_normal_sample,
+    truncated_normal_variance,
+)
 
 LOCS = (-1.0, -0.97, -0.4, 0.0, 0.6, 0.999, 1.0)
 LOG_STDS = (-8.0, -5.0, -2.0, -0.5, 0.0, 2.0)
@@ -184,6 +191,43 @@ def test_bounds_may_differ_by_dimension() -> None:
         one = TruncatedNormal(loc[:, i], scale[:, i], low[i].item(), high[i].item(), event_dims=0)
         torch.testing.assert_close(both.log_prob(x)[..., i], one.log_prob(x[..., i]))
         torch.testing.assert_close(both.mean[..., i], one.mean)
+
+
+def _by_quadrature(loc: torch.Tensor, log_std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of the density on [-1, 1] by the midpoint rule, in float64."""
+    x = (torch.arange(60_000, dtype=torch.float64) + 0.5) / 30_000.0 - 1.0
+    logits = -0.5 * ((x - loc.unsqueeze(-1)) * torch.exp(-log_std).unsqueeze(-1)).square()
+    p = logits.softmax(-1)
+    mean = (p * x).sum(-1)
+    return mean, (p * (x - mean.unsqueeze(-1)).square()).sum(-1)
+
+
+def test_mean_and_variance_are_the_integrals_with_their_slopes() -> None:
+    """E[x] = loc + sigma m1, Var[x] = sigma^2 (m2 - m1^2): at loc = 0 and at huge sigma too."""
+    loc = torch.tensor([-1.0, -0.3, 0.0, 1e-4, 0.9], dtype=torch.float64)
+    loc, log_std = torch.meshgrid(loc, torch.linspace(-3.0, 8.0, 12).double(), indexing="ij")
+    for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 3e-5)):
+        arguments = [x.to(dtype).requires_grad_() for x in (loc, log_std)]
+        exact = [x.clone().requires_grad_() for x in (loc, log_std)]
+        ours = truncated_normal_mean(*arguments), truncated_normal_variance(*arguments)
+        for found, expected in zip(ours, _by_quadrature(*exact), strict=True):
+            slopes = torch.autograd.grad(found.sum(), arguments, retain_graph=True)
+            expected_slopes = torch.autograd.grad(expected.sum(), exact, retain_graph=True)
+            for a, b in zip((found, *slopes), (expected, *expected_slopes), strict=True):
+                torch.testing.assert_close(a.double(), b, rtol=0.0, atol=tolerance)
+
+
+def test_density_and_entropy_share_their_truncation() -> None:
+    """ln p and H from one object are those of the functions, ln p -inf off the support."""
+    loc, log_std = torch.tanh(torch.randn(7, 3)), torch.randn(7, 3)
+    policy = TruncatedNormal(loc, log_std.exp())
+    x = policy.sample()
+    log_prob, entropy = policy.log_prob(x), policy.entropy()
+    expected = truncated_normal_log_prob(loc, log_std, x).sum(-1)
+    torch.testing.assert_close(log_prob, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy, truncated_normal_entropy(loc, log_std).sum(-1))
+    outside = truncated_normal_log_prob(loc, log_std, torch.full_like(loc, 1.1))
+    assert (outside == -math.inf).all()
 
 
 def test_rsample_carries_gradients_through_the_bounds() -> None:

@@ -92,11 +92,6 @@ REFUSALS = [
         "method='exact' must be 'lambert', 'paper'",
     ),
     (
-        softmax,
-        {"target_entropy": torch.full((5,), 0.5)},
-        "tensor target_entropy needs method='temperature', not 'lambert'",
-    ),
-    (
         partial(softmax_era, torch.zeros(5, 1)),
         {"target_entropy": 0.0, "method": "temperature"},
         "num_classes=1 must be at least 2",

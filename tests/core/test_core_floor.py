@@ -42,7 +42,7 @@ def _continuous_audit(action_dim: int, dtype: torch.dtype, states: int) -> tuple
     for floor in FLOORS:
         head = TruncatedGaussianHead(action_dim, target_entropy=floor * action_dim)
         for count in _chunks(states // len(FLOORS) + 1, action_dim):
-            loc, log_std = head.loc_log_std(raw_states(count, action_dim, dtype))
+            loc, log_std = head.params(raw_states(count, action_dim, dtype))
             loc, log_std = loc.double().numpy(), log_std.double().numpy()
             entropy = oracle.truncated_normal_entropy(loc, log_std)
             excess = entropy.mean(-1) - floor
@@ -81,7 +81,7 @@ def test_gradient_descent_on_the_entropy_stops_at_the_continuous_floor(floor, dt
     action_dim = 6
     head = TruncatedGaussianHead(action_dim, target_entropy=floor * action_dim, slack=slack)
     start = torch.randn(256, head.raw_dim, dtype=dtype)
-    for loc, log_std in _descend(start, head.loc_log_std, _truncated_total):
+    for loc, log_std in _descend(start, head.params, _truncated_total):
         entropy = oracle.truncated_normal_entropy(loc.double().numpy(), log_std.double().numpy())
         assert (entropy.sum(-1) >= floor * action_dim).all()
 
@@ -93,7 +93,7 @@ def test_floor_holds_with_slack(slack, dtype) -> None:
     head = TruncatedGaussianHead(action_dim, target_entropy=floor * action_dim, slack=slack)
     raw = raw_states(20_000, action_dim, dtype)
     logit = torch.randn(20_000, 1, dtype=dtype) * 10.0 ** torch.randint(-3, 5, (20_000, 1))
-    loc, log_std = head.loc_log_std(torch.cat([raw, logit], -1))
+    loc, log_std = head.params(torch.cat([raw, logit], -1))
     entropy = oracle.truncated_normal_entropy(loc.double().numpy(), log_std.double().numpy())
     assert (entropy.mean(-1) >= floor).all()
 
@@ -108,7 +108,7 @@ def test_floor_holds_at_the_scale_that_the_head_returns() -> None:
 def test_floor_holds_to_rounding_at_the_lowest_scales(log_std_min) -> None:
     for floor in (-18.0, -12.0, -8.0):
         head = TruncatedGaussianHead(2, target_entropy=2.0 * floor, log_std_min=log_std_min)
-        loc, log_std = head.loc_log_std(raw_states(100_000, 2, torch.float32))
+        loc, log_std = head.params(raw_states(100_000, 2, torch.float32))
         entropy = oracle.truncated_normal_entropy(loc.double().numpy(), log_std.double().numpy())
         assert (entropy.mean(-1) >= floor - 1e-5).all()
 

@@ -149,7 +149,7 @@ def test_functions_never_read_values(case) -> None:
 
 
 def _surprise(raw: Tensor, u: Tensor) -> Tensor:
-    loc, log_std = TruncatedGaussianHead(DIM, slack=0.2).loc_log_std(raw)
+    loc, log_std = TruncatedGaussianHead(DIM, slack=0.2).params(raw)
     action = truncated_normal_sample(loc, log_std, u)
     return TruncatedNormal(loc, log_std.exp()).log_prob(action)
 

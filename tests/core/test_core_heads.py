@@ -75,15 +75,14 @@ def test_exact_head_is_the_activation_on_tanh_means() -> None:
 def test_gaussian_floor_is_equation_11_with_its_delta_buffer() -> None:
     raw = torch.randn(5, 8)
     head = TruncatedGaussianHead(4, target_entropy=1.0, floor="gaussian", delta=0.5)
-    assert [name for name, _ in head.named_buffers()] == ["gaussian.delta"]
-    loc, log_std = head.loc_log_std(raw)
+    loc, log_std = head.params(raw)
     assert torch.equal(loc, raw[:, :4].tanh())
     expected = gaussian_era(raw[:, 4:], target_entropy=1.0, delta=0.5)
     torch.testing.assert_close(log_std, expected)
     assert (normal_entropy(log_std).sum(-1) >= 1.5 - 1e-5).all()
-    head.gaussian.delta.fill_(0.1)
+    head.delta.fill_(0.1)
     expected = gaussian_era(raw[:, 4:], target_entropy=1.0, delta=0.1)
-    torch.testing.assert_close(head.loc_log_std(raw)[1], expected)
+    torch.testing.assert_close(head.params(raw)[1], expected)
 
 
 def test_gaussian_head_leaves_the_mean_unbounded() -> None:
@@ -97,7 +96,7 @@ def test_gaussian_head_leaves_the_mean_unbounded() -> None:
 def test_slack_starts_at_its_share_of_the_budget(slack) -> None:
     head = TruncatedGaussianHead(4, target_entropy=-2.0, slack=slack)
     assert head.raw_dim == 9
-    loc, log_std = head.loc_log_std(torch.zeros(9, dtype=torch.float64))
+    loc, log_std = head.params(torch.zeros(9, dtype=torch.float64))
     entropy = truncated_normal_entropy(loc, log_std).sum().item()
     budget = 4 * (math.log(2.0) - 1e-3) + 2.0
     assert entropy == pytest.approx(-2.0 + slack * budget, abs=1e-9)

@@ -28,9 +28,11 @@ def _loaded_by(statement: str) -> set[str]:
     return WATCHED & set(result.stdout.split())
 
 
-def test_the_core_needs_torch_and_tensordict_alone() -> None:
+def test_the_core_needs_torch_alone_and_tensordict_where_it_is_used() -> None:
     statement = "import era_rl.core; from era_rl import TruncatedGaussianHead"
-    assert _loaded_by(statement) == {"torch", "tensordict"}
+    assert _loaded_by(statement) == {"torch"}
+    used = f"{statement}; TruncatedGaussianHead(2).as_tensordict_module()"
+    assert _loaded_by(used) == {"torch", "tensordict"}
 
 
 def test_the_networks_need_torch_alone() -> None:

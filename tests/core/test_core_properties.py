@@ -122,7 +122,7 @@ def test_softmax_era_keeps_the_order_of_logits(width, method, spread, seed) -> N
 def test_the_floor_holds_for_any_floor_width_and_spread(width, floor, spread, seed) -> None:
     for dtype in (torch.float32, torch.float64):
         head = TruncatedGaussianHead(width, target_entropy=width * floor)
-        loc, log_std = head.loc_log_std(spread * _normal(seed, 50, 2 * width, dtype=dtype))
+        loc, log_std = head.params(spread * _normal(seed, 50, 2 * width, dtype=dtype))
         entropy = truncated_normal_entropy(loc.double(), log_std.double()).sum(-1)
         assert (entropy >= width * floor).all()
 

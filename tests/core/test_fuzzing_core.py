@@ -47,11 +47,11 @@ def check_truncated(arguments: dict[str, Any]) -> bool:
     if head is None:
         return False
     for dtype in (torch.float32, torch.float64):
-        loc, log_std = head.loc_log_std(raw_inputs(20, head.raw_dim).to(dtype))
+        loc, log_std = head.params(raw_inputs(20, head.raw_dim).to(dtype))
         assert log_std.isfinite().all()
         entropy = truncated_normal_entropy(loc.double(), log_std.double()).sum(-1)
         if arguments["floor"] == "gaussian":  # of the normal before truncation
-            entropy, delta = normal_entropy(log_std.double()).sum(-1), head.gaussian.delta.double()
+            entropy, delta = normal_entropy(log_std.double()).sum(-1), head.delta
             floor = head.target_entropy + delta
         else:
             floor = torch.tensor(head.target_entropy).double()

@@ -1,0 +1,304 @@
+"""Parameter-free heads for continuous actions: (..., 2 D) raw outputs in, loc and scale out.
+
+Called, each is a drop-in for ``tensordict.nn.NormalParamExtractor``.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from era_rl.core.activations import gaussian_era, truncated_normal_era
+from era_rl.core.distributions import truncated_normal_mean, truncated_normal_sample
+from era_rl.core.entropy import at_least_float32, normal_entropy, tanh_normal_entropy
+from era_rl.core.feasibility import (
+    LOG_STD_MIN,
+    NATS_PER_DIM,
+    check_count,
+    check_gaussian_floor,
+    check_truncated_floor,
+)
+from era_rl.core.head import (
+    DeterministicAction,
+    Head,
+    Params,
+    Setting,
+    as_number,
+    resolve_target_entropy,
+)
+from era_rl.core.truncation import (
+    HALF_LOG_2PI,
+    Truncation,
+    second_moment,
+    truncated_entropy,
+    truncation,
+    unit_log_prob,
+)
+
+Floor = Literal["exact", "gaussian"]
+
+
+def auto_target_entropy(action_dim: int, nats_per_dim: float = NATS_PER_DIM) -> float:
+    """Return the default floor, H0 = nats_per_dim action_dim, for actions normalised to [-1, 1]."""
+    return nats_per_dim * action_dim
+
+
+class _GaussianParams(Head):
+    """What the Gaussian heads share: raw outputs (..., raw_dim) -> (loc, log_std), and Eq. 11."""
+
+    default_in_keys = ("raw",)
+    default_out_keys = ("loc", "scale")
+    floor: Floor = "gaussian"
+    """Whose entropy is held: the policy's own, "exact", or that of the normal it is made from."""
+    log_std_min, log_std_max = Setting(), Setting()
+    delta: Tensor
+    """Compensation in nats of Eq. 11, a buffer, which a learner may overwrite."""
+    _log_std_min: Tensor
+    _log_std_max: Tensor
+
+    def __init__(
+        self,
+        action_dim: int,
+        target_entropy: float | Literal["auto"],
+        log_std_min: float,
+        log_std_max: float,
+        delta: float,
+    ) -> None:
+        super().__init__()
+        check_count("action_dim", action_dim)
+        self.action_dim = action_dim
+        self.raw_dim = 2 * action_dim
+        nats = resolve_target_entropy(target_entropy, auto_target_entropy(action_dim))
+        self.register_buffer("delta", torch.tensor(as_number("delta", delta), dtype=torch.float64))
+        self._set_up(target_entropy=nats, log_std_min=log_std_min, log_std_max=log_std_max)
+
+    def check(self, **settings: float) -> None:
+        """Raise ValueError unless Eq. 11 can hold the settings, given by name."""
+        check_gaussian_floor(**settings, action_dim=self.action_dim, delta=self.delta.item())
+
+    def forward(self, raw: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Return (loc, scale, *others), scale = exp(log_std); other tensors pass through."""
+        loc, log_std = self.params(raw)
+        return loc, log_std.exp(), *others
+
+    def _log_std(self, raw_log_std: Tensor) -> Tensor:
+        """Return Eq. 11's log_std with this head's settings, shape (..., action_dim)."""
+        return gaussian_era(
+            raw_log_std,
+            target_entropy=self._target_entropy,
+            log_std_min=self._log_std_min,
+            log_std_max=self._log_std_max,
+            delta=self.delta,
+        )
+
+    def _split(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if raw.dim() == 0 or raw.shape[-1] != self.raw_dim:
+            raise ValueError(f"raw has shape {tuple(raw.shape)}, not (..., raw_dim={self.raw_dim})")
+        (raw,) = at_least_float32(raw)
+        loc, log_std, slack = raw.tensor_split((self.action_dim, 2 * self.action_dim), dim=-1)
+        return loc, log_std, slack
+
+
+class GaussianHead(_GaussianParams):
+    """An unbounded normal with Eq. 11 on its log_std: see :func:`gaussian_era`.
+
+    Args:
+        action_dim: D.
+        target_entropy: H0 in nats over all dimensions, or "auto" = -0.5 D.
+        log_std_min: Lower bound of log_std.
+        log_std_max: Upper bound of log_std.
+        delta: Compensation in nats, kept in the buffer ``delta``, which a learner may overwrite.
+        half_range: Half the range of the actions, shape (action_dim,): floor, bounds and entropy are
+            those of std in units of it. None for actions as they are.
+
+    Raises:
+        ValueError: If an argument is outside its range, or the floor infeasible.
+    """
+
+    log_half_range: Tensor | None
+
+    def __init__(
+        self,
+        action_dim: int,
+        *,
+        target_entropy: float | Literal["auto"] = "auto",
+        log_std_min: float = LOG_STD_MIN,
+        log_std_max: float = 0.0,
+        delta: float = 0.0,
+        half_range: Tensor | None = None,
+    ) -> None:
+        super().__init__(action_dim, target_entropy, log_std_min, log_std_max, delta)
+        log_half_range = None if half_range is None else half_range.log()
+        self.register_buffer("log_half_range", log_half_range, persistent=False)
+
+    def params(self, raw: Tensor) -> Params:
+        """Return (loc, log_std) of raw outputs (..., 2 action_dim), loc unchanged."""
+        loc, raw_log_std, _ = self._split(raw)
+        log_std = self._log_std(raw_log_std)
+        return loc, log_std if self.log_half_range is None else log_std + self.log_half_range
+
+    def draw_noise(self, like: Tensor) -> Tensor:
+        """Return standard normal noise of the shape of ``like``."""
+        return torch.randn_like(like)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """Return loc + exp(log_std) noise, shape (..., action_dim)."""
+        loc, log_std = params
+        return torch.addcmul(loc, log_std.exp(), noise)
+
+    def log_prob(self, params: Params, action: Tensor, shared: Any = None) -> Tensor:
+        """Return ln p = sum_i -xi_i^2 / 2 - log_std_i - ln(2 pi) / 2, xi = (a - loc) / sigma, (...)."""
+        loc, log_std = params
+        xi = (action - loc) * torch.exp(-log_std)
+        return (-0.5 * xi * xi - log_std - HALF_LOG_2PI).sum(-1)
+
+    def entropy(self, params: Params, shared: Any = None) -> Tensor:
+        """Return sum_i log_std_i + ln(2 pi e) / 2, of actions in units of half the range, (...)."""
+        log_std = params[1]
+        if self.log_half_range is not None:
+            log_std = log_std - self.log_half_range
+        return normal_entropy(log_std).sum(-1)
+
+    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
+        """Return the mode, which is the mean: loc, shape (..., action_dim)."""
+        return self._split(raw)[0]
+
+
+class TanhGaussianHead(GaussianHead):
+    """A normal with Eq. 11 on its log_std, squashed by tanh: arguments as for :class:`GaussianHead`.
+
+    The floor is that of the normal before the squashing; the tanh takes away an amount that depends
+    on the state, so that the policy has no floor per state. ``params`` are those before the squashing.
+    """
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """Return tanh(loc + exp(log_std) noise), shape (..., action_dim)."""
+        return torch.tanh(super().sample(params, noise))
+
+    def log_prob(self, params: Params, action: Tensor, shared: Any = None) -> Tensor:
+        """Return ln p = ln N(x; loc, sigma) - sum_i ln(1 - a_i^2), a = tanh(x), shape (...).
+
+        Actions are kept a rounding inside of +-1, where x would be infinite.
+        """
+        inside = 1.0 - torch.finfo(action.dtype).eps
+        action = action.clamp(-inside, inside)
+        slope = torch.log1p(-action * action).sum(-1)
+        return super().log_prob(params, torch.atanh(action)) - slope
+
+    def entropy(self, params: Params, shared: Any = None) -> Tensor:
+        """Return the entropy of the squashed normal, by quadrature (:func:`tanh_normal_entropy`)."""
+        return tanh_normal_entropy(*params).sum(-1)
+
+    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
+        """Return tanh(loc), shape (..., action_dim); ValueError for the mean."""
+        if action != "mode":
+            raise ValueError(
+                f"action={action!r} must be 'mode': the mean of a tanh normal is not had"
+            )
+        return torch.tanh(super().deterministic(raw))
+
+
+class TruncatedGaussianHead(_GaussianParams):
+    """A normal truncated to [-1, 1], loc = tanh(raw mean), with an entropy floor.
+
+    ``floor="exact"`` holds the policy's own entropy (:func:`truncated_normal_era`);
+    ``floor="gaussian"`` holds that of the normal before truncation (Eq. 11), as the paper does.
+
+    Args:
+        action_dim: D.
+        target_entropy: H0 in nats over all dimensions, or "auto" = -0.5 D.
+        floor: "exact" or "gaussian".
+        log_std_min: Lower bound of log_std.
+        log_std_max: Upper bound of log_std; only for "gaussian" (the exact floor needs none).
+        delta: Compensation in nats; only for "gaussian".
+        slack: For "exact": the share of the entropy budget left unspent at the start, in (0, 1), for
+            a policy whose entropy may rise above the floor; the head then consumes 2 D + 1 outputs,
+            the slack logit last, offset by ln D + logit(slack). None spends it all.
+
+    Raises:
+        ValueError: If an argument is outside its range, or the floor infeasible.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        *,
+        target_entropy: float | Literal["auto"] = "auto",
+        floor: Floor = "exact",
+        log_std_min: float = LOG_STD_MIN,
+        log_std_max: float = 0.0,
+        delta: float = 0.0,
+        slack: float | None = None,
+    ) -> None:
+        if floor not in ("exact", "gaussian"):
+            raise ValueError(f"floor={floor!r} must be 'exact' or 'gaussian'")
+        if slack is not None and floor == "gaussian":
+            raise ValueError(f"slack={slack} needs floor='exact'")
+        if slack is not None and not 0.0 < slack < 1.0:
+            raise ValueError(f"slack={slack} must be in (0, 1), or None")
+        if delta != 0.0 and floor == "exact":
+            raise ValueError(f"delta={delta} needs floor='gaussian'; the exact floor has no bias")
+        self.floor = floor
+        super().__init__(action_dim, target_entropy, log_std_min, log_std_max, delta)
+        if slack is not None:
+            self.raw_dim += 1
+            self.slack_offset = math.log(action_dim) + math.log(slack / (1.0 - slack))
+
+    def check(self, **settings: float) -> None:
+        """Raise ValueError unless the floor of this head can hold the settings, given by name."""
+        if self.floor == "gaussian":
+            return super().check(**settings)
+        if (highest := settings["log_std_max"]) != 0.0:
+            raise ValueError(
+                f"log_std_max={highest} needs floor='gaussian'; the exact floor has none"
+            )
+        check_truncated_floor(settings["target_entropy"], self.action_dim, settings["log_std_min"])
+
+    def params(self, raw: Tensor) -> Params:
+        """Return (loc, log_std), each (..., action_dim), of raw outputs (..., raw_dim)."""
+        loc, raw_log_std, slack = self._split(raw)
+        loc = torch.tanh(loc)
+        if self.floor == "gaussian":
+            return loc, self._log_std(raw_log_std)
+        return loc, truncated_normal_era(
+            loc,
+            raw_log_std,
+            target_entropy=self._target_entropy,
+            log_std_min=self._log_std_min,
+            slack_logit=None if self.slack_offset is None else slack + self.slack_offset,
+        )
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """Return the actions in [-1, 1] that the noise gives (:func:`truncated_normal_sample`)."""
+        return truncated_normal_sample(*params, noise)
+
+    def shared(self, params: Params) -> Truncation:
+        """Return the truncation of the parameters."""
+        return truncation(*params)
+
+    def log_prob(self, params: Params, action: Tensor, shared: Truncation | None = None) -> Tensor:
+        """Return sum_i :func:`truncated_normal_log_prob`, shape (...)."""
+        loc, log_std = params
+        t = shared or truncation(loc, log_std)
+        return unit_log_prob(loc, log_std, action, t).sum(-1)
+
+    def entropy(self, params: Params, shared: Truncation | None = None) -> Tensor:
+        """Return sum_i :func:`truncated_normal_entropy`, shape (...)."""
+        t = shared or truncation(*params)
+        return truncated_entropy(params[1], t, second_moment(t)).sum(-1)
+
+    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
+        """Return the mode, tanh(raw mean), or the mean, within it near a bound, (..., action_dim)."""
+        if action == "mode":
+            return torch.tanh(self._split(raw)[0])  # no entropy is inverted for it
+        return truncated_normal_mean(*self.params(raw))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.floor == "exact":
+            state_dict.setdefault(f"{prefix}delta", self.delta)
+        elif f"{prefix}gaussian.delta" in state_dict:  # its name in files of before
+            state_dict[f"{prefix}delta"] = state_dict.pop(f"{prefix}gaussian.delta")
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

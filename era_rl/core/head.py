@@ -1,0 +1,149 @@
+"""A floored policy is one object: raw network outputs in, a distribution with an entropy floor out."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsFloat, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from tensordict import NestedKey
+    from tensordict.nn import TensorDictModule
+
+DeterministicAction = Literal["mode", "mean"]
+Params: TypeAlias = tuple[Tensor, ...]
+"""The parameters of a distribution: (loc, log_std), or (logits,)."""
+
+
+class Setting:
+    """A number of a head that may change while it is in use: ``head.target_entropy = -3.0``.
+
+    It lives in a buffer of the head, ``_target_entropy``, which compiled code and CUDA graphs read at
+    every call, and which is saved and loaded with the head. Setting it checks it with the head's
+    others, as their constructor does, and raises ValueError; reading it reads the device.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, head: "Head | None", owner: type | None = None) -> Any:
+        return self if head is None else head.get_buffer(f"_{self.name}").item()
+
+    def __set__(self, head: "Head", value: float) -> None:
+        number = as_number(self.name, value)
+        head.check(**{**head.settings(), self.name: number})
+        head.get_buffer(f"_{self.name}").fill_(number)
+
+
+class Head(nn.Module):
+    """A policy with an entropy floor, between a network's raw outputs and its actions.
+
+    ``params`` makes raw outputs (..., raw_dim) the parameters of a distribution, of which samples,
+    densities and entropies are functions, for any leading dimensions (...), without random state or
+    parameters of its own. SB3's and TorchRL's policies are wiring over it.
+    """
+
+    default_in_keys: ClassVar[tuple[str, ...]]
+    default_out_keys: ClassVar[tuple[str, ...]]
+    raw_dim: int
+    """Number of raw outputs that the head consumes."""
+    slack_offset: float | None = None
+    """Added to the slack logit; None where there is none, so that the entropy is pinned."""
+    target_entropy = Setting()
+    """H0 in nats, summed over dimensions or components; may be set while training."""
+    _target_entropy: Tensor
+
+    def params(self, raw: Tensor) -> Params:
+        """Return the distribution's parameters, of raw outputs (..., raw_dim)."""
+        raise NotImplementedError
+
+    def draw_noise(self, like: Tensor) -> Tensor:
+        """Return the noise of a sample, of the shape of ``like``, a batch of actions: uniform."""
+        return torch.rand_like(like)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """Return the actions that the noise gives."""
+        raise NotImplementedError
+
+    def shared(self, params: Params) -> Any:
+        """Return what density and entropy have in common, for who asks for both."""
+
+    def log_prob(self, params: Params, action: Tensor, shared: Any = None) -> Tensor:
+        """Return ln p(action), shape (...), summed over dimensions or components."""
+        raise NotImplementedError
+
+    def entropy(self, params: Params, shared: Any = None) -> Tensor:
+        """Return the distribution's own entropy in nats, shape (...), summed likewise."""
+        raise NotImplementedError
+
+    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
+        """Return the mode, or where it is another the mean, of raw outputs (..., raw_dim)."""
+        raise NotImplementedError
+
+    def check(self, **settings: float) -> None:
+        """Raise ValueError unless the head can hold its settings, given by name."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, float]:
+        """Return the settings by name, as :meth:`check` takes them."""
+        return {name: getattr(self, name) for name in self._setting_names()}
+
+    @classmethod
+    def _setting_names(cls) -> list[str]:
+        return [name for name in dir(cls) if isinstance(getattr(cls, name, None), Setting)]
+
+    def _set_up(self, **settings: float) -> None:
+        """Check the settings and register their buffers, in float64: a floor is never rounded."""
+        numbers = {name: as_number(name, value) for name, value in settings.items()}
+        self.check(**numbers)
+        for name, value in numbers.items():
+            self.register_buffer(f"_{name}", torch.tensor(value, dtype=torch.float64))
+
+    def as_tensordict_module(
+        self,
+        in_keys: "Sequence[NestedKey] | None" = None,
+        out_keys: "Sequence[NestedKey] | None" = None,
+    ) -> "TensorDictModule":
+        """Return the head as a TensorDict module, by default raw -> loc, scale or logits -> logits."""
+        from tensordict.nn import TensorDictModule  # loaded where it is used: torch is enough else
+
+        return TensorDictModule(
+            self,
+            in_keys=list(in_keys or self.default_in_keys),
+            out_keys=list(out_keys or self.default_out_keys),
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def keep(tensor: Tensor) -> Tensor:
+            if tensor.dtype != torch.float64:
+                return fn(tensor)
+            device = fn(torch.empty(0, device=tensor.device)).device
+            if device.type == "mps":  # which has no float64
+                return tensor.to(device, torch.float32)
+            moved = fn(tensor)
+            # half precision would move the floor
+            return moved if moved.dtype == tensor.dtype else tensor.to(device)
+
+        return super()._apply(keep, recurse)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name in self._setting_names():
+            # in a file of before they were saved: they stay as constructed
+            state_dict.setdefault(f"{prefix}_{name}", self.get_buffer(f"_{name}"))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def as_number(name: str, value: Any, allowed: str = "a number") -> float:
+    """Return an argument as a float; ValueError unless it is a number."""
+    if isinstance(value, str) or not isinstance(value, SupportsFloat):
+        raise ValueError(f"{name}={value!r} must be {allowed}")
+    return float(value)
+
+
+def resolve_target_entropy(target_entropy: float | Literal["auto"], auto: float) -> float:
+    """Return ``auto`` for "auto", or the number given; ValueError for anything else."""
+    if isinstance(target_entropy, str) and target_entropy == "auto":
+        return auto
+    return as_number("target_entropy", target_entropy, "a number of nats or 'auto'")

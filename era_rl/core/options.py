@@ -1,0 +1,198 @@
+"""What can be asked of a policy with an entropy floor, whatever library it acts in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+from torch import Tensor
+
+from era_rl.core.categorical_heads import MultiCategoricalHead
+from era_rl.core.feasibility import (
+    AUTO_FRACTION,
+    LOG_STD_MIN,
+    NATS_PER_DIM,
+    ON_POLICY_LOG_STD_MIN,
+    ON_POLICY_NATS_PER_DIM,
+)
+from era_rl.core.gaussian_heads import (
+    Floor,
+    GaussianHead,
+    TanhGaussianHead,
+    TruncatedGaussianHead,
+    auto_target_entropy,
+)
+from era_rl.core.head import DeterministicAction
+
+BoundedDistribution = Literal["truncated", "tanh", "normal"]
+BoundedHead = TruncatedGaussianHead | GaussianHead
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """The options of a policy, by default those of SAC, TQC and CrossQ; a value, compared by value.
+
+    A new option is a field here and what reads it: the algorithms of era_rl.sb3 take the fields as
+    arguments, hand them on whole, and save them.
+
+    Attributes:
+        target_entropy: H0 in nats, summed over action dimensions (of actions normalised to [-1, 1])
+            or components; "auto" = ``nats_per_dim`` action_dim, or for discrete actions
+            ``target_entropy_fraction`` of the largest entropy (not SB3's -action_dim).
+        nats_per_dim: H0 per action dimension, where ``target_entropy`` is "auto".
+        target_entropy_fraction: For discrete actions, H0 as a fraction of the largest entropy, in
+            [0, 1), where ``target_entropy`` is "auto".
+        floor: "exact" holds the policy's own entropy in every state, and is the default of a
+            truncated normal; "gaussian" is the paper's Eq. 11, which holds that of the normal before
+            it is truncated or squashed, and the only one of the others.
+        delta: Compensation in nats for "gaussian", or "auto" to learn it: then the floor holds in
+            expectation only.
+        log_std_min: Lower bound of log_std; clamping to it only adds entropy.
+        log_std_max: Upper bound of log_std, for "gaussian".
+        slack: For "exact", the share of the entropy budget left unspent at the start, in (0, 1);
+            None pins the entropy at the floor wherever log_std_min does not lift it.
+        distribution: For bounded actions: "truncated" (normal truncated to [-1, 1]), "tanh" (squashed
+            normal: its floor is not per state) or "normal" (unbounded, its std in units of half the
+            range; the host clips its actions).
+        deterministic_action: What deterministic actions are: "mode", for a truncated or squashed
+            normal tanh of the network's output, or "mean" ("truncated" only), which lies inside of it
+            near a bound, where the policy's noise has only one side.
+
+    Raises:
+        ValueError: For options that exclude each other, or are not one of those allowed.
+    """
+
+    target_entropy: float | Literal["auto"] = "auto"
+    nats_per_dim: float = NATS_PER_DIM
+    target_entropy_fraction: float = AUTO_FRACTION
+    floor: Floor | None = None
+    delta: float | Literal["auto"] = 0.0
+    log_std_min: float = LOG_STD_MIN
+    log_std_max: float = 0.0
+    slack: float | None = None
+    distribution: BoundedDistribution = "truncated"
+    deterministic_action: DeterministicAction = "mode"
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_distribution()
+        if self.delta == "auto" and self.distribution == "normal":
+            raise ValueError("delta='auto' must be left out with distribution='normal': no bias")
+        if isinstance(self.delta, str) and self.delta != "auto":
+            raise ValueError(
+                f"delta={self.delta!r} must be a number of nats, at least 0, or 'auto'"
+            )
+        if self.delta == "auto" and self.floor_kind != "gaussian":
+            raise ValueError("delta='auto' needs floor='gaussian', not 'exact': there is no bias")
+        if self.target_entropy != "auto":
+            for name in ("nats_per_dim", "target_entropy_fraction"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(
+                        f"target_entropy={self.target_entropy} and {name}={getattr(self, name)} "
+                        "exclude each other"
+                    )
+
+    def _check_choices(self) -> None:
+        choices = {
+            "distribution": BoundedDistribution,
+            "deterministic_action": DeterministicAction,
+            "floor": Floor,
+        }
+        for name, kind in choices.items():
+            value, allowed = getattr(self, name), get_args(kind)
+            if value not in allowed and not (name == "floor" and value is None):
+                *others, last = map(repr, allowed)
+                raise ValueError(f"{name}={value!r} must be {', '.join(others)} or {last}")
+
+    def _check_distribution(self) -> None:
+        if self.distribution == "truncated":
+            return
+        other = f"distribution={self.distribution!r}"
+        if self.floor == "exact":
+            raise ValueError(f"floor='exact' must be 'gaussian', or left out, with {other}")
+        if self.slack is not None:
+            raise ValueError(f"slack={self.slack} must be None with {other}")
+        self.refuse_mean(other)
+
+    def refuse_mean(self, policy: str) -> None:
+        """Raise ValueError where a policy other than the truncated normal is to act by its mean."""
+        if self.deterministic_action != "mode":
+            raise ValueError(
+                f"deterministic_action={self.deterministic_action!r} must be 'mode' for {policy}: the "
+                "mean is for the truncated normal"
+            )
+
+    @property
+    def floor_kind(self) -> Floor:
+        """Whose entropy is held: ``floor``, or the default of the distribution."""
+        return self.floor or ("exact" if self.distribution == "truncated" else "gaussian")
+
+    def bounded_head(self, action_dim: int, half_range: Tensor | None = None) -> BoundedHead:
+        """Return the head of bounded actions.
+
+        Args:
+            action_dim: D.
+            half_range: Half the range of the actions, shape (action_dim,), for "normal" only: the
+                others' actions are in [-1, 1].
+        """
+        target = self.target_entropy
+        if target == "auto":
+            target = auto_target_entropy(action_dim, self.nats_per_dim)
+        shared: dict[str, Any] = {
+            "target_entropy": target,
+            "log_std_min": self.log_std_min,
+            "log_std_max": self.log_std_max,
+            "delta": 0.0 if self.delta == "auto" else self.delta,
+        }
+        if self.distribution == "truncated":
+            return TruncatedGaussianHead(
+                action_dim, floor=self.floor_kind, slack=self.slack, **shared
+            )
+        if self.distribution == "tanh":
+            return TanhGaussianHead(action_dim, **shared)
+        return GaussianHead(action_dim, half_range=half_range, **shared)
+
+    def discrete_head(self, num_actions: Sequence[int]) -> MultiCategoricalHead:
+        """Return the head of discrete actions, of the numbers of actions of its components.
+
+        Raises:
+            ValueError: For an option of bounded actions, or a floor that is out of range.
+        """
+        self.refuse_mean("discrete actions")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and not field.name.startswith("target_entropy"):
+                raise ValueError(
+                    f"{field.name}={value!r} is for bounded actions (Box), not for discrete ones"
+                )
+        return MultiCategoricalHead(
+            num_actions,
+            target_entropy=self.target_entropy,
+            target_entropy_fraction=(
+                self.target_entropy_fraction if self.target_entropy == "auto" else None
+            ),
+        )
+
+    @classmethod
+    def of_before(
+        cls,
+        head_kwargs: Mapping[str, Any],
+        distribution: BoundedDistribution = "truncated",
+        deterministic_action: DeterministicAction = "mode",
+    ) -> Self:
+        """Return the options that a policy saved before there were options was made with."""
+        given = {name: value for name, value in head_kwargs.items() if value is not None}
+        if given.pop("squash", True) is False:
+            distribution = "normal"
+        return cls(**given, distribution=distribution, deterministic_action=deterministic_action)
+
+
+@dataclass(frozen=True)
+class OnPolicyOptions(PolicyOptions):
+    """The options of a policy, with the defaults of PPO and A2C.
+
+    -0.3 nats per action dimension, as in the paper's PPO runs, and a higher ``log_std_min``, because
+    smaller ones make log-probabilities of actions away from the mean, and so approx_kl, enormous.
+    """
+
+    nats_per_dim: float = ON_POLICY_NATS_PER_DIM
+    log_std_min: float = ON_POLICY_LOG_STD_MIN
