@@ -53,7 +53,7 @@ class _GaussianParams(Head):
     """Whose entropy is held: the policy's own, "exact", or that of the normal it is made from."""
     log_std_min, log_std_max = Setting(), Setting()
     delta: Tensor
-    """Compensation in nats of Eq. 11, a buffer, which a learner may overwrite."""
+    """Compensation in nats of Eq. 11, a buffer, which a learner may overwrite; "exact" has none."""
     _log_std_min: Tensor
     _log_std_max: Tensor
 
@@ -63,14 +63,15 @@ class _GaussianParams(Head):
         target_entropy: float | Literal["auto"],
         log_std_min: float,
         log_std_max: float,
-        delta: float,
+        delta: float | None,
     ) -> None:
         super().__init__()
         check_count("action_dim", action_dim)
         self.action_dim = action_dim
         self.raw_dim = 2 * action_dim
         nats = resolve_target_entropy(target_entropy, auto_target_entropy(action_dim))
-        self.register_buffer("delta", torch.tensor(as_number("delta", delta), dtype=torch.float64))
+        if delta is not None:
+            self.register_buffer("delta", torch.tensor(as_number("delta", delta)))
         self._set_up(target_entropy=nats, log_std_min=log_std_min, log_std_max=log_std_max)
 
     def check(self, **settings: float) -> None:
@@ -240,7 +241,8 @@ class TruncatedGaussianHead(_GaussianParams):
         if delta != 0.0 and floor == "exact":
             raise ValueError(f"delta={delta} needs floor='gaussian'; the exact floor has no bias")
         self.floor = floor
-        super().__init__(action_dim, target_entropy, log_std_min, log_std_max, delta)
+        own_delta = delta if floor == "gaussian" else None
+        super().__init__(action_dim, target_entropy, log_std_min, log_std_max, own_delta)
         if slack is not None:
             self.raw_dim += 1
             self.slack_offset = math.log(action_dim) + math.log(slack / (1.0 - slack))
@@ -297,8 +299,6 @@ class TruncatedGaussianHead(_GaussianParams):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        if self.floor == "exact":
-            state_dict.setdefault(f"{prefix}delta", self.delta)
-        elif f"{prefix}gaussian.delta" in state_dict:  # its name in files of before
+        if f"{prefix}gaussian.delta" in state_dict:  # its name in files of before
             state_dict[f"{prefix}delta"] = state_dict.pop(f"{prefix}gaussian.delta")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -19,8 +19,9 @@ class Setting:
     """A number of a head that may change while it is in use: ``head.target_entropy = -3.0``.
 
     It lives in a buffer of the head, ``_target_entropy``, which compiled code and CUDA graphs read at
-    every call, and which is saved and loaded with the head. Setting it checks it with the head's
-    others, as their constructor does, and raises ValueError; reading it reads the device.
+    every call, and which is saved and loaded with the head (a file without it leaves it as it is).
+    Setting it checks it with the head's others, as their constructor does, and raises ValueError;
+    reading it reads the device.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:

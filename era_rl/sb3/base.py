@@ -169,7 +169,7 @@ class LearnedDeltaMixin(ERAMixin):
 
     def _gaussian_head(self) -> GaussianHead:
         """Return the module that holds Eq. 11's delta."""
-        return getattr(self.era_policy.head, "gaussian", self.era_policy.head)
+        return self.era_policy.head
 
     def _update_delta(self, entropy: Tensor) -> None:
         """Take one step of the dual loss at the given entropies, and hand delta to the head."""

@@ -148,12 +148,10 @@ def test_floors_are_saved_and_are_missing_in_files_of_before(name: str) -> None:
     head.target_entropy = other
     fresh.load_state_dict(head.state_dict())
     assert fresh.target_entropy == copy.deepcopy(head).target_entropy == other
-    delta = {key: value for key, value in head.state_dict().items() if key == "delta"}
-    if name == "gaussian":
-        delta = {"gaussian.delta": torch.tensor(0.3)}
-    head.load_state_dict({} if name in ("exact", "slack") else delta)
+    names = {"gaussian": "gaussian.delta", "tanh": "delta", "normal": "delta"}
+    head.load_state_dict({names[name]: torch.tensor(0.3)} if name in names else {})
     assert head.target_entropy == other
-    if name == "gaussian":
+    if name in names:
         assert head.delta.item() == pytest.approx(0.3)
 
 

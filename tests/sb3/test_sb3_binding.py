@@ -88,7 +88,7 @@ def test_frozen_and_unused_parameters_stay(compile: bool, compiled_as_is: list[A
     trained(model)
     after = copy.deepcopy(model.policy.state_dict())
     for name in before:
-        stays = ".unused." in name or name.startswith("actor.features_extractor.")
+        stays = any(part in name for part in (".unused.", ".head.", "actor.features_extractor."))
         assert torch.equal(before[name], after[name]) == stays, name
     later.requires_grad_(False)
     trained(model, reset_num_timesteps=False)
@@ -128,7 +128,7 @@ def test_a_network_may_be_frozen_whole(
     before = copy.deepcopy(model.policy.state_dict())
     model.learn(40)
     for name, value in model.policy.state_dict().items():
-        stays = name.startswith(frozen)  # with the critics their targets
+        stays = name.startswith((frozen, "actor.head."))  # with the critics their targets
         assert torch.equal(value, before[name]) == stays, name
 
 

@@ -282,9 +282,9 @@ def test_the_papers_preset_has_the_settings_of_its_reference_code() -> None:
     env = TargetEnv(action_dim=3)
     model = SACERA("MlpPolicy", env, device="cpu", **paper_preset(env.action_space))
     head = model.actor.head
-    assert head.gaussian is not None
+    assert head.floor == "gaussian"
     assert (head.target_entropy, head.log_std_min) == (0.75, -8.0)
-    assert (head.gaussian.log_std_max, head.gaussian.delta.item()) == (0.0, 0.0)
+    assert (head.log_std_max, head.delta.item()) == (0.0, 0.0)
     assert head.raw_dim == 6
     for network in (model.actor.latent_pi, *model.critic.q_networks):
         linear = [m for m in network.modules() if isinstance(m, torch.nn.Linear)]
