@@ -16,21 +16,22 @@ from benchmarks import suite as suites
 from benchmarks.results import RESULTS, SCRATCH
 from benchmarks.runner import Estimate, LocalProcess, Runner, checkpoint_steps, duration, status
 from benchmarks.suite import Suite
-from era_rl.runs.folder import FolderError, locked
-from era_rl.zoo.names import ConfigError
+from era_rl.runs.command import exit_status
+from era_rl.runs.folder import locked
+from era_rl.runs.settings import SettingsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 1 for what is not done, 2 for what is wrong."""
     args = _parser().parse_args(argv)
-    try:
-        return args.function(args)
-    except (ConfigError, FolderError) as error:
-        sys.stderr.write(f"benchmarks: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("benchmarks: interrupted; the same command goes on\n")
-        return 130
+    done = []
+    status = exit_status(
+        "benchmarks",
+        lambda: done.append(args.function(args)),
+        (SettingsError,),
+        "; the same command goes on",
+    )
+    return status or done[0]
 
 
 def _parser() -> argparse.ArgumentParser:

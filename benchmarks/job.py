@@ -16,52 +16,22 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import set_random_seed
 
 import benchmarks.reaching  # noqa: F401 (registers ids)
-import era_rl.envs  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
 from benchmarks.acting import returns_by_action
-from benchmarks.results import (
-    RESULTS,
-    SCRATCH,
-    circumstances,
-    peak_memory_mib,
-    read,
-)
-from benchmarks.suite import TrainingRun
-from benchmarks.trace import COLUMNS, PolicyTrace, drop_rows_after, read_rows
-from era_rl.runs.folder import locked, write_json
+from benchmarks.results import RESULTS, SCRATCH, circumstances, read
+from benchmarks.suite import AGENT, TrainingRun
+from benchmarks.trace import COLUMNS, PolicyTrace, read_rows
+from era_rl.runs.folder import cut_rows, locked, newest_intact, step_of, write_json
+from era_rl.runs.record import peak_memory_mib, rounded
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, GradientConflict
-from era_rl.zoo.algorithms import algorithm_class
-from era_rl.zoo.checkpoint import discard, newest_intact
-from era_rl.zoo.cli import parser as zoo_parser
-from era_rl.zoo.experiment import Experiment
+from era_rl.sb3.run import Run, has_ended, has_run
 
 TRACE, CONFLICT, RESUMED = "trace.csv", "gradient_conflict.csv", "resumed.txt"
 CHECKS = 50
 """Rows in a run's trace."""
-
-
-class MeasuredExperiment(Experiment):
-    """The zoo's experiment with callbacks of the caller's.
-
-    Args:
-        *args: The experiment's arguments.
-        measures: Callbacks to add.
-        **kwargs: The experiment's arguments.
-    """
-
-    def __init__(self, *args: Any, measures: Sequence[BaseCallback], **kwargs: Any) -> None:
-        self.measures = measures
-        super().__init__(*args, **kwargs)
-
-    def create_callbacks(self) -> None:
-        """Add the callbacks to the zoo's (rl_zoo3's hook)."""
-        super().create_callbacks()
-        self.callbacks.extend(self.measures)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,74 +51,71 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.result(results).parent.mkdir(parents=True, exist_ok=True)
         if read(run, results) is None:
             write_json(run.result(results), execute(run, folder))
-        # the result first: a kill in between must not cost the run
-        for checkpoint in folder.glob("*/*/checkpoint-*"):
-            discard(checkpoint)
 
 
 def execute(run: TrainingRun, folder: Path) -> dict[str, Any]:
     """Train, from the last checkpoint in the folder if there is one, and return the result."""
-    torch.set_num_threads(1)
     code = circumstances()  # of what is loaded now: hours later the checkout may be another
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is None:
-        for name in (TRACE, CONFLICT, RESUMED, run.config["algo"]):
+    agent, began = folder / AGENT, _went_on(folder)
+    if not began:
+        for name in (TRACE, CONFLICT, RESUMED, AGENT):
             _remove(folder / name)
-    else:
-        steps = int(checkpoint.name.removeprefix("checkpoint-"))
-        for name in (TRACE, CONFLICT):
-            drop_rows_after(folder / name, steps)
-        with (folder / RESUMED).open("a") as file:
-            file.write(f"{steps}\n")
-    experiment = _experiment(run, folder, checkpoint)
-    model, _ = experiment.setup_experiment() or (None, None)
-    assert model is not None
-    experiment.learn(model)
-    experiment.save_trained_model(model)
-    result = _result(run, folder, Path(experiment.save_path))
+    training, measures = agent_run(run), _measures(run, folder)
+    model = training.resume(agent, measures) if began else training.train(agent, measures)
+    result = _result(run, folder)
     episodes = run.config["evaluation_episodes"]
-    acting = returns_by_action(
-        model, lambda: experiment.create_envs(episodes, eval_env=True), episodes
-    )
-    result["acting"] = {way: [_rounded(x) for x in returns] for way, returns in acting.items()}
+    acting = returns_by_action(model, lambda: training.make_env(episodes), episodes)
+    result["acting"] = {way: [rounded(x) for x in returns] for way, returns in acting.items()}
     return {**result, **code}
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint to go on from, or None."""
-    found = [newest_intact(run) for run in folder.glob("*/*_1")]
-    return next((checkpoint for checkpoint in found if checkpoint is not None), None)
-
-
-def _experiment(run: TrainingRun, folder: Path, checkpoint: Path | None) -> MeasuredExperiment:
+def agent_run(run: TrainingRun) -> Run:
+    """Return the run of an agent that a suite's run stands for."""
     config = run.config
     settings = {**config["settings"], "n_timesteps": run.steps}
     if config["nats_per_dim"] is not None:
         settings["target_entropy"] = config["nats_per_dim"] * _action_dim(config)
-    command = ["train", "--algo", config["algo"], "--env", config["env"], "--seed", str(run.seed)]
-    command += ["--log-folder", str(folder), "--device", config["device"], "--verbose", "0"]
-    args = zoo_parser().parse_args([*command, "--save-freq", str(run.checkpoint_every)])
-    ALGOS[config["algo"]] = algorithm_class(config["algo"])
-    set_random_seed(run.seed)
-    every = max(run.steps // CHECKS // settings.get("n_envs", 1), 1)
-    measures: list[BaseCallback] = [PolicyTrace(every, folder / TRACE)]
-    if config["gradient_conflict"]:
-        measures.append(GradientConflict(every, csv_path=folder / CONFLICT))
-    return MeasuredExperiment(
-        args,
+    return Run(
+        config["algo"],
+        config["env"],
         settings,
-        checkpoint,
-        measures=measures,
-        env_kwargs=settings.get("env_kwargs", {}),
+        run.seed,
+        device=config["device"],
         eval_freq=config["evaluate_every"],
-        n_eval_episodes=config["evaluation_episodes"],
+        eval_episodes=config["evaluation_episodes"],
         # side by side, for one pass through the actor a step
-        n_eval_envs=config["evaluation_episodes"],
+        eval_envs=config["evaluation_episodes"],
+        save_freq=run.checkpoint_every,
+        threads=1,
+        verbose=0,
     )
 
 
-def _result(run: TrainingRun, folder: Path, logs: Path) -> dict[str, Any]:
-    evaluations = np.load(logs / "evaluations.npz")
+def _went_on(folder: Path) -> bool:
+    """Cut the logs at the checkpoint that a run goes on from; return whether there is one, or its end."""
+    agent = folder / AGENT
+    if not has_run(agent) or has_ended(agent):
+        return has_run(agent)
+    checkpoint = newest_intact(agent)
+    if checkpoint is None:
+        return False
+    for name in (TRACE, CONFLICT):
+        cut_rows(folder / name, step_of(checkpoint))
+    with (folder / RESUMED).open("a") as file:
+        file.write(f"{step_of(checkpoint)}\n")
+    return True
+
+
+def _measures(run: TrainingRun, folder: Path) -> list[BaseCallback]:
+    every = max(run.steps // CHECKS // run.config["settings"].get("n_envs", 1), 1)
+    trace = PolicyTrace(every, folder / TRACE)
+    if run.config["gradient_conflict"]:
+        return [trace, GradientConflict(every, csv_path=folder / CONFLICT)]
+    return [trace]
+
+
+def _result(run: TrainingRun, folder: Path) -> dict[str, Any]:
+    evaluations = np.load(folder / AGENT / "evaluations.npz")
     trace = read_rows(folder / TRACE)
     seconds = trace[-1][-1]
     resumed = folder / RESUMED
@@ -162,13 +129,13 @@ def _result(run: TrainingRun, folder: Path, logs: Path) -> dict[str, Any]:
         "config_hash": run.config_hash,
         "action_dim": _action_dim(run.config),
         "wall_seconds": round(seconds, 1),
-        "steps_per_second": _rounded(run.steps / seconds),
+        "steps_per_second": rounded(run.steps / seconds),
         "peak_memory_mib": peak_memory_mib(),
         "peak_gpu_memory_mib": _peak_gpu_memory_mib(),
         "resumed_at": [int(x) for x in resumed.read_text().split()] if resumed.exists() else [],
         "evaluation": {
             "timesteps": evaluations["timesteps"].tolist(),
-            "returns": [[_rounded(x) for x in row] for row in evaluations["results"].tolist()],
+            "returns": [[rounded(x) for x in row] for row in evaluations["results"].tolist()],
         },
         "trace": _table(COLUMNS, trace),
     }
@@ -179,12 +146,7 @@ def _result(run: TrainingRun, folder: Path, logs: Path) -> dict[str, Any]:
 
 def _table(columns: Sequence[str], rows: list[list[float]]) -> dict[str, list[float | None]]:
     """Return rows as columns by name, with None for what is not a number."""
-    return {name: [_rounded(row[i]) for row in rows] for i, name in enumerate(columns)}
-
-
-def _rounded(value: float) -> float | None:
-    """Return six significant digits: results are kept in the repository."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return {name: [rounded(row[i]) for row in rows] for i, name in enumerate(columns)}
 
 
 def _action_dim(config: dict[str, Any]) -> int:

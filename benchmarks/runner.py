@@ -12,7 +12,8 @@ from statistics import median
 from typing import IO, Protocol
 
 from benchmarks import results
-from benchmarks.suite import Run, Suite, TrainingRun
+from benchmarks.suite import AGENT, Run, Suite, TrainingRun
+from era_rl.runs.folder import checkpoints, step_of
 
 START_SECONDS = 30.0
 """Imports and the like, added to the estimate of a run's time."""
@@ -92,7 +93,7 @@ def status(suite: Suite, results_folder: Path, scratch: Path) -> Status:
     """Return where a suite stands.
 
     Raises:
-        SuiteError: If there are results of other configurations under the names of the suite's runs.
+        SettingsError: If there are results of other configurations under the names of the suite's runs.
     """
     found = Status()
     for run in suite.all:
@@ -271,8 +272,7 @@ class Runner:
 
 def checkpoint_steps(run: Run, scratch: Path) -> int:
     """Return the steps of the checkpoint that a run would go on from."""
-    found = run.folder(scratch).glob("*/*_1/checkpoint-*")
-    return max((int(path.name.rpartition("-")[2]) for path in found), default=0)
+    return max(map(step_of, checkpoints(run.folder(scratch) / AGENT)), default=0)
 
 
 def progress_steps(run: Run, scratch: Path) -> int:

@@ -5,8 +5,6 @@ and commands, measurements by a module of their own. An arm may be another suite
 with: its runs stay that suite's, and are done once.
 """
 
-import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Collection
@@ -15,9 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from era_rl.zoo.algorithms import ALGORITHMS, algorithm_class
-from era_rl.zoo.config import check, config_path, entry_for, read_mapping
-from era_rl.zoo.names import ConfigError, check_names
+from era_rl.runs.agent import ALGORITHMS, algorithm_class
+from era_rl.runs.record import config_hash
+from era_rl.runs.settings import SettingsError, check_names
+from era_rl.runs.yaml_files import read_mapping
+from era_rl.sb3.run_settings import check, config_path, entry_for
 
 SUITES = Path(__file__).parent / "suites"
 KEYS = frozenset(
@@ -37,12 +37,10 @@ ENTRIES = {
 }
 
 
+AGENT = "agent"
+"""In a run's folder of scratch: the folder of its :class:`era_rl.sb3.run.Run`."""
 LENT = ["suite"]
 """Keys of an arm that is another suite's."""
-
-
-class SuiteError(ConfigError):
-    """A suite, a run or a result that does not fit; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,7 @@ class TrainingRun:
     @cached_property
     def config_hash(self) -> str:
         """Twelve hexadecimal digits that change with the configuration."""
-        text = json.dumps(self.config, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return config_hash(self.config)
 
     @property
     def steps(self) -> int:
@@ -183,20 +180,18 @@ def load(suite: str) -> Suite:
     """Return a suite by its name, or by the path of its file.
 
     Raises:
-        ConfigError: For an unknown name, key, algorithm or setting, or a value that does not fit.
+        SettingsError: For an unknown name, key, algorithm or setting, or a value that does not fit.
     """
     path = Path(suite)
     if path.suffix != ".yaml":
         check_names("suite", [suite], names())
         path = SUITES / f"{suite}.yaml"
-    elif not path.is_file():
-        raise SuiteError(f"there is no file {path}")
     content = read_mapping(path)
     _check_entry(str(path), content, KEYS, NEEDED if "tasks" in content else {"description"})
     for kind, (keys, needed) in ENTRIES.items():
         entries = content.get(kind, {})
         if not isinstance(entries, dict):
-            raise SuiteError(f"{path}: {kind} must map names to settings, not be {entries!r:.60}")
+            raise SettingsError(f"{path}: {kind} must map names to settings, not be {entries!r:.60}")
         for name, entry in entries.items():
             lent = kind == "arms" and isinstance(entry, dict) and "suite" in entry
             _check_entry(
@@ -217,12 +212,12 @@ def load(suite: str) -> Suite:
 
 
 def _check_entry(where: str, entry: Any, known: Collection[str], needed: Collection[str]) -> None:
-    """Raise SuiteError unless an entry of a suite has the keys it needs, and no unknown ones."""
+    """Raise SettingsError unless an entry of a suite has the keys it needs, and no unknown ones."""
     if not isinstance(entry, dict):
-        raise SuiteError(f"{where} must map keys to values, not be {entry!r:.60}")
+        raise SettingsError(f"{where} must map keys to values, not be {entry!r:.60}")
     check_names(f"{where}: key", entry, known)
     if missing := sorted(set(needed) - entry.keys()):
-        raise SuiteError(f"{where}: {', '.join(missing)} must be given")
+        raise SettingsError(f"{where}: {', '.join(missing)} must be given")
 
 
 def _lenders(path: Path, content: dict[str, Any]) -> dict[str, Suite]:
@@ -231,7 +226,7 @@ def _lenders(path: Path, content: dict[str, Any]) -> dict[str, Suite]:
     for arm, entry in content.get("arms", {}).items():
         if "suite" in entry:
             if Path(entry["suite"]).stem == path.stem:
-                raise SuiteError(f"{path}: arms: {arm}: suite must be another one")
+                raise SettingsError(f"{path}: arms: {arm}: suite must be another one")
             lenders[arm] = load(entry["suite"])
             check_names(f"{path}: arm of {entry['suite']}", [arm], lenders[arm].content["arms"])
             content["arms"][arm] = {**lenders[arm].content["arms"][arm], **entry}
@@ -259,14 +254,14 @@ def _training_runs(
                 run = _checked(lent.get((task, arm, seed)), run)
             runs.append(run)
     if doubled := [name for name, count in Counter(run.name for run in runs).items() if count > 1]:
-        raise SuiteError(f"{suite}: seeds, tasks and arms must not give {doubled[0]} twice")
+        raise SettingsError(f"{suite}: seeds, tasks and arms must not give {doubled[0]} twice")
     return runs
 
 
 def _checked(lent: TrainingRun | None, wanted: TrainingRun) -> TrainingRun:
-    """Return another suite's run; SuiteError unless it is what this suite would have run."""
+    """Return another suite's run; SettingsError unless it is what this suite would have run."""
     if lent is None or lent.config != wanted.config:
-        raise SuiteError(
+        raise SettingsError(
             f"{wanted.suite}: {wanted.name} must be a run of the arm's suite too, with the same steps "
             "and settings"
         )
@@ -278,7 +273,7 @@ def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) 
     check_names("algo", [arm["algo"]], ALGORITHMS)
     settings = entry_for(task["env"], config_path(arm["algo"]))
     if "steps" not in {**content, **task}:
-        raise SuiteError(f"steps must be given, for the suite or for the task of {task['env']}")
+        raise SettingsError(f"steps must be given, for the suite or for the task of {task['env']}")
     steps = int({**content, **task}["steps"])
     for changes in (task.get("params", {}), arm.get("params", {}), {"n_timesteps": steps}):
         settings = _changed(settings, changes)

@@ -11,7 +11,6 @@ from stable_baselines3.common.distributions import SquashedDiagGaussianDistribut
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor, nn
 
-from era_rl.runs.folder import in_one_piece
 from era_rl.sb3 import TanhNormalDistribution
 from era_rl.sb3.callbacks import VisitedStatesCallback
 
@@ -97,12 +96,3 @@ def read_rows(path: Path) -> list[list[float]]:
         return []
     rows = list(csv.reader(path.read_text().split("\n")[:-1]))[1:]
     return [[float(value) for value in row] for row in rows]
-
-
-def drop_rows_after(path: Path, timesteps: int) -> None:
-    """Remove what was measured after a checkpoint, so that it can be measured again."""
-    if path.exists():
-        header = path.read_text().partition("\n")[0].strip()
-        kept = [row for row in read_rows(path) if row[0] <= timesteps]
-        with in_one_piece(path) as part, part.open("w", newline="") as file:
-            csv.writer(file).writerows([header.split(","), *kept])

@@ -2,6 +2,8 @@
 
 import torch
 
+from era_rl.runs.settings import SettingsError
+
 
 def check_device(device: str | torch.device) -> None:
     """Raise ValueError unless tensors can be made on a torch device of that name, or "auto"."""
@@ -10,7 +12,7 @@ def check_device(device: str | torch.device) -> None:
     try:
         torch.zeros(1, device=device).item()  # "meta" is a device, but computes nothing
     except (RuntimeError, AssertionError) as error:  # torch's errors for a device that is not there
-        raise ValueError(
+        raise SettingsError(
             f"device={str(device)!r} must be a usable torch device, here one of auto, "
             + ", ".join(available_devices())
         ) from error

@@ -1,6 +1,5 @@
 """Learning curves of the zoo's runs."""
 
-import argparse
 import sys
 from functools import reduce
 from pathlib import Path
@@ -8,29 +7,28 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from huggingface_sb3 import EnvironmentName
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from era_rl.zoo.names import ConfigError
+from era_rl.runs.settings import SettingsError
+from era_rl.sb3.run import file_name
+from era_rl.zoo.cli import Plot
 
 
-def plot(args: argparse.Namespace) -> None:
+def plot(args: Plot) -> None:
     """Draw evaluation returns, mean and standard error over runs, and print the last of them."""
     figure = Figure(figsize=(6.4 * len(args.env), 4.8), layout="constrained")
     formats = figure.canvas.get_supported_filetypes()
-    if args.output.suffix[1:] not in formats:
-        raise ConfigError(
-            f"--output {args.output} must end in one of .{', .'.join(sorted(formats))}"
-        )
+    if args.out.suffix[1:] not in formats:
+        raise SettingsError(f"--out {args.out} must end in one of .{', .'.join(sorted(formats))}")
     axes = np.atleast_1d(figure.subplots(1, len(args.env)))
     for env_id, axis in zip(args.env, axes, strict=True):
-        name = EnvironmentName(env_id)
+        name = file_name(env_id)
         axis.set(title=env_id, xlabel="steps", ylabel="evaluation return")
         for algo in args.algo:
-            paths = sorted(args.log_folder.glob(f"{algo}/{name}_[0-9]*/evaluations.npz"))
+            paths = sorted(args.runs.glob(f"{algo}/{name}_[0-9]*/evaluations.npz"))
             if not paths:
-                raise ConfigError(f"no evaluations of {algo} on {env_id} in {args.log_folder}")
+                raise SettingsError(f"no evaluations of {algo} on {env_id} in {args.runs}")
             steps, returns = returns_of_runs(paths)
             mean, error = mean_and_error(returns)
             axis.plot(steps, mean, marker=".", label=f"{algo}, {len(paths)} runs")
@@ -40,9 +38,9 @@ def plot(args: argparse.Namespace) -> None:
                 f"{len(paths)} runs\n"
             )
         axis.legend()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output, dpi=120)
-    sys.stdout.write(f"{args.output}\n")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=120)
+    sys.stdout.write(f"{args.out}\n")
 
 
 def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -50,18 +48,18 @@ def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.fl
     logs = [read_evaluations(path) for path in paths]
     steps = reduce(np.intersect1d, [log["timesteps"] for log in logs])
     if len(steps) == 0:
-        raise ConfigError(f"no step at which all were evaluated: {', '.join(map(str, paths))}")
+        raise SettingsError(f"no step at which all were evaluated: {', '.join(map(str, paths))}")
     returns = [log["results"].mean(axis=1)[np.isin(log["timesteps"], steps)] for log in logs]
     return steps, np.stack(returns)
 
 
 def read_evaluations(path: Path) -> dict[str, NDArray[Any]]:
-    """Return a run's evaluations by name; ConfigError where the file is damaged."""
+    """Return a run's evaluations by name; SettingsError where the file is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as log:
             return {name: log[name] for name in ("timesteps", "results")}
     except (ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ConfigError(
+        raise SettingsError(
             f"{path} is truncated or damaged; era-zoo train --resume {path.parent} writes it anew for "
             "a run that has not ended, else remove it"
         ) from error

@@ -1,31 +1,32 @@
 """Checkpoints from which a killed run goes on: model, replay buffer, statistics and logs as one set."""
 
 import json
-import os
 import shutil
-import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from era_rl.runs.folder import read_json, write_json
+from era_rl.runs.folder import checkpoints, new_checkpoint, read_json, step_of, write_json
+from era_rl.runs.settings import SettingsError
 
-# in the folder of settings: what the best model was normalised by, beside what the last one was
 BEST = "best"
+"""In the folder of settings: what the best model was normalised by, beside what the last one was."""
 
 # what training writes to a run's folder, and replays from the last checkpoint on
 LOGS = (
@@ -33,11 +34,11 @@ LOGS = (
     *("best_model.zip", f"*/{BEST}/vecnormalize.pkl"),
 )
 
-# CRC-32 by file: what is not as it was written is not gone on from
-CHECKSUMS = "checksums.json"
-
 # what SB3's logger has been given since it last wrote
 PENDING = ("name_to_value", "name_to_count", "name_to_excluded")
+
+# what a buffer's constructor sets from its arguments, and nothing changes
+CONSTRUCTED = (spaces.Space, VecEnv, Enum, torch.device, torch.dtype, np.dtype, type)
 
 
 class CheckpointCallback(BaseCallback):
@@ -48,7 +49,7 @@ class CheckpointCallback(BaseCallback):
     steps, so that no episode is cut in two.
 
     Args:
-        params_path: The folder of settings in the run's folder (rl_zoo3's params_path).
+        params_path: The folder of settings in the run's folder.
         save_freq: Environment steps between checkpoints, over all environments, at least 1.
     """
 
@@ -75,81 +76,33 @@ class CheckpointCallback(BaseCallback):
 
 
 def save_checkpoint(model: BaseAlgorithm, params_path: Path) -> None:
-    """Save ``checkpoint-<steps>`` beside ``params_path`` and remove the one before.
-
-    It is written under another name and renamed when whole: at every moment the newest folder of
-    that name is complete.
+    """Save ``checkpoint-<steps>`` beside ``params_path``, in the place of those before.
 
     Raises:
         FloatingPointError: If the networks are not finite; the checkpoint before stays.
+        SettingsError: If the replay buffer holds what cannot be saved as data, by name.
     """
     run = params_path.parent
-    folder = run / f"checkpoint-{model.num_timesteps}"
     check_finite(model, run)
-    unfinished = run / "checkpoint.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for log in _logs(run):
-        copy = unfinished / "logs" / log.relative_to(run)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(log, copy)
-    unfinished.mkdir(parents=True, exist_ok=True)
-    model.save(unfinished / "model.zip")
-    normalize = model.get_vec_normalize_env()
-    if normalize is not None:
-        (unfinished / params_path.name).mkdir()  # where rl_zoo3 looks for it
-        normalize.save(str(unfinished / params_path.name / "vecnormalize.pkl"))
-    if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-        _save_buffer(model.replay_buffer, unfinished / "replay_buffer.npz")
-    write_json(unfinished / "logger.json", _pending(model.logger))
-    write_json(unfinished / CHECKSUMS, dict(_checksums(unfinished)))
-    older = checkpoints(run)
-    if folder in older:  # damaged: the run went on from one before it
-        discard(folder)
-        older.remove(folder)
-    os.rename(unfinished, folder)
-    for checkpoint in older:
-        discard(checkpoint)
+    with new_checkpoint(run, model.num_timesteps) as folder:
+        _copy_logs(run, folder / "logs")
+        model.save(folder / "model.zip")
+        normalize = model.get_vec_normalize_env()
+        if normalize is not None:
+            (folder / params_path.name).mkdir()
+            normalize.save(str(folder / params_path.name / "vecnormalize.pkl"))
+        if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
+            _save_buffer(model.replay_buffer, folder / "replay_buffer.npz")
+        write_json(folder / "logger.json", _pending(model.logger))
 
 
 def check_finite(model: BaseAlgorithm, run: Path) -> None:
     """Raise FloatingPointError, naming the checkpoint that stays, unless the networks are finite."""
-    if not all(p.isfinite().all() for p in model.policy.parameters()):
-        raise FloatingPointError(
-            f"the networks are not finite at step {model.num_timesteps}: {_kept(run)}"
-        )
-
-
-def discard(checkpoint: Path) -> None:
-    """Remove a checkpoint: killed at any moment, none of its name is left that is not whole."""
-    doomed = checkpoint.with_name("checkpoint.old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoints of a run, the newest last."""
-    return sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-
-
-def newest_intact(run: Path) -> Path | None:
-    """Return the newest checkpoint of a run that is as it was written, and say which are not."""
-    for checkpoint in reversed(checkpoints(run)):
-        damaged = damaged_file(checkpoint)
-        if damaged is None:
-            return checkpoint
-        sys.stdout.write(f"{checkpoint} is damaged ({damaged}): looking for an older checkpoint\n")
-    return None
-
-
-def damaged_file(checkpoint: Path) -> str | None:
-    """Return the name of a file that is not as the checkpoint was written with it, or None."""
-    try:
-        expected = read_json(checkpoint / CHECKSUMS)
-    except (OSError, ValueError):
-        return CHECKSUMS
-    found = dict(_checksums(checkpoint))
-    return next((name for name, value in expected.items() if found.get(name) != value), None)
+    if all(p.isfinite().all() for p in model.policy.parameters()):
+        return
+    names = [checkpoint.name for checkpoint in checkpoints(run)]
+    kept = f"{names[-1]} in {run} stays, to go on from" if names else f"{run} has no checkpoint"
+    raise FloatingPointError(f"the networks are not finite at step {model.num_timesteps}: {kept}")
 
 
 def restore_logs(checkpoint: Path) -> None:
@@ -161,13 +114,10 @@ def restore_logs(checkpoint: Path) -> None:
     run = checkpoint.parent
     for log in _logs(run):
         log.unlink()
-    steps = checkpoint.name.split("-")[1]
-    for log in _logs(checkpoint / "logs"):
-        target = run / log.relative_to(checkpoint / "logs")
+    _copy_logs(checkpoint / "logs", run)
+    for log in list(run.glob("*.monitor.csv")):
         if log.name.removesuffix(".monitor.csv").isdigit():
-            target = target.with_name(f"{steps}.{log.name}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(log, target)
+            log.rename(log.with_name(f"{step_of(checkpoint)}.{log.name}"))
 
 
 def restore_logger(model: BaseAlgorithm, checkpoint: Path) -> None:
@@ -212,68 +162,82 @@ def _save_buffer(buffer: ReplayBuffer, path: Path) -> None:
     """Write a replay buffer's state without its unused rows, which are most of it at first."""
     # next observations are, where memory is saved, the observations of the next row
     used = min(buffer.size() + buffer.optimize_memory_usage, buffer.buffer_size)
-    np.savez(path, **_state(vars(buffer), buffer.buffer_size, used))
+    np.savez(path, **dict(_state(vars(buffer), buffer.buffer_size, used)))
 
 
-def _state(values: dict[str, Any], rows: int, used: int, prefix: str = "") -> dict[str, Any]:
-    """Return counters and arrays by path; of arrays with a row per step, the rows used."""
-    state: dict[str, Any] = {}
+def _state(
+    values: Mapping[Any, Any], rows: int, used: int, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield state by path: numbers and arrays (of those with a row a step, the rows used), else JSON.
+
+    Raises:
+        SettingsError: For state that is none of these, which a resumed run would lack.
+    """
     for name, value in values.items():
+        path = f"{prefix}{name}"
         if isinstance(value, dict | TensorDictBase):
-            state |= _state(dict(value.items()), rows, used, f"{prefix}{name}/")
-        elif isinstance(value, Tensor):
-            state[f"{prefix}{name}"] = value[:used].cpu().numpy()
-        elif isinstance(value, np.ndarray):
-            part = value[:used] if value.shape[:1] == (rows,) else value
+            yield from _state(dict(value.items()), rows, used, f"{path}/")
+        elif isinstance(value, Tensor | np.ndarray):
+            part = value[:used] if tuple(value.shape[:1]) == (rows,) else value
+            part = part.cpu().numpy() if isinstance(part, Tensor) else part
             # HER's infos are dicts: text, for arrays of objects would be pickled
-            text = json.dumps(part.tolist(), default=_plain) if part.dtype == object else None
-            state[f"{prefix}{name}"] = part if text is None else np.array(text)
-        elif isinstance(value, int):
-            state[f"{prefix}{name}"] = value
-    return state
+            yield path, _text(path, part.tolist()) if part.dtype == object else part
+        elif isinstance(value, int | float | np.generic):
+            yield path, value
+        elif not _is_constructed(value):
+            yield path, _text(path, list(value) if isinstance(value, deque) else value)
+
+
+def _is_constructed(value: Any) -> bool:
+    parts = value if isinstance(value, tuple) else [value]
+    return any(isinstance(part, CONSTRUCTED) for part in parts)
+
+
+def _text(path: str, value: Any) -> np.ndarray:
+    try:
+        return np.array(json.dumps(value, default=_plain))
+    except TypeError as error:
+        raise SettingsError(
+            f"{path} of the replay buffer cannot be saved, and a resumed run would lack it ({error}): "
+            "numbers, texts, lists, dicts by name, arrays and tensors can"
+        ) from error
 
 
 def _plain(value: Any) -> Any:
     """Return a scalar or an array of numpy's as json can write it; TypeError for other objects."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    raise TypeError(f"an info holds {value!r}: numbers, texts and arrays can be saved")
+    raise TypeError(f"it holds {value!r:.80}")
 
 
 def _put_back(values: dict[str, Any], state: Mapping[str, np.ndarray]) -> None:
     """Undo :func:`_state`, in place."""
-    for path, value in state.items():
+    for path, saved in state.items():
         *parents, name = path.split("/")
-        target = reduce(getitem, parents, values)
-        if isinstance(target[name], Tensor):
-            target[name][: len(value)] = torch.from_numpy(value)
-        elif not isinstance(target[name], np.ndarray):
-            target[name] = value.item()
-        elif target[name].dtype == object:
-            objects = json.loads(value.item())
-            for row, entries in enumerate(objects):
-                target[name][row] = entries
-        else:
-            target[name][: len(value)] = value
-
-
-def _checksums(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield path and CRC-32 of every file of a checkpoint but that of the checksums."""
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != CHECKSUMS:
-            checksum = 0
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    checksum = crc32(block, checksum)
-            yield name, checksum
-
-
-def _kept(run: Path) -> str:
-    names = [checkpoint.name for checkpoint in checkpoints(run)]
-    return f"{names[-1]} in {run} stays, to go on from" if names else f"{run} has no checkpoint"
+        target = reduce(lambda holder, key: holder.setdefault(key, {}), parents, values)
+        old, text = target.get(name), saved.dtype.kind == "U"
+        new = json.loads(saved.item()) if text else saved
+        if isinstance(old, np.ndarray) and old.dtype == object:
+            for row, entries in enumerate(new):
+                old[row] = entries
+        elif isinstance(old, Tensor | np.ndarray):
+            part = old[: len(new)] if old.ndim else old
+            part[...] = torch.from_numpy(new) if isinstance(part, Tensor) else new
+        elif isinstance(old, deque):
+            old.extend(new)
+        elif text:
+            target[name] = tuple(new) if isinstance(old, tuple) else new
+        elif not _is_constructed(old):
+            target[name] = new if new.ndim else new.item()
 
 
 def _logs(folder: Path) -> Iterator[Path]:
     for pattern in LOGS:
         yield from folder.glob(pattern)
+
+
+def _copy_logs(source: Path, target: Path) -> None:
+    for log in _logs(source):
+        copy = target / log.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(log, copy)

@@ -1,6 +1,6 @@
-"""Configurations of the zoo: YAML that is data, checked key by key before anything runs.
+"""Settings of an algorithm and its environment: data, checked key by key before anything runs.
 
-A file maps patterns of gymnasium ids to settings; the first pattern that matches counts. rl_zoo3
+A YAML file maps patterns of gymnasium ids to settings; the first pattern that matches counts. rl_zoo3
 evaluates strings as Python and imports what they name; here Python is refused, and classes are
 named by the words of ``OBJECTS`` or by dotted names that ``CLASSES`` allows.
 """
@@ -9,23 +9,23 @@ import copy
 import fnmatch
 import inspect
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn, optim
 
+from era_rl.runs.settings import SettingsError, bounds, check_names
+from era_rl.runs.yaml_files import parse, read_mapping
 from era_rl.sb3.buffers import DeviceReplayBuffer
-from era_rl.zoo.names import ConfigError, check_names
 
 OBJECTS: dict[str, dict[str, type]] = {
     "activation_fn": {
@@ -35,6 +35,10 @@ OBJECTS: dict[str, dict[str, type]] = {
         "relu": nn.ReLU,
         "silu": nn.SiLU,
         "tanh": nn.Tanh,
+    },
+    "noise_type": {
+        "normal": NormalActionNoise,
+        "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise,
     },
     "optimizer_class": {"adam": optim.Adam, "adamw": optim.AdamW},
     "replay_buffer_class": {"device": DeviceReplayBuffer, "her": HerReplayBuffer},
@@ -60,7 +64,7 @@ CLASSES: dict[str, tuple[type, tuple[str, ...]]] = {
     ),
 }
 
-# settings that rl_zoo3 consumes before the algorithm sees the rest
+# settings of the environments and of the run; the rest are the algorithm's arguments
 EXPERIMENT_SETTINGS = frozenset(
     [
         "n_timesteps",
@@ -106,50 +110,18 @@ GIVEN = frozenset(
 )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, for which 1e-3 is a number too."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def parse(text: str) -> Any:
-    """Return the data that a YAML text states; ConfigError for anything but data."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not plain YAML: {error}") from None
-
-
 def config_path(algo: str) -> Path:
-    """Return the file of an algorithm of the zoo."""
+    """Return the file of settings of an algorithm."""
     return Path(str(resources.files("zoo_configs").joinpath(f"{algo}.yml")))
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Return what a YAML file maps; ConfigError, with the path, for one that is damaged."""
-    try:
-        content = parse(path.read_text())
-    except (ConfigError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must be a mapping of names to values, not {content!r:.60}")
-    return content
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:
     """Return the settings of a file by pattern of gymnasium ids, in its order."""
     if path.suffix not in (".yml", ".yaml"):
-        raise ConfigError(f"{path} must be a .yml or .yaml file: a configuration is data")
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
+        raise SettingsError(f"{path} must be a .yml or .yaml file: a configuration is data")
     entries = read_mapping(path)
     if not all(isinstance(e, dict) for e in entries.values()):
-        raise ConfigError(f"{path} must map gymnasium ids to settings")
+        raise SettingsError(f"{path} must map gymnasium ids to settings")
     return entries
 
 
@@ -159,52 +131,34 @@ def entry_for(env_id: str, path: Path) -> dict[str, Any]:
     for pattern, settings in entries.items():
         if fnmatch.fnmatchcase(env_id, pattern):
             return settings
-    raise ConfigError(f"no entry of {path} matches {env_id!r}; there are: {', '.join(entries)}")
-
-
-def override(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the settings with ``key=value`` or ``key:value`` applied; dots reach into mappings."""
-    result = copy.deepcopy(dict(settings))
-    for assignment in assignments:
-        match = re.fullmatch(r"([\w.]+)[=:](.*)", assignment, re.DOTALL)
-        if match is None:
-            raise ConfigError(f"{assignment!r} must be key=value")
-        *parents, key = match[1].split(".")
-        target = result
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"{assignment!r}: {parent} is not a mapping")
-        target[key] = parse(match[2])
-    return result
+    raise SettingsError(f"no entry of {path} matches {env_id!r}; there are: {', '.join(entries)}")
 
 
 def check(settings: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> None:
     """Refuse settings that the algorithm does not know, and values that are not data.
 
     Raises:
-        ConfigError: Naming the setting, its value, and what comes close or is allowed.
+        SettingsError: Naming the setting, its value, and what comes close or is allowed.
     """
     check_names("setting", settings, EXPERIMENT_SETTINGS | _arguments(algorithm))
     for name in ("policy", "n_timesteps"):
         if name not in settings:
-            raise ConfigError(f"the setting {name!r} is missing")
+            raise SettingsError(f"the setting {name!r} is missing")
     for name in ("policy_kwargs", "replay_buffer_kwargs", "env_kwargs", "monitor_kwargs"):
         if not isinstance(settings.get(name, {}), dict):
-            raise ConfigError(f"{name}={settings[name]!r} must be a mapping: a config is data")
+            raise SettingsError(f"{name}={settings[name]!r} must be a mapping: a config is data")
     if not isinstance(settings.get("normalize", False), bool | dict):
-        raise ConfigError(f"normalize={settings['normalize']!r} must be true, false or a mapping")
+        raise SettingsError(f"normalize={settings['normalize']!r} must be true, false or a mapping")
     if isinstance(settings.get("normalize"), dict):
         check_names("normalize", settings["normalize"], _arguments(VecNormalize))
     for name in RANGES.keys() & settings.keys():
         _check_number(name, settings[name])
     if ("noise_type" in settings) != ("noise_std" in settings):
-        raise ConfigError("noise_type and noise_std must be given together")
+        raise SettingsError("noise_type and noise_std must be given together")
     _check_train_freq(settings.get("train_freq", 1))
     for name in ("env_wrapper", "vec_env_wrapper", "callback"):
-        for value in _class_names(settings.get(name)):
-            _named_class(name, value)
-    policy = _policy_class(settings["policy"], algorithm)
+        list(named_classes(name, settings.get(name)))
+    policy = policy_class(settings["policy"], algorithm)
     policy_kwargs = settings.get("policy_kwargs", {})
     check_names("policy_kwargs", policy_kwargs, _arguments(policy))
     _check_net_arch(policy_kwargs.get("net_arch"))
@@ -226,7 +180,7 @@ def with_objects(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_number(name: str, value: Any) -> None:
-    """Raise ConfigError unless a setting is a number in its range, whole where it must be."""
+    """Raise SettingsError unless a setting is a number in its range, whole where it must be."""
     low, high = RANGES[name]
     number = value
     if name in SCHEDULES and isinstance(value, str) and value.startswith("lin_"):
@@ -235,58 +189,63 @@ def _check_number(name: str, value: Any) -> None:
     whole = name in REAL or (real and number == number // 1)
     if not (real and whole and low <= number <= high):
         kind = "a number" if name in REAL else "a whole number"
-        bounds = f"of at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
         or_lin = ', or "lin_" and one' if name in SCHEDULES else ""
-        raise ConfigError(f"{name}={value!r} must be {kind} {bounds}{or_lin}")
+        raise SettingsError(f"{name}={value!r} must be {kind}{bounds(low, high)}{or_lin}")
 
 
 def _check_train_freq(value: Any) -> None:
-    """Raise ConfigError unless steps, or [number, "step" or "episode"]."""
+    """Raise SettingsError unless steps, or [number, "step" or "episode"]."""
     number, unit = value if isinstance(value, list) and len(value) == 2 else (value, "step")
     if type(number) is not int or number < 1 or unit not in ("step", "episode"):
-        raise ConfigError(
+        raise SettingsError(
             f'train_freq={value!r} must be a whole number of at least 1, or [number, "step" or '
             '"episode"]'
         )
 
 
 def _check_net_arch(value: Any) -> None:
-    """Raise ConfigError unless widths, or widths for each network."""
+    """Raise SettingsError unless widths, or widths for each network."""
     networks = value.values() if isinstance(value, dict) else [value] if value is not None else []
     for widths in networks:
         if not isinstance(widths, list) or not all(type(w) is int and w >= 1 for w in widths):
-            raise ConfigError(
+            raise SettingsError(
                 f"net_arch={value!r} must be a list of widths of at least 1, or map networks to lists"
             )
 
 
-def _named_class(setting: str, name: str) -> type:
+def named_classes(setting: str, value: Any) -> Iterator[tuple[type, dict[str, Any]]]:
+    """Yield the classes that a setting names, one or a list, with the arguments of each.
+
+    A name is dotted, or maps to its arguments: ``gymnasium.wrappers.TimeLimit: {max_episode_steps: 9}``.
+    """
+    for item in value if isinstance(value, list) else [] if value is None else [value]:
+        name, kwargs = next(iter(item.items())) if isinstance(item, dict) else (item, {})
+        yield named_class(setting, name), kwargs or {}
+
+
+def named_class(setting: str, name: str) -> type:
+    """Return the class that a dotted name in a setting stands for; SettingsError unless it is allowed."""
     base, modules = CLASSES[setting]
     module, _, attribute = str(name).rpartition(".")
     if module not in modules:
-        raise ConfigError(f"{setting}={name!r} must be a class of {' or '.join(modules)}")
+        raise SettingsError(f"{setting}={name!r} must be a class of {' or '.join(modules)}")
     members = vars(import_module(module))
     classes = {k for k, v in members.items() if isinstance(v, type) and issubclass(v, base)}
     check_names(setting, [attribute], classes)
     return members[attribute]
 
 
-def _class_names(value: Any) -> list[str]:
-    """Return the names in a setting: one, or a list, each perhaps the key of its arguments."""
-    items = value if isinstance(value, list) else [] if value is None else [value]
-    return [next(iter(item)) if isinstance(item, dict) else item for item in items]
-
-
-def _policy_class(name: str, algorithm: type[BaseAlgorithm]) -> type[BasePolicy]:
+def policy_class(name: str, algorithm: type[BaseAlgorithm]) -> type[BasePolicy]:
+    """Return the policy that an alias of the algorithm or a dotted name stands for."""
     if "." in str(name):
-        return _named_class("policy", name)
+        return named_class("policy", name)
     check_names("policy", [name], algorithm.policy_aliases)
     return algorithm.policy_aliases[name]
 
 
 def _arguments(cls: type) -> frozenset[str]:
     """Return the named arguments of a class, those included that it hands on to its bases."""
-    names: set[str] = set()
+    names = set(inspect.signature(cls).parameters)
     for base in cls.__mro__:
         if "__init__" in vars(base):
             parameters = inspect.signature(base.__init__).parameters.values()

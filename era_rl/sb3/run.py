@@ -1,0 +1,485 @@
+"""A run of an agent as a value: trained into a folder, gone on with after a kill, loaded to act."""
+
+import copy
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial, reduce
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule, set_random_seed
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecFrameStack,
+    VecNormalize,
+)
+
+import era_rl.envs  # noqa: F401 (registers ids)
+from era_rl.devices import check_device
+from era_rl.runs.agent import ALGORITHMS, AgentSettings, algorithm_class
+from era_rl.runs.folder import FolderError, checkpoints, discard, locked, newest_intact
+from era_rl.runs.settings import SettingsError, check_names, fields_of
+from era_rl.runs.yaml_files import read_mapping, write_mapping
+from era_rl.sb3.run_checkpoint import (
+    BEST,
+    CheckpointCallback,
+    check_finite,
+    restore_buffer,
+    restore_logger,
+    restore_logs,
+)
+from era_rl.sb3.run_settings import (
+    EXPERIMENT_SETTINGS,
+    check,
+    config_path,
+    entry_for,
+    named_classes,
+    policy_class,
+    with_objects,
+)
+
+# arguments that runs of earlier versions did not record
+ADDED = frozenset(["eval_envs", "settings"])
+
+
+class Run(AgentSettings):
+    """One training run: algorithm, environment, settings and seed, and what can be done with them.
+
+    ``Run("sac_era", "Pendulum-v1", steps=20_000).train("runs/pendulum")`` is what ``era-zoo train`` does;
+    ``Run.resume("runs/pendulum")`` goes on with it after a kill, ``Run.load("runs/pendulum")`` returns the
+    agent and its environment. The folder gets the final model ``<env>.zip``, ``best_model.zip``,
+    ``evaluations.npz``, the episodes, TensorBoard logs, and the run itself as plain YAML.
+
+    Args:
+        algo: A name of ``ALGORITHMS``.
+        env: A gymnasium id.
+        settings: Settings as a file of ``zoo_configs`` has them; None for the zoo's of the environment.
+        seed: Seed of environments and agent.
+        steps: Environment steps, instead of the settings' ``n_timesteps``.
+        **others: ``n_envs``, ``vec_env``, ``device``, ``eval_freq``, ``eval_episodes``, ``eval_envs``,
+            ``save_freq``, ``threads``, ``verbose``, ``progress``, ``gym_packages``: as ``era-zoo train
+            --help`` says.
+
+    Raises:
+        SettingsError: For an unknown name or setting, with those that come close, and for a value out of
+            range.
+    """
+
+    if TYPE_CHECKING:
+        settings: dict[str, Any]  # filled in, never None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names("algo", [self.algo], ALGORITHMS)
+        import_packages(self.gym_packages)
+        check_names("env", [self.env], gymnasium.registry)
+        settings = self.settings
+        if settings is None:
+            settings = entry_for(self.env, config_path(self.algo))
+        given = {"n_timesteps": self.steps, "n_envs": self.n_envs}
+        given = {name: value for name, value in given.items() if value is not None}
+        object.__setattr__(self, "settings", {**copy.deepcopy(dict(settings)), **given})
+        check(self.settings, algorithm_class(self.algo))
+
+    @property
+    def name(self) -> str:
+        """The environment's id as a name of files."""
+        return file_name(self.env)
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of the whole run."""
+        return int(self.settings["n_timesteps"])
+
+    def train(self, folder: Path | str, callbacks: Sequence[BaseCallback] = ()) -> BaseAlgorithm:
+        """Train a new agent and return it.
+
+        Args:
+            folder: Folder of the run, held until it ends. What fails before the first step leaves none.
+            callbacks: Further callbacks, beside the settings', evaluations and checkpoints.
+
+        Raises:
+            SettingsError: If the folder cannot be written to, is another process' or holds a run, or a
+                setting does not fit the environment.
+            FloatingPointError: If the networks are not finite; the last checkpoint stays.
+        """
+        folder = Path(folder)
+        with ExitStack() as held:
+            held.enter_context(locked(folder))
+            if has_run(folder):
+                raise FolderError(
+                    f"folder={str(folder)!r} holds a run: resume it, or take another folder"
+                )
+            is_new = [path.name for path in folder.iterdir()] == ["lock"]
+            try:
+                model, found = self._prepare(held, folder, callbacks, None)
+            except BaseException:
+                held.close()
+                if is_new:
+                    shutil.rmtree(folder)
+                raise
+            self._write(folder)
+            return self._learn(model, found, folder, None)
+
+    @classmethod
+    def resume(
+        cls, folder: Path | str, callbacks: Sequence[BaseCallback] = (), *, progress: bool = False
+    ) -> BaseAlgorithm:
+        """Go on with a killed run from its last intact checkpoint, and return the agent.
+
+        The steps are those of a run that was not killed, each logged once. Of a run that has ended the
+        agent is returned as it is.
+
+        Args:
+            folder: Folder of the run.
+            callbacks: Those that were given to :meth:`train`.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            SettingsError: If it is no run's folder, is damaged or another process'.
+        """
+        folder = Path(folder)
+        run = replace(cls.read(folder), progress=progress)
+        if has_ended(folder):
+            return cls.load(folder)[0]
+        checkpoint = newest_intact(folder)
+        if checkpoint is None:
+            raise SettingsError(f"{folder} has no checkpoint to go on from: begin a new run")
+        with ExitStack() as held:
+            held.enter_context(locked(folder))
+            model, found = run._prepare(held, folder, callbacks, checkpoint)
+            run._write(folder)
+            return run._learn(model, found, folder, checkpoint)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        best: bool = False,
+        seed: int = 0,
+        device: str = "auto",
+        **env_kwargs: Any,
+    ) -> tuple[BaseAlgorithm, VecEnv]:
+        """Return a run's agent and its environment, wrapped as in training and evaluated as there.
+
+        Args:
+            folder: Folder of the run.
+            best: Whether to take the agent of the best evaluation, not the last.
+            seed: Seed of environment and agent.
+            device: Torch device.
+            **env_kwargs: Arguments of the environment, such as ``render_mode``.
+
+        Raises:
+            SettingsError: If the folder or its files are no run's, or the environment cannot be made.
+        """
+        folder = Path(folder)
+        check_device(device)
+        run = replace(cls.read(folder), seed=seed, device=device)
+        path, statistics = agent_files(folder, best)
+        algorithm = algorithm_class(run.algo)
+        # an agent that is not trained needs no memory
+        memory = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        with _named(f"{run.env} cannot be made"):
+            env = run.make_env(1, statistics=statistics, **env_kwargs)
+        try:
+            return algorithm.load(path, env, device=device, seed=seed, **memory), env
+        except (ValueError, AssertionError, KeyError, EOFError, RuntimeError) as error:
+            raise SettingsError(f"{path} cannot be loaded: {error}") from error
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "Run":
+        """Return the run that a folder was made by; SettingsError where its record is missing or damaged."""
+        file = next(Path(folder).glob("*/args.yml"), None)
+        if file is None:
+            raise SettingsError(f"{folder} is not a run's folder: it has no */args.yml")
+        values, fields = read_mapping(file), fields_of(cls)
+        found = {
+            field.name: values[name]
+            for field in fields
+            for name in (field.name, field.setting.was)
+            if name in values
+        }
+        if missing := sorted({field.name for field in fields} - found.keys() - ADDED):
+            raise SettingsError(
+                f"{file} is damaged, {', '.join(missing)} missing: "
+                f"{file.with_name('command.txt')} has the command of the run"
+            )
+        return cls(**{**found, "settings": read_mapping(file.with_name("config.yml"))})
+
+    def make_env(
+        self,
+        n_envs: int = 1,
+        *,
+        statistics: Path | None = None,
+        monitor: Path | None = None,
+        **env_kwargs: Any,
+    ) -> VecEnv:
+        """Return environments with the settings' wrappers.
+
+        Args:
+            n_envs: How many.
+            statistics: Folder of the statistics to normalise by; None for new ones.
+            monitor: Folder to log episodes in, for training: statistics are learned, rewards normalised.
+            **env_kwargs: Arguments of the environment, beside the settings'.
+        """
+        settings = self.settings
+
+        def wrapped(env: Any, setting: str) -> Any:
+            classes = named_classes(setting, settings.get(setting))
+            return reduce(lambda inner, named: named[0](inner, **named[1]), classes, env)
+
+        env = make_vec_env(
+            gymnasium.spec(self.env).make,
+            n_envs,
+            self.seed,
+            monitor_dir=None if monitor is None else str(monitor),
+            wrapper_class=partial(wrapped, setting="env_wrapper"),
+            env_kwargs={**settings.get("env_kwargs", {}), **env_kwargs},
+            vec_env_cls={"dummy": DummyVecEnv, "subproc": SubprocVecEnv}[self.vec_env],
+            monitor_kwargs=settings.get("monitor_kwargs"),
+        )
+        env = self._normalized(wrapped(env, "vec_env_wrapper"), statistics, monitor is not None)
+        if "frame_stack" in settings:
+            env = VecFrameStack(env, settings["frame_stack"])
+        return BaseAlgorithm._wrap_env(env, monitor_wrapper=False)
+
+    def _normalized(self, env: VecEnv, statistics: Path | None, training: bool) -> VecEnv:
+        normalize = self.settings.get("normalize", False)
+        if normalize is False:
+            return env
+        if statistics is None:
+            kwargs = {} if normalize is True else normalize
+            gamma = {name: self.settings[name] for name in {"gamma"} & self.settings.keys()}
+            env = VecNormalize(env, **{**kwargs, **gamma})
+        elif (path := statistics / "vecnormalize.pkl").is_file():
+            env = VecNormalize.load(str(path), env)
+        else:
+            raise SettingsError(f"there are no statistics {path}, and the settings normalize")
+        if not training:
+            env.training = env.norm_reward = False
+        return env
+
+    def _prepare(
+        self,
+        held: ExitStack,
+        folder: Path,
+        callbacks: Sequence[BaseCallback],
+        checkpoint: Path | None,
+    ) -> tuple[BaseAlgorithm, list[BaseCallback]]:
+        """Return the model, new or a checkpoint's, and its callbacks; environments close with ``held``."""
+        check_device(self.device)
+        if self.threads > 0:
+            torch.set_num_threads(self.threads)
+        if checkpoint is not None:
+            restore_logs(checkpoint)
+        set_random_seed(self.seed)
+        statistics = None if checkpoint is None else checkpoint / self.name
+        with _named(f"{self.algo} on {self.env}"):
+            found = [c(**kw) for c, kw in named_classes("callback", self.settings.get("callback"))]
+            if self.eval_freq > 0:
+                eval_env = self.make_env(self.eval_envs, statistics=statistics)
+                held.callback(_close, eval_env)
+                found.append(self._evaluation(eval_env, folder))
+            found += [CheckpointCallback(folder / self.name, self.save_freq), *callbacks]
+            n_envs = self.settings.get("n_envs", 1)
+            env = self.make_env(n_envs, statistics=statistics, monitor=folder)
+            held.callback(_close, env)
+            if checkpoint is None:
+                return self._model(env), found
+        return self._restored(env, found, checkpoint), found
+
+    def _evaluation(self, env: VecEnv, folder: Path) -> EvalCallback:
+        entry_point = str(gymnasium.spec(self.env).entry_point)
+        return EvalCallback(
+            env,
+            callback_on_new_best=_SaveStatistics(folder / self.name / BEST),
+            n_eval_episodes=self.eval_episodes,
+            eval_freq=max(self.eval_freq // self.settings.get("n_envs", 1), 1),
+            log_path=str(folder),
+            best_model_save_path=str(folder),
+            verbose=self.verbose,
+            # games in which a policy that does not sample gets stuck
+            deterministic=not any(name in entry_point for name in ("AtariEnv", "minigrid")),
+        )
+
+    def _model(self, env: VecEnv) -> BaseAlgorithm:
+        """Return a new model with the settings' arguments."""
+        algorithm = algorithm_class(self.algo)
+        settings = with_objects(self.settings)
+        arguments = {k: v for k, v in settings.items() if k not in EXPERIMENT_SETTINGS}
+        arguments["policy"] = policy_class(settings["policy"], algorithm)
+        for name, value in arguments.items():
+            if isinstance(value, str) and value.startswith("lin_"):
+                arguments[name] = LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
+        if isinstance(settings.get("train_freq"), list):
+            arguments["train_freq"] = tuple(settings["train_freq"])
+        if "noise_type" in settings:
+            zeros = np.zeros(env.action_space.shape or 0)
+            noise = settings["noise_type"](zeros, zeros + settings["noise_std"])
+            arguments["action_noise"] = noise
+        options = {"seed": self.seed, "device": self.device, "verbose": self.verbose}
+        return algorithm(env=env, **options, **arguments)
+
+    def _restored(
+        self, env: VecEnv, callbacks: list[BaseCallback], checkpoint: Path
+    ) -> BaseAlgorithm:
+        """Return a checkpoint's model, and give the callbacks their past."""
+        path = checkpoint / "model.zip"
+        model = algorithm_class(self.algo).load(path, env=env, device=self.device)
+        restore_buffer(model, checkpoint)
+        # from the same seed the run would meet again the episodes and the noise that it began with
+        model.set_random_seed(_seed_after(self.seed, model.num_timesteps))
+        for callback in callbacks:
+            callback.n_calls = model.num_timesteps // model.n_envs
+            if isinstance(callback, EvalCallback):
+                _recall(callback)
+        return model
+
+    def _learn(
+        self,
+        model: BaseAlgorithm,
+        callbacks: list[BaseCallback],
+        folder: Path,
+        checkpoint: Path | None,
+    ) -> BaseAlgorithm:
+        """Train for the steps that remain; what has ended keeps no checkpoint."""
+        formats = ["stdout", "tensorboard"] if self.verbose else ["tensorboard"]
+        model.set_logger(configure(str(folder / "tensorboard"), formats))
+        if checkpoint is not None:
+            restore_logger(model, checkpoint)
+        try:
+            model.learn(
+                self.total_steps - model.num_timesteps,
+                callback=callbacks,
+                reset_num_timesteps=False,
+                progress_bar=self.progress,
+            )
+        except (EOFError, ConnectionError) as error:  # of the pipe to the process
+            raise RuntimeError(
+                "the process of an environment died: its error is above, unless the system ended it "
+                f"(out of memory, say); to go on: era-zoo train --resume {folder}"
+            ) from error
+        check_finite(model, folder)
+        model.save(folder / f"{self.name}.zip")
+        _save_statistics(model, folder / self.name)
+        for old in checkpoints(folder):
+            discard(old)
+        return model
+
+    def _write(self, folder: Path) -> None:
+        """Write the run and the command as plain text."""
+        params = folder / self.name
+        arguments = asdict(self)
+        write_mapping(params / "config.yml", arguments.pop("settings"))
+        write_mapping(params / "args.yml", arguments)
+        with (params / "command.txt").open("a") as file:
+            file.write(" ".join(sys.orig_argv) + "\n")
+
+
+class _SaveStatistics(BaseCallback):
+    """Saves what the best model was normalised by."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def _on_step(self) -> bool:
+        _save_statistics(self.model, self.folder)
+        return True
+
+
+def file_name(env: str) -> str:
+    """Return an environment's id as a name of files."""
+    return env.replace("/", "-").rpartition(":")[2]
+
+
+def import_packages(names: Sequence[str]) -> None:
+    """Import the modules that register environments; SettingsError for one that is not there."""
+    for name in names:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise SettingsError(f"gym_packages {name}: {error}") from error
+
+
+def has_run(folder: Path) -> bool:
+    """Return whether a folder is a run's."""
+    return next(folder.glob("*/args.yml"), None) is not None
+
+
+def has_ended(folder: Path) -> bool:
+    """Return whether a run has its final model: a run that ends keeps no checkpoint."""
+    return not checkpoints(folder) and (folder / f"{Run.read(folder).name}.zip").exists()
+
+
+def agent_files(folder: Path, best: bool = False) -> tuple[Path, Path]:
+    """Return the file of a run's agent, and the folder of what its observations are normalised by.
+
+    The agent is the final one, or that of the best evaluation; of a run that has not ended, that of its
+    last checkpoint.
+    """
+    name = Run.read(folder).name
+    path, statistics = folder / ("best_model.zip" if best else f"{name}.zip"), folder / name
+    if not best and (checkpoint := newest_intact(folder)) is not None:
+        # the final model is whole when the last checkpoint has gone
+        path, statistics = checkpoint / "model.zip", checkpoint / name
+    if best and (statistics / BEST).is_dir():
+        statistics = statistics / BEST
+    if not path.exists():
+        raise SettingsError(f"there is no model {path}")
+    return path, statistics
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Raise what others' code raises for an argument as SettingsError."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except (TypeError, ValueError, AssertionError, gymnasium.error.Error) as error:
+        raise SettingsError(f"{what}: {error}") from error
+
+
+def _save_statistics(model: BaseAlgorithm, folder: Path) -> None:
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        normalize.save(str(folder / "vecnormalize.pkl"))
+
+
+def _close(env: VecEnv) -> None:
+    with suppress(EOFError, ConnectionError):  # of a process that has died
+        env.close()
+
+
+def _seed_after(seed: int, steps: int) -> int:
+    return int(np.random.SeedSequence([seed, steps]).generate_state(1)[0])
+
+
+def _recall(callback: EvalCallback) -> None:
+    """Give an evaluation callback the evaluations in the file that it writes."""
+    path = Path(f"{callback.log_path}.npz")
+    if path.exists():
+        with np.load(path) as past:
+            callback.evaluations_timesteps = past["timesteps"].tolist()
+            callback.evaluations_results = past["results"].tolist()
+            callback.evaluations_length = past["ep_lengths"].tolist()
+            callback.best_mean_reward = float(past["results"].mean(axis=1).max())
+            if "successes" in past:
+                callback.evaluations_successes = past["successes"].tolist()

@@ -1,0 +1,159 @@
+"""What ``era-zoo`` does with runs: they are trained, listed, played, evaluated and filmed."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from era_rl.runs.agent import ALGORITHMS
+from era_rl.runs.settings import SettingsError
+from era_rl.runs.yaml_files import override
+from era_rl.sb3.run import Run, agent_files, file_name, has_ended
+from era_rl.sb3.run_settings import config_path, entry_for, read_config
+from era_rl.zoo.cli import Agent, Enjoy, Evaluate, Film, Listing, Train, has_display
+
+
+def train(source: Train, *, resume: Path | None = None, **arguments: Any) -> None:
+    """Train a new agent in a new folder, or go on with a killed run."""
+    progress = arguments.setdefault("progress", sys.stderr.isatty())
+    if resume is None:
+        run = run_of(source, **arguments)
+        run.train(new_folder(source.out, run))
+    elif has_ended(resume):
+        sys.stdout.write(f"nothing to resume: {resume} has no checkpoint, so it has ended\n")
+    else:
+        Run.resume(resume, progress=progress)
+
+
+def run_of(source: Train, **arguments: Any) -> Run:
+    """Return the run that a command line says: the settings of a file, with changes."""
+    algo, env = arguments["algo"], arguments["env"]
+    settings = override(entry_for(env, source.config or config_path(algo)), source.params)
+    settings = override(settings, [f"env_kwargs.{item}" for item in source.env_kwargs])
+    return Run(settings=settings, **arguments)
+
+
+def new_folder(out: Path, run: Run) -> Path:
+    """Make and return the folder of a new run, ``<out>/<algo>/<env>_<number>``."""
+    runs = out / run.algo
+    while True:
+        folder = runs / f"{run.name}_{max(numbers(runs, run.name), default=0) + 1}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:  # a run started at the same moment took the number
+            continue
+        except OSError as error:
+            raise SettingsError(f"--out {out} must be a writable folder: {error}") from error
+
+
+def numbers(runs: Path, name: str) -> list[int]:
+    """Return the numbers of the runs on an environment."""
+    found = (path.name.removeprefix(f"{name}_") for path in runs.glob(f"{name}_*"))
+    return [int(number) for number in found if number.isdecimal()]
+
+
+def run_folder(agent: Agent) -> Path:
+    """Return the folder of a run: of number ``exp_id``, or of the latest for 0."""
+    runs, name = agent.runs / agent.algo, file_name(agent.env)
+    run = runs / f"{name}_{agent.exp_id or max(numbers(runs, name), default=0)}"
+    if not run.is_dir():
+        found = ", ".join(sorted(path.name for path in runs.glob("*_[0-9]*"))) or "none"
+        raise SettingsError(f"there is no run {run}; runs in {runs}: {found}")
+    return run
+
+
+def load(agent: Agent, **env_kwargs: Any) -> tuple[BaseAlgorithm, VecEnv]:
+    """Return a run's agent and its environment, wrapped as in training, and say which agent it is."""
+    folder = run_folder(agent)
+    changed = override({}, agent.env_kwargs)
+    sys.stdout.write(f"loading {agent_files(folder, agent.best)[0]}\n")
+    options = {"best": agent.best, "seed": agent.seed, "device": agent.device}
+    return Run.load(folder, **options, **changed, **env_kwargs)
+
+
+def show(listing: Listing) -> None:
+    """Print the algorithms with their classes, and the environments each has settings for."""
+    for algo in [listing.algo] if listing.algo else ALGORITHMS:
+        sys.stdout.write(f"{algo} ({'.'.join(ALGORITHMS[algo])})\n")
+        for env_id in read_config(config_path(algo)):
+            sys.stdout.write(f"  {env_id}\n")
+
+
+def enjoy(agent: Enjoy) -> None:
+    """Play for so many steps, in a window where there is a display."""
+    window = agent.render and has_display()
+    if agent.render and not window:
+        sys.stdout.write("no display: playing without a window (record-video films the agent)\n")
+    model, env = load(agent, **({"render_mode": "human"} if window else {}))
+    episodes = (info["episode"] for info in _play(model, env, agent) if "episode" in info)
+    for number, episode in enumerate(episodes, start=1):
+        sys.stdout.write(f"episode {number}: return {episode['r']:.2f}, {episode['l']} steps\n")
+    env.close()
+
+
+def evaluate(agent: Evaluate) -> None:
+    """Print the mean and the standard deviation of the returns of so many episodes."""
+    model, env = load(agent)
+    returns, lengths = evaluate_policy(
+        model,
+        env,
+        n_eval_episodes=agent.episodes,
+        deterministic=not agent.stochastic,
+        return_episode_rewards=True,
+    )
+    sys.stdout.write(
+        f"{agent.episodes} episodes: return {np.mean(returns):.2f} +/- {np.std(returns):.2f}, "
+        f"length {np.mean(lengths):.1f}\n"
+    )
+    if env.has_attr("success_bar"):
+        bar = env.get_attr("success_bar")[0]
+        rate = np.mean(np.asarray(returns) >= bar)
+        sys.stdout.write(f"success (return of at least {bar:g}): {rate:.0%}\n")
+    env.close()
+
+
+def record_video(agent: Film) -> None:
+    """Film so many steps as an mp4."""
+    model, env = load(agent, render_mode="rgb_array")
+    name = f"{agent.algo}-{file_name(agent.env)}-step-0-to-step-{agent.steps}.mp4"
+    path = (agent.out or run_folder(agent) / "videos") / name
+    frames = (env.render() for _ in _play(model, env, agent))
+    write_video(path, frames, env.get_attr("metadata")[0].get("render_fps", 30))
+    env.close()
+    sys.stdout.write(f"{path}\n")
+
+
+def write_video(path: Path, frames: Iterable[Any], fps: float) -> None:
+    """Write frames, (height, width, 3) of bytes, as an mp4 that shows each once.
+
+    Straight to ffmpeg: moviepy, by which SB3's recorder writes, repeats some frames and loses others,
+    for it asks for frames by times that are rounded.
+    """
+    frames = iter(frames)
+    first = next(frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = first.shape[1], first.shape[0]
+    # sides of h264's frames are even
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2)
+    writer.send(None)
+    for frame in chain([first], frames):
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+
+
+def _play(model: BaseAlgorithm, env: VecEnv, agent: Enjoy | Film) -> Iterator[dict[str, Any]]:
+    """Yield at the beginning and after every step, with what the environment says of it."""
+    obs: Any = env.reset()
+    yield {}
+    for _ in range(agent.steps):
+        actions, _ = model.predict(obs, deterministic=not agent.stochastic)
+        obs, _, _, infos = env.step(actions)
+        yield infos[0]
