@@ -92,7 +92,7 @@ def agent_run(run: TrainingRun) -> Run:
 
 
 def _went_on(folder: Path) -> bool:
-    """Cut the logs at the checkpoint that a run goes on from; return whether there is one, or its end."""
+    """Cut the logs at the checkpoint to go on from; return whether there is one, or the run's end."""
     agent = folder / AGENT
     if not has_run(agent) or has_ended(agent):
         return has_run(agent)

@@ -23,7 +23,7 @@ def write(suite: Suite, results_folder: Path, scratch: Path) -> Path:
     """Write report.html, report.md and figures into the suite's folder of results; return the page.
 
     Raises:
-        SuiteError: If there are results of other configurations under the names of the suite's runs.
+        SettingsError: If there are results of other configurations under the names of the suite's runs.
     """
     state = status(suite, results_folder, scratch)
     findings = scores.load(suite, results_folder)

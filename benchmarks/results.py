@@ -13,7 +13,7 @@ PACKAGES += ("dm_control", "numpy")
 
 
 def read(run: TrainingRun, results: Path) -> dict[str, Any] | None:
-    """Return the result of a run, or None; SettingsError for one that is damaged or of another config."""
+    """Return the result of a run, or None; SettingsError if it is damaged or of another config."""
     return read_record(run.result(results), run.config)
 
 

@@ -191,7 +191,9 @@ def load(suite: str) -> Suite:
     for kind, (keys, needed) in ENTRIES.items():
         entries = content.get(kind, {})
         if not isinstance(entries, dict):
-            raise SettingsError(f"{path}: {kind} must map names to settings, not be {entries!r:.60}")
+            raise SettingsError(
+                f"{path}: {kind} must map names to settings, not be {entries!r:.60}"
+            )
         for name, entry in entries.items():
             lent = kind == "arms" and isinstance(entry, dict) and "suite" in entry
             _check_entry(

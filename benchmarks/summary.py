@@ -16,7 +16,7 @@ def write(results: Path = RESULTS) -> Path:
     """Write README.md into the folder of all results and return its path.
 
     Raises:
-        SuiteError: If there are results of other configurations under the names of a suite's runs.
+        SettingsError: If there are results of other configurations under the names of a suite's runs.
     """
     found, rows = published(results)
     drawn = {row.suite for row in rows}

@@ -12,7 +12,7 @@ from benchmarks.document import Block, Table, Text, markdown_block
 from benchmarks.idle import WAYS, key
 from benchmarks.metrics import number
 from benchmarks.results import RESULTS
-from benchmarks.suite import SuiteError
+from era_rl.runs.settings import SettingsError
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 PAPER = "7%"
@@ -192,12 +192,12 @@ def update(readme: Path, results: Path = RESULTS) -> None:
     """Replace what stands between the two comments in README.
 
     Raises:
-        SuiteError: If the comments are not there.
+        SettingsError: If the comments are not there.
     """
     text = readme.read_text()
     pattern = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
     if not pattern.search(text):
-        raise SuiteError(f"{readme} must have the lines {BEGIN} and {END}")
+        raise SettingsError(f"{readme} must have the lines {BEGIN} and {END}")
     replacement = f"{BEGIN}\n{readme_tables(results)}\n{END}"
     readme.write_text(pattern.sub(lambda _: replacement, text))
 

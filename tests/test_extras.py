@@ -18,12 +18,12 @@ NOT_ON_THE_INDEX = {"humanoid_bench"}
 PARTS = {
     "": [
         *("era_rl/core", "era_rl/devices.py", "era_rl/runs/settings.py", "era_rl/runs/command.py"),
-        *("era_rl/runs/folder.py", "era_rl/runs/record.py"),
+        *("era_rl/runs/folder.py", "era_rl/runs/record.py", "era_rl/runs/agent.py"),
     ],
-    "sb3": ["era_rl/sb3"],
+    "sb3": ["era_rl/sb3", "era_rl/runs/yaml_files.py"],
     "torchrl": ["era_rl/torchrl"],
     "bench": [
-        *("era_rl/envs", "era_rl/zoo", "era_rl/demo.py", "era_rl/runs/yaml_files.py"),
+        *("era_rl/envs", "era_rl/zoo", "era_rl/demo.py"),
         *("benchmarks/*.py", "benchmarks/gpu"),
     ],
     "vision": ["era_vision", "era_rl/runs/yaml_files.py", "benchmarks/vision"],

@@ -1,1 +1,1 @@
-"""The zoo's configurations, one YAML file an algorithm; era_rl.zoo.config reads them."""
+"""The zoo's configurations, one YAML file an algorithm; era_rl.sb3.run_settings reads them."""

@@ -59,9 +59,9 @@ ADDED = frozenset(["eval_envs", "settings"])
 class Run(AgentSettings):
     """One training run: algorithm, environment, settings and seed, and what can be done with them.
 
-    ``Run("sac_era", "Pendulum-v1", steps=20_000).train("runs/pendulum")`` is what ``era-zoo train`` does;
-    ``Run.resume("runs/pendulum")`` goes on with it after a kill, ``Run.load("runs/pendulum")`` returns the
-    agent and its environment. The folder gets the final model ``<env>.zip``, ``best_model.zip``,
+    ``Run("sac_era", "Pendulum-v1", steps=20_000).train("runs/a")`` is what ``era-zoo train`` does,
+    ``Run.resume("runs/a")`` goes on with it after a kill, and ``Run.load("runs/a")`` returns the agent
+    and its environment. The folder gets the final model ``<env>.zip``, ``best_model.zip``,
     ``evaluations.npz``, the episodes, TensorBoard logs, and the run itself as plain YAML.
 
     Args:
@@ -75,8 +75,8 @@ class Run(AgentSettings):
             --help`` says.
 
     Raises:
-        SettingsError: For an unknown name or setting, with those that come close, and for a value out of
-            range.
+        SettingsError: For an unknown name or setting, with those that come close, and for a value out
+            of range.
     """
 
     if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Run(AgentSettings):
 
     @classmethod
     def read(cls, folder: Path | str) -> "Run":
-        """Return the run that a folder was made by; SettingsError where its record is missing or damaged."""
+        """Return the run whose folder it is; SettingsError where its record is missing or damaged."""
         file = next(Path(folder).glob("*/args.yml"), None)
         if file is None:
             raise SettingsError(f"{folder} is not a run's folder: it has no */args.yml")
@@ -234,7 +234,7 @@ class Run(AgentSettings):
         Args:
             n_envs: How many.
             statistics: Folder of the statistics to normalise by; None for new ones.
-            monitor: Folder to log episodes in, for training: statistics are learned, rewards normalised.
+            monitor: Folder to log episodes in, of training: it learns statistics, normalises rewards.
             **env_kwargs: Arguments of the environment, beside the settings'.
         """
         settings = self.settings
@@ -281,7 +281,7 @@ class Run(AgentSettings):
         callbacks: Sequence[BaseCallback],
         checkpoint: Path | None,
     ) -> tuple[BaseAlgorithm, list[BaseCallback]]:
-        """Return the model, new or a checkpoint's, and its callbacks; environments close with ``held``."""
+        """Return the model, new or a checkpoint's, and its callbacks; ``held`` closes environments."""
         check_device(self.device)
         if self.threads > 0:
             torch.set_num_threads(self.threads)

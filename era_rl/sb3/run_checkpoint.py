@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ LOGS = (
 
 # what SB3's logger has been given since it last wrote
 PENDING = ("name_to_value", "name_to_count", "name_to_excluded")
+
+# in a buffer's file: what is no array, as JSON
+PLAIN = "plain"
 
 # what a buffer's constructor sets from its arguments, and nothing changes
 CONSTRUCTED = (spaces.Space, VecEnv, Enum, torch.device, torch.dtype, np.dtype, type)
@@ -134,8 +137,7 @@ def restore_buffer(model: BaseAlgorithm, checkpoint: Path) -> None:
     if not isinstance(model, OffPolicyAlgorithm) or model.replay_buffer is None:
         return
     buffer = model.replay_buffer
-    with np.load(checkpoint / "replay_buffer.npz", allow_pickle=False) as state:
-        _put_back(vars(buffer), state)
+    _put_back(vars(buffer), _saved_state(checkpoint / "replay_buffer.npz"))
     if isinstance(buffer, HerReplayBuffer):
         buffer.truncate_last_trajectory()
     elif buffer.size() > 0 and buffer.optimize_memory_usage:
@@ -162,30 +164,35 @@ def _save_buffer(buffer: ReplayBuffer, path: Path) -> None:
     """Write a replay buffer's state without its unused rows, which are most of it at first."""
     # next observations are, where memory is saved, the observations of the next row
     used = min(buffer.size() + buffer.optimize_memory_usage, buffer.buffer_size)
-    np.savez(path, **dict(_state(vars(buffer), buffer.buffer_size, used)))
+    state = dict(_state(vars(buffer), buffer.buffer_size, used))
+    arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in state.items() if name not in arrays}
+    np.savez(path, **arrays, **{PLAIN: np.array(json.dumps(plain))})
 
 
 def _state(
     values: Mapping[Any, Any], rows: int, used: int, prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yield state by path: numbers and arrays (of those with a row a step, the rows used), else JSON.
+    """Yield state by path: arrays, of those with a row a step the rows used, and else plain data.
 
     Raises:
-        SettingsError: For state that is none of these, which a resumed run would lack.
+        SettingsError: For state that is neither, which a resumed run would lack.
     """
     for name, value in values.items():
         path = f"{prefix}{name}"
+        if _is_constructed(value):
+            continue
+        if not isinstance(name, str) or "/" in path.removeprefix(prefix):
+            _refuse(path, f"its name is {name!r}")
         if isinstance(value, dict | TensorDictBase):
             yield from _state(dict(value.items()), rows, used, f"{path}/")
         elif isinstance(value, Tensor | np.ndarray):
             part = value[:used] if tuple(value.shape[:1]) == (rows,) else value
             part = part.cpu().numpy() if isinstance(part, Tensor) else part
-            # HER's infos are dicts: text, for arrays of objects would be pickled
-            yield path, _text(path, part.tolist()) if part.dtype == object else part
-        elif isinstance(value, int | float | np.generic):
-            yield path, value
-        elif not _is_constructed(value):
-            yield path, _text(path, list(value) if isinstance(value, deque) else value)
+            # HER's infos are dicts: arrays of objects would be pickled
+            yield path, _data(path, part.tolist()) if part.dtype == object else part
+        else:
+            yield path, _data(path, list(value) if isinstance(value, deque) else value)
 
 
 def _is_constructed(value: Any) -> bool:
@@ -193,14 +200,18 @@ def _is_constructed(value: Any) -> bool:
     return any(isinstance(part, CONSTRUCTED) for part in parts)
 
 
-def _text(path: str, value: Any) -> np.ndarray:
+def _data(path: str, value: Any) -> Any:
     try:
-        return np.array(json.dumps(value, default=_plain))
+        return json.loads(json.dumps(value, default=_plain))
     except TypeError as error:
-        raise SettingsError(
-            f"{path} of the replay buffer cannot be saved, and a resumed run would lack it ({error}): "
-            "numbers, texts, lists, dicts by name, arrays and tensors can"
-        ) from error
+        _refuse(path, str(error))
+
+
+def _refuse(path: str, why: str) -> NoReturn:
+    raise SettingsError(
+        f"{path} of the replay buffer cannot be saved, and a resumed run would lack it ({why}): "
+        "numbers, texts, lists, dicts by name, arrays and tensors can"
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -210,25 +221,32 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"it holds {value!r:.80}")
 
 
-def _put_back(values: dict[str, Any], state: Mapping[str, np.ndarray]) -> None:
+def _saved_state(path: Path) -> dict[str, Any]:
+    """Return the state that :func:`_save_buffer` wrote; earlier versions wrote each number apart."""
+    with np.load(path, allow_pickle=False) as file:
+        state = {name: value if value.ndim else value.item() for name, value in file.items()}
+    texts = {name: json.loads(value) for name, value in state.items() if isinstance(value, str)}
+    plain = texts.pop(PLAIN, {})
+    state.pop(PLAIN, None)
+    return {**state, **texts, **plain}
+
+
+def _put_back(values: dict[str, Any], state: Mapping[str, Any]) -> None:
     """Undo :func:`_state`, in place."""
-    for path, saved in state.items():
+    for path, new in state.items():
         *parents, name = path.split("/")
         target = reduce(lambda holder, key: holder.setdefault(key, {}), parents, values)
-        old, text = target.get(name), saved.dtype.kind == "U"
-        new = json.loads(saved.item()) if text else saved
+        old = target.get(name)
         if isinstance(old, np.ndarray) and old.dtype == object:
             for row, entries in enumerate(new):
                 old[row] = entries
         elif isinstance(old, Tensor | np.ndarray):
             part = old[: len(new)] if old.ndim else old
-            part[...] = torch.from_numpy(new) if isinstance(part, Tensor) else new
+            part[...] = torch.as_tensor(new) if isinstance(part, Tensor) else new
         elif isinstance(old, deque):
             old.extend(new)
-        elif text:
-            target[name] = tuple(new) if isinstance(old, tuple) else new
         elif not _is_constructed(old):
-            target[name] = new if new.ndim else new.item()
+            target[name] = tuple(new) if isinstance(old, tuple) else new
 
 
 def _logs(folder: Path) -> Iterator[Path]:

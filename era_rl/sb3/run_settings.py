@@ -216,7 +216,7 @@ def _check_net_arch(value: Any) -> None:
 def named_classes(setting: str, value: Any) -> Iterator[tuple[type, dict[str, Any]]]:
     """Yield the classes that a setting names, one or a list, with the arguments of each.
 
-    A name is dotted, or maps to its arguments: ``gymnasium.wrappers.TimeLimit: {max_episode_steps: 9}``.
+    A name is dotted, or maps to its arguments: ``gymnasium.wrappers.TimeLimit: {...}``.
     """
     for item in value if isinstance(value, list) else [] if value is None else [value]:
         name, kwargs = next(iter(item.items())) if isinstance(item, dict) else (item, {})
@@ -224,7 +224,7 @@ def named_classes(setting: str, value: Any) -> Iterator[tuple[type, dict[str, An
 
 
 def named_class(setting: str, name: str) -> type:
-    """Return the class that a dotted name in a setting stands for; SettingsError unless it is allowed."""
+    """Return the class that a dotted name stands for; SettingsError unless the setting allows it."""
     base, modules = CLASSES[setting]
     module, _, attribute = str(name).rpartition(".")
     if module not in modules:

@@ -164,7 +164,7 @@ def has_display() -> bool:
 def _split(
     kind: type[Settings], given: dict[str, Any], command: str
 ) -> tuple[Settings, dict[str, Any]]:
-    """Return a command's settings, and the arguments of a run; names are refused before slow imports."""
+    """Return a command's settings and the arguments of a run; wrong names cost no slow imports."""
     algos = given.get("algo", ())
     check_names("--algo", [algos] if isinstance(algos, str) else algos, ALGORITHMS)
     if "resume" in given:

@@ -97,7 +97,7 @@ class Search(ExperimentManager):
         return super().create_envs(n_envs, eval_env, no_log=True)
 
     def objective(self, trial: optuna.Trial) -> float:
-        """Return a trial's return; it is pruned where it diverges, as by ValueError (rl_zoo3's hook)."""
+        """Return a trial's return; one that diverges is pruned, as by ValueError (rl_zoo3's hook)."""
         self.study = trial.study
         try:
             return super().objective(trial)

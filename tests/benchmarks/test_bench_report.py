@@ -9,8 +9,9 @@ import pytest
 from bench_tiny import made_up, tiny
 
 from benchmarks import figures, idle, metrics, report, scores, suite, tables
-from benchmarks.suite import Suite, SuiteError, TrainingRun
+from benchmarks.suite import Suite, TrainingRun
 from era_rl.runs.folder import write_json
+from era_rl.runs.settings import SettingsError
 
 LEVELS = {"sac": -800.0, "era": -400.0}
 
@@ -138,7 +139,7 @@ def test_results_of_another_config_are_not_reported(tmp_path: Path) -> None:
     loaded = suite.load(tiny(tmp_path))
     fill(loaded.runs, tmp_path / "r")
     other = suite.load(tiny(tmp_path, ("evaluate_every: 100", "evaluate_every: 50")))
-    with pytest.raises(SuiteError, match="changed: evaluate_every"):
+    with pytest.raises(SettingsError, match=r"other settings \(evaluate_every"):
         report.write(other, tmp_path / "r", tmp_path / "s")
 
 
@@ -188,7 +189,7 @@ def test_scores_are_drawn_against_the_height_of_exact_floors(
 def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n")
-    with pytest.raises(SuiteError, match="must have the lines"):
+    with pytest.raises(SettingsError, match="must have the lines"):
         tables.update(readme, tmp_path)
     audit = {"head": "exact floor", "size": 6, "floor": -3.0, "kind": "exact"}
     content = {

@@ -19,8 +19,9 @@ from benchmarks import __main__ as cli
 from benchmarks import results, suite
 from benchmarks.acting import WAYS
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, start, status
-from benchmarks.suite import Run, SuiteError, TrainingRun
+from benchmarks.suite import AGENT, Run, TrainingRun
 from era_rl.runs.folder import locked, write_json
+from era_rl.runs.settings import SettingsError
 
 
 class Instant:
@@ -51,7 +52,7 @@ class Endless(Instant):
 
     def __init__(self, run: Run, results_folder: Path, scratch: Path) -> None:
         self.started.append(run.name)
-        self.checkpoint = run.folder(scratch) / "sac" / "Pendulum-v1_1" / "checkpoint-100"
+        self.checkpoint = run.folder(scratch) / AGENT / "checkpoint-100"
 
     def poll(self) -> int | None:
         return None
@@ -248,6 +249,6 @@ def test_a_run_does_not_replace_a_result_of_another_config(tmp_path: Path) -> No
     run = suite.load(tiny(tmp_path)).runs[0]
     other = {**made_up(run, 0.0), "config_hash": "0" * 12}
     write_json(run.result(tmp_path), other)
-    with pytest.raises(SuiteError, match="rename the arm"):
+    with pytest.raises(SettingsError, match=r"is of other settings \(config_hash: '0{12}', now"):
         do_job(run, tmp_path, tmp_path)
     assert run.result(tmp_path).read_text() == json.dumps(other, indent=1) + "\n"

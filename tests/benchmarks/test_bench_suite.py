@@ -7,9 +7,8 @@ import pytest
 from bench_tiny import tiny
 
 from benchmarks import results, suite
-from benchmarks.suite import SuiteError
 from era_rl.runs.folder import write_json
-from era_rl.zoo.names import ConfigError
+from era_rl.runs.settings import SettingsError
 
 
 @pytest.mark.parametrize("name", suite.names())
@@ -77,7 +76,7 @@ def test_params_are_merged_into_the_zoos_settings(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_by_name(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         suite.load(tiny(tmp_path, (old, new)))
 
 
@@ -125,20 +124,20 @@ def test_an_arm_that_another_suite_has_not_like_that_is_refused(
     text = Path(tmp_path / "first.yaml").read_text()
     assert old in text
     (tmp_path / "first.yaml").write_text(text.replace(old, new))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         suite.load(second)
 
 
 def test_a_suite_that_lends_to_itself_or_changes_what_is_lent_is_refused(tmp_path: Path) -> None:
     era = "era: {algo: sac_era, nats_per_dim: -0.5, about: floor}"
-    with pytest.raises(SuiteError, match="era: suite must be another one"):
+    with pytest.raises(SettingsError, match="era: suite must be another one"):
         suite.load(tiny(tmp_path, (era, "era: {suite: tiny}")))
-    with pytest.raises(ConfigError, match="nats_per_dim"):
+    with pytest.raises(SettingsError, match="nats_per_dim"):
         suite.load(tiny(tmp_path, (era, "era: {suite: pilot, nats_per_dim: 0}")))
 
 
 def test_unknown_suites_are_refused_with_the_close_ones() -> None:
-    with pytest.raises(ConfigError, match="'pilots' is unknown; close: pilot"):
+    with pytest.raises(SettingsError, match="'pilots' is unknown; close: pilot"):
         suite.load("pilots")
 
 
@@ -158,5 +157,5 @@ def test_results_of_another_config_are_refused(tmp_path: Path) -> None:
     write_json(run.result(tmp_path), content)
     assert results.read(run, tmp_path) == content
     changed = suite.load(tiny(tmp_path, ("steps: 300", "steps: 400"))).runs[0]
-    with pytest.raises(SuiteError, match="changed: steps"):
+    with pytest.raises(SettingsError, match=r"other settings \(steps: 300, now 400\)"):
         results.read(changed, tmp_path)

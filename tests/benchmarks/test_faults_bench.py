@@ -11,8 +11,9 @@ from test_bench_runner import Instant, do_job
 from benchmarks import __main__ as cli
 from benchmarks import results, suite
 from benchmarks.runner import Runner
-from benchmarks.suite import SuiteError
+from benchmarks.suite import AGENT
 from era_rl.runs.folder import locked, write_json
+from era_rl.runs.settings import SettingsError
 
 
 @pytest.mark.parametrize("command", ["run", "status", "report"])
@@ -106,7 +107,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_done(tmp_path: Path) ->
     """From an older one, or, as here where there is none, from the beginning."""
     run = suite.load(tiny(tmp_path, ("algo: sac_era", SMALL))).runs[1]
     folder = run.folder(tmp_path / "scratch")
-    damaged = folder / "sac_era" / "Pendulum-v1_1" / "checkpoint-100"
+    damaged = folder / AGENT / "checkpoint-100"
     damaged.mkdir(parents=True)
     (damaged / "model.zip").write_bytes(b"half of")
     do_job(run, tmp_path / "results", tmp_path / "scratch")
@@ -147,5 +148,5 @@ def test_a_finished_run_stays_finished_whatever_becomes_of_others(
 def test_a_table_of_results_that_are_damaged_is_refused(tmp_path: Path) -> None:
     run = suite.load(tiny(tmp_path)).runs[0]
     run.result(tmp_path).write_text('{"half": ')
-    with pytest.raises(SuiteError, match="truncated or no JSON"):
+    with pytest.raises(SettingsError, match="truncated or no JSON"):
         results.read(run, tmp_path)

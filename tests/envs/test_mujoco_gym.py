@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from era_rl.envs.wrappers import Float32Observation
-from era_rl.zoo.config import config_path, entry_for
+from era_rl.sb3.run_settings import config_path, entry_for
 
 TASKS = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"]
 

@@ -7,28 +7,32 @@ import random
 import re
 import shutil
 import time
+from collections import deque
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.classic_control import PendulumEnv
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from zoo_runs import SMALL, episode_lengths, evaluated_at, train
 
-from era_rl.runs.folder import FolderError, locked
-from era_rl.sb3 import SACERA
-from era_rl.sb3.buffers import DeviceReplayBuffer
-from era_rl.zoo import checkpoint, cli, plot
-from era_rl.zoo.checkpoint import (
+from era_rl.runs.folder import (
+    FolderError,
     checkpoints,
     damaged_file,
     discard,
+    locked,
     newest_intact,
-    restore_buffer,
-    save_checkpoint,
 )
+from era_rl.runs.settings import SettingsError
+from era_rl.sb3 import SACERA, run_checkpoint
+from era_rl.sb3.buffers import DeviceReplayBuffer
+from era_rl.sb3.run_checkpoint import restore_buffer, save_checkpoint
+from era_rl.zoo import cli, plot
 
 NAMES = ["--algo", "sac_era", "--env", "Pendulum-v1"]
 RUN = Path("sac_era", "Pendulum-v1_1")
@@ -95,7 +99,7 @@ def _newest(run: Path) -> int:
 def test_a_full_disk_ends_a_run_with_a_line_and_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_buffer, run = checkpoint._save_buffer, tmp_path / RUN
+    save_buffer, run = run_checkpoint._save_buffer, tmp_path / RUN
 
     def full(buffer: Any, path: Path) -> None:
         if (run / "checkpoint-20").exists():
@@ -103,9 +107,9 @@ def test_a_full_disk_ends_a_run_with_a_line_and_its_checkpoint(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save_buffer(buffer, path)
 
-    monkeypatch.setattr(checkpoint, "_save_buffer", full)
+    monkeypatch.setattr(run_checkpoint, "_save_buffer", full)
     assert train(tmp_path, "sac_era", 60) == 1
-    assert "No space left on device: the last checkpoint is whole; make room" in (
+    assert "No space left on device; the last checkpoint is whole; to go on" in (
         capsys.readouterr().err
     )
     monkeypatch.undo()
@@ -120,7 +124,7 @@ def test_a_log_folder_that_cannot_be_written_to_is_a_line(
     (tmp_path / "file").touch()
     assert train(tmp_path / "file", "sac_era", 20) == 2
     error = capsys.readouterr().err
-    assert "era-zoo: --log-folder" in error
+    assert "era-zoo: --out" in error
     assert "must be a writable folder" in error
 
 
@@ -166,7 +170,7 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     _damage(newer / "replay_buffer.npz", "truncated")
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert "checkpoint-50 is damaged (replay_buffer.npz): looking for an older checkpoint" in (
-        capsys.readouterr().out
+        capsys.readouterr().err
     )
     assert episode_lengths(run) == [20, 20, 20]
     assert not checkpoints(run)
@@ -207,10 +211,14 @@ def test_a_run_without_a_whole_checkpoint_is_refused(
     ("name", "text", "message"),
     [
         ("args.yml", "algo: [", "args.yml: not plain YAML"),
-        ("args.yml", "algo: sac_era\nenv: Pendulum-v1\n", "args.yml is damaged, config, device,"),
+        (
+            "args.yml",
+            "algo: sac_era\nenv: Pendulum-v1\n",
+            "args.yml is damaged, device,",
+        ),
         ("config.yml", "policy: MlpPolicy\nn_times", "config.yml: not plain YAML"),
         ("config.yml", "- 1", "config.yml must be a mapping"),
-        ("config.yml", "policy: MlpPolicy\n", "'n_timesteps' is missing"),
+        ("config.yml", "n_timesteps: 10\n", "'policy' is missing"),
     ],
     ids=["args-syntax", "args-short", "config-cut", "config-list", "config-short"],
 )
@@ -258,7 +266,7 @@ def test_damaged_models_and_evaluations_are_named(
 def test_evaluations_are_read_without_running_code(tmp_path: Path) -> None:
     path = tmp_path / "evaluations.npz"
     np.savez(path, timesteps=np.array([1]), results=np.array([{}], dtype=object))
-    with pytest.raises(plot.ConfigError, match="truncated or damaged"):
+    with pytest.raises(SettingsError, match="truncated or damaged"):
         plot.returns_of_runs([path])
 
 
@@ -287,7 +295,7 @@ def test_her_infos_come_back_without_pickle(tmp_path: Path) -> None:
     restore_buffer(new, tmp_path / "checkpoint-23")
     assert new.replay_buffer.pos == 23
     before, after = (
-        json.dumps(model.replay_buffer.infos[:23].tolist(), default=checkpoint._plain)
+        json.dumps(model.replay_buffer.infos[:23].tolist(), default=run_checkpoint._plain)
         for model in (old, new)
     )
     assert before == after
@@ -311,6 +319,60 @@ def test_a_buffer_on_the_device_comes_back(tmp_path: Path) -> None:
     for name, rows in old.replay_buffer.storage.items():
         assert new.replay_buffer.storage[name].equal(rows)
         assert rows[:30].any()
+
+
+class PrioritisedBuffer(ReplayBuffer):
+    """State of every kind: by row and not, in lists, floats, texts, deques and dicts."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.priorities = np.ones((self.buffer_size, self.n_envs), np.float32)
+        self.tree = torch.zeros(2 * self.buffer_size - 1)
+        self.total = torch.zeros(())
+        self.max_priority, self.beta, self.note = 1.0, np.float32(0.4), None
+        self.heap: list[float] = []
+        self.recent: deque[int] = deque(maxlen=3)
+        self.span = (0, 0)
+        self.by_env = {"episodes": [0]}
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        self.max_priority += 0.125
+        self.beta += np.float32(0.01)
+        self.priorities[self.pos] = self.max_priority
+        self.tree[-1 - self.pos] = self.max_priority
+        self.total += 1
+        self.heap.append(self.max_priority)
+        self.recent.append(self.pos)
+        self.span, self.note = (1, self.pos), f"at {self.pos}"
+        self.by_env["episodes"][0] += 1
+        super().add(*args, **kwargs)
+
+
+def test_a_prioritised_buffer_comes_back_whole(tmp_path: Path) -> None:
+    """Every attribute of the restored buffer equals that of the saved one."""
+
+    def model() -> SACERA:
+        options = {"learning_starts": 100, "policy_kwargs": {"net_arch": [4]}, "buffer_size": 50}
+        env = make_vec_env("Pendulum-v1", seed=0)
+        return SACERA("MlpPolicy", env, replay_buffer_class=PrioritisedBuffer, **options)
+
+    old, new = model().learn(20), model()
+    save_checkpoint(old, tmp_path / "Pendulum-v1")
+    restore_buffer(new, tmp_path / "checkpoint-20")
+    before, after = vars(old.replay_buffer), vars(new.replay_buffer)
+    assert before.keys() == after.keys()
+    for name in before.keys() - {"timeouts", "observation_space", "action_space"}:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+        assert type(after[name]) is type(before[name]) or name == "beta"
+
+
+def test_state_of_a_buffer_that_cannot_be_saved_is_refused_by_name(tmp_path: Path) -> None:
+    model = SACERA("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [4]})
+    for value in (np.random.default_rng(0), {1: 2.0}, {"a": {3}}, [object()]):
+        model.replay_buffer.extra = value
+        with pytest.raises(SettingsError, match=r"extra.* of the replay buffer cannot be saved"):
+            save_checkpoint(model, tmp_path / "Pendulum-v1")
+    assert not checkpoints(tmp_path)
 
 
 def test_networks_that_are_not_finite_replace_no_checkpoint(saved: Path, tmp_path: Path) -> None:
@@ -353,13 +415,12 @@ def test_a_run_that_is_worked_on_is_not_resumed(
 def test_a_new_run_holds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def try_to_hold(self: Any, model: Any) -> None:
-        with pytest.raises(FolderError, match="another process"), locked(self.save_path):
+    def try_to_hold(self: Any, model: Any, callbacks: Any, folder: Path, _: Any) -> None:
+        with pytest.raises(FolderError, match="another process"), locked(folder):
             pass
-        seen.append(self.save_path)
-        self._close()
+        seen.append(folder)
 
-    monkeypatch.setattr("era_rl.zoo.experiment.Experiment.learn", try_to_hold)
+    monkeypatch.setattr("era_rl.sb3.run.Run._learn", try_to_hold)
     assert train(tmp_path, "sac_era", 10) == 0
     assert len(seen) == 1
 
@@ -368,9 +429,15 @@ def test_a_new_run_holds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_device_that_is_absent_is_a_line(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([command, *NAMES, "-f", str(tmp_path), "--device", "cuda:99"]) == 2
-    assert "--device: device='cuda:99' must be a usable torch device" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    names = [*NAMES, "-f", str(tmp_path)]
+    if command == "evaluate":
+        assert train(tmp_path, "sac_era", 10) == 0
+    before = sorted(tmp_path.rglob("*_*"))
+    assert cli.main([command, *names, "--device", "cuda:99"]) == 2
+    assert "device='cuda:99' must be a usable torch device" in capsys.readouterr().err
+    assert sorted(path for path in tmp_path.rglob("*_*") if path.name != "sac_era") == [
+        path for path in before if path.name != "sac_era"
+    ]
 
 
 def test_an_environment_that_raises_leaves_the_checkpoint(

@@ -16,9 +16,10 @@ from stable_baselines3.common.logger import configure
 from zoo_runs import train
 
 from era_rl.sb3 import PPOERA, SACERA
-from era_rl.zoo import agent, cli
+from era_rl.sb3.run import Run
+from era_rl.zoo import cli, commands
 from era_rl.zoo.plot import mean_and_error, returns_of_runs
-from era_rl.zoo.search_spaces import HOSTS, register_search_spaces, sample_era
+from era_rl.zoo.tune import HOSTS, register_search_spaces, sample_era
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,11 +54,9 @@ def test_a_run_records_its_settings_as_plain_yaml(logs):
 
 def test_the_best_model_is_played_with_the_statistics_of_its_time(logs):
     folder = logs / "ppo_era" / "Pendulum-v1_1" / "Pendulum-v1"
-    parser = cli.parser()
     counts = []
-    for choice in ([], ["--best"]):
-        args = parser.parse_args(["evaluate", *names(logs, "ppo_era"), *choice])
-        _, env = agent.load_agent(args, {})
+    for best in (False, True):
+        _, env = Run.load(folder.parent, best=best)
         counts.append(env.obs_rms.count)
         env.close()
     assert counts[1] < counts[0]
@@ -85,7 +84,7 @@ def test_an_agent_with_hindsight_is_evaluated(tmp_path, capsys):
 
 
 def test_enjoy_without_a_display_says_so_and_plays(logs, capsys, monkeypatch):
-    monkeypatch.setattr(agent, "has_display", lambda: False)
+    monkeypatch.setattr(commands, "has_display", lambda: False)
     assert cli.main(["enjoy", *names(logs, "sac_era"), "-n", "20"]) == 0
     shown = capsys.readouterr().out
     assert "no display: playing without a window" in shown
@@ -112,9 +111,9 @@ def test_evaluate_and_enjoy_repeat_the_evaluation_of_training(algo, tmp_path, ca
 
 def test_the_latest_runs_final_or_best_model_is_loaded(logs, capsys):
     run = logs / "sac_era" / "Pendulum-v1_2"
-    for best, name in (([], "Pendulum-v1.zip"), (["--best"], "best_model.zip")):
-        args = cli.parser().parse_args(["evaluate", *names(logs, "sac_era"), *best])
-        agent.load_agent(args, {})[1].close()
+    for best, name in ((False, "Pendulum-v1.zip"), (True, "best_model.zip")):
+        agent = cli.Agent(algo="sac_era", env="Pendulum-v1", runs=logs, best=best)
+        commands.load(agent)[1].close()
         assert capsys.readouterr().out.endswith(f"loading {run / name}\n")
 
 
@@ -139,8 +138,7 @@ def test_evaluate_counts_episodes_that_reach_the_bar(
 
 
 def test_an_agent_is_loaded_without_its_memory(logs):
-    args = cli.parser().parse_args(["evaluate", *names(logs, "sac_era"), "--exp-id", "1"])
-    model, env = agent.load_agent(args, {})
+    model, env = Run.load(logs / "sac_era" / "Pendulum-v1_1")
     assert isinstance(model, SACERA)
     assert model.replay_buffer.buffer_size == 1
     env.close()
@@ -175,7 +173,7 @@ def test_plot_draws_all_runs(logs, tmp_path, capsys):
     assert cli.main(["plot", "--algo", "tqc", "--env", "Pendulum-v1", "-f", str(logs)]) == 2
     assert "no evaluations of tqc on Pendulum-v1" in capsys.readouterr().err
     assert cli.main(["plot", *algos, "-f", str(logs), "-o", "curves.foo"]) == 2
-    assert "--output curves.foo must end in one of ." in capsys.readouterr().err
+    assert "--out curves.foo must end in one of ." in capsys.readouterr().err
 
 
 def test_curves_meet_at_common_steps(tmp_path):

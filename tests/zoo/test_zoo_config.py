@@ -14,20 +14,13 @@ from sb3_contrib import TQC
 from stable_baselines3 import SAC
 from torch import nn
 
+from era_rl.runs.agent import ALGORITHMS, algorithm_class
+from era_rl.runs.settings import SettingsError
+from era_rl.runs.yaml_files import override, parse
 from era_rl.sb3 import PPOERA, SACERA, paper_preset
+from era_rl.sb3.run_settings import check, config_path, entry_for, read_config, with_objects
 from era_rl.zoo import cli
-from era_rl.zoo.algorithms import ALGORITHMS, algorithm_class
 from era_rl.zoo.baselines import LayerNormSACPolicy, LayerNormTQCPolicy
-from era_rl.zoo.config import (
-    check,
-    config_path,
-    entry_for,
-    override,
-    parse,
-    read_config,
-    with_objects,
-)
-from era_rl.zoo.names import ConfigError
 
 SETTINGS = {"policy": "MlpPolicy", "n_timesteps": 1000}
 
@@ -117,7 +110,7 @@ def test_the_first_pattern_that_matches_counts(tmp_path):
     assert entry_for("a/b-v0", path) == {"gamma": 0.1}
     assert entry_for("a/c-v0", path) == {"gamma": 0.2}
     with pytest.raises(
-        ConfigError, match=r"no entry of .*some.yml matches 'b-v0'; .* a/b-\*, a/\*"
+        SettingsError, match=r"no entry of .*some.yml matches 'b-v0'; .* a/b-\*, a/\*"
     ):
         entry_for("b-v0", path)
 
@@ -143,9 +136,9 @@ def test_overrides_reach_into_mappings_and_leave_the_original_alone():
         "env_kwargs": {"a": {"b": "x=y"}},
     }
     assert settings == {"policy_kwargs": {"net_arch": [64, 64]}, "gamma": 0.9}
-    with pytest.raises(ConfigError, match="'gamma' must be key=value"):
+    with pytest.raises(SettingsError, match="'gamma' must be key=value"):
         override(settings, ["gamma"])
-    with pytest.raises(ConfigError, match="gamma is not a mapping"):
+    with pytest.raises(SettingsError, match="gamma is not a mapping"):
         override(settings, ["gamma.x=1"])
 
 
@@ -203,7 +196,7 @@ def test_words_stand_for_classes():
     ],
 )
 def test_settings_that_are_refused(changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         check({**SETTINGS, **changes}, SACERA)
 
 
@@ -223,9 +216,9 @@ def test_settings_at_the_end_of_their_range_are_accepted(changes):
 def test_settings_of_the_own_algorithm_are_known_and_of_others_are_not():
     check({**SETTINGS, "squash": False, "ent_coef": 0.01, "n_envs": 2}, PPOERA)
     check({**SETTINGS, "slack": 0.1, "tau": 0.1, "policy_kwargs": {"n_critics": 3}}, SACERA)
-    with pytest.raises(ConfigError, match="'tau'"):
+    with pytest.raises(SettingsError, match="'tau'"):
         check({**SETTINGS, "tau": 0.1}, PPOERA)
-    with pytest.raises(ConfigError, match="'policy' is missing"):
+    with pytest.raises(SettingsError, match="'policy' is missing"):
         check({"n_timesteps": 1}, SACERA)
 
 
@@ -241,7 +234,7 @@ def test_settings_of_the_own_algorithm_are_known_and_of_others_are_not():
 def test_files_that_are_refused_do_nothing(tmp_path, name, text, message):
     path = tmp_path / name
     path.write_text(text.format(tmp_path / "made"))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         read_config(path)
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
@@ -269,7 +262,7 @@ PENDULUM = ["--algo", "sac_era", "--env", "Pendulum-v1"]
         ([*PENDULUM, "--params", "slack=2"], "slack=2"),
         (
             [*PENDULUM, "--gym-packages", "nopackage"],
-            "--gym-packages nopackage: No module named 'nopackage'",
+            "gym_packages nopackage: No module named 'nopackage'",
         ),
         (
             [*PENDULUM, "--params", "policy_kwargs.activation_fn=[relu]"],
@@ -280,8 +273,8 @@ PENDULUM = ["--algo", "sac_era", "--env", "Pendulum-v1"]
             "normalize 'norm_ob' is unknown; close: norm_obs",
         ),
         (["--algo", "sac_era"], "--algo and --env must be given"),
-        (["--resume", "nowhere"], "leave out --log-folder"),
-        (["--resume", "nowhere", "-n", "9"], "leave out --log-folder, --n-timesteps"),
+        (["--resume", "nowhere"], "leave out --out"),
+        (["--resume", "nowhere", "-n", "9"], "leave out --out, --steps"),
         ([*PENDULUM, "--env-kwargs", "foo=1"], "sac_era on Pendulum-v1: .*'foo'"),
         (
             [*PENDULUM, "--params", "env_wrapper=era_rl.envs.wrappers.ActionRepeat"],
@@ -312,7 +305,7 @@ def test_studies_need_an_address_that_optuna_knows(capsys):
 def test_seeds_are_numpys(seed, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["train", *PENDULUM, "--seed", seed])
-    assert f"{seed} must be in [0, 4294967295]" in capsys.readouterr().err
+    assert f"'{seed}' must be a whole number in [0, 4294967295]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -326,7 +319,8 @@ def test_seeds_are_numpys(seed, capsys):
     ],
 )
 @pytest.mark.parametrize(
-    ("value", "message"), [("0", "0 must be at least 1"), ("x", "invalid positive_int value")]
+    ("value", "message"),
+    [(value, f"'{value}' must be a whole number of at least 1") for value in ("0", "x")],
 )
 def test_counts_are_at_least_one(command, option, value, message, capsys):
     with pytest.raises(SystemExit, match="2"):

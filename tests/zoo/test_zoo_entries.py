@@ -10,9 +10,9 @@ from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from era_rl.runs.agent import ALGORITHMS, algorithm_class
+from era_rl.sb3.run_settings import config_path, entry_for, read_config
 from era_rl.zoo import cli
-from era_rl.zoo.algorithms import ALGORITHMS, algorithm_class
-from era_rl.zoo.config import config_path, entry_for, read_config
 
 SUITES = [
     *(f"dm_control/dog-{task}-v0" for task in ("stand", "walk", "trot", "run")),

@@ -19,9 +19,11 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from zoo_runs import episode_lengths, evaluated_at, logged_at, train
 
-from era_rl.sb3 import SACERA
-from era_rl.zoo import checkpoint, cli, experiment
-from era_rl.zoo.checkpoint import CheckpointCallback, checkpoints, restore_buffer, save_checkpoint
+from era_rl.runs.folder import checkpoints
+from era_rl.sb3 import SACERA, run_checkpoint
+from era_rl.sb3 import run as runs
+from era_rl.sb3.run_checkpoint import CheckpointCallback, restore_buffer, save_checkpoint
+from era_rl.zoo import cli, commands
 
 
 class Killed(BaseException):
@@ -83,7 +85,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
         BaseAlgorithm, "set_random_seed", lambda self, x=None: seeds.append(x) or seed(self, x)
     )
     assert cli.main(["train", "--resume", str(run)]) == 0
-    assert seeds[-1] == experiment._seed_after(0, saved_at)
+    assert seeds[-1] == runs._seed_after(0, saved_at)
     assert steps_of(run) == steps_of(whole) == total
     assert evaluated_at(run) == evaluated_at(whole) == list(range(10, total + 1, 10))
     kept = saved_at // 10
@@ -98,7 +100,7 @@ def test_a_resumed_run_knows_its_best_evaluation(tmp_path):
     results = np.array([[1.0, 2.0], [5.0, 9.0], [8.0, 0.0]])
     np.savez(tmp_path / "evaluations.npz", timesteps=[1, 2, 3], results=results, ep_lengths=results)
     callback = EvalCallback(make_vec_env("Pendulum-v1"), log_path=str(tmp_path))
-    experiment._recall(callback)
+    runs._recall(callback)
     assert callback.best_mean_reward == 7.0
     assert callback.evaluations_results == results.tolist()
 
@@ -127,9 +129,9 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch)
             raise Killed
         save_buffer(buffer, path)
 
-    save_buffer = checkpoint._save_buffer
+    save_buffer = run_checkpoint._save_buffer
     run = tmp_path / "sac_era" / "Pendulum-v1_1"
-    monkeypatch.setattr(checkpoint, "_save_buffer", die)
+    monkeypatch.setattr(run_checkpoint, "_save_buffer", die)
     with pytest.raises(Killed):
         train(tmp_path, "sac_era", 60)
     monkeypatch.undo()
@@ -217,8 +219,8 @@ def test_it_waits_no_longer_than_another_save_freq(tmp_path):
 
 def test_a_resumed_run_does_not_repeat_its_beginning(tmp_path):
     """Nor does it depend on anything but the seed and the steps."""
-    assert experiment._seed_after(0, 1000) == experiment._seed_after(0, 1000)
-    seeds = {experiment._seed_after(seed, steps) for seed in (0, 1) for steps in (0, 200, 400)}
+    assert runs._seed_after(0, 1000) == runs._seed_after(0, 1000)
+    seeds = {runs._seed_after(seed, steps) for seed in (0, 1) for steps in (0, 200, 400)}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**32 for seed in seeds)
 
@@ -233,9 +235,8 @@ def test_a_finished_run_has_nothing_to_resume(tmp_path, capsys):
 
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path, monkeypatch):
-    numbers = iter([0, 0, 1])
-    monkeypatch.setattr("rl_zoo3.exp_manager.get_latest_run_id", lambda *_: 0)
-    monkeypatch.setattr(experiment, "get_latest_run_id", lambda *_: next(numbers) + 1)
+    numbers = iter([[], [], [1]])
+    monkeypatch.setattr(commands, "numbers", lambda *_: next(numbers))
     assert train(tmp_path, "sac_era", 10) == 0
     assert train(tmp_path, "sac_era", 10) == 0
     names = sorted(path.name for path in (tmp_path / "sac_era").iterdir())
@@ -250,7 +251,7 @@ def test_a_process_killed_by_the_system_is_resumed_by_another(tmp_path):
     params = ["--save-freq", "400", "--params", "learning_starts=100", "batch_size=16"]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [*main, "train", *options.split(), "-f", str(tmp_path), *params], cwd=root
+        [*main, "train", *options.split(), "--out", str(tmp_path), *params], cwd=root
     )
     while not (run / "checkpoint-800").exists():
         assert process.poll() is None

@@ -1,4 +1,4 @@
-"""Every hook of rl_zoo3 that the zoo overrides or calls is there, as it relies on it."""
+"""Every hook of rl_zoo3 that the search for settings overrides or calls is as it relies on it."""
 
 from typing import Any
 
@@ -15,15 +15,9 @@ HOOKS: list[tuple[Any, str, str]] = [
     (ExperimentManager, "read_hyperparameters", "self"),
     (ExperimentManager, "create_log_folder", "self"),
     (ExperimentManager, "create_envs", "self n_envs eval_env no_log"),
-    (ExperimentManager, "create_callbacks", "self"),
     (ExperimentManager, "setup_experiment", "self"),
-    (ExperimentManager, "learn", "self model"),
-    (ExperimentManager, "_load_pretrained_agent", "self hyperparams env"),
-    (ExperimentManager, "_save_config", "self saved_hyperparams"),
-    (ExperimentManager, "save_trained_model", "self model"),
+    (ExperimentManager, "objective", "self trial"),
     (ExperimentManager, "hyperparameters_optimization", "self"),
-    (rl_zoo3.utils, "get_latest_run_id", "log_path env_name"),
-    (rl_zoo3.utils, "create_test_env", "env_id"),
 ]
 
 
@@ -35,9 +29,14 @@ def test_the_hook_is_there(owner: Any, name: str, parameters: str) -> None:
     check_hook("rl_zoo3", owner, name, parameters)
 
 
-ARGUMENTS = "trained_agent seed device vec_env_type verbose show_progress eval_freq n_eval_episodes"
-ARGUMENTS += " optimize_hyperparameters n_trials n_jobs sampler pruner n_startup_trials storage"
-ARGUMENTS += " n_evaluations study_name no_optim_plots env_kwargs n_eval_envs"
+def test_environments_are_wrapped_as_a_model_wraps_them() -> None:
+    """SB3's own wrapping of images, which evaluation environments need too."""
+    check_hook("stable_baselines3", BaseAlgorithm, "_wrap_env", "env verbose monitor_wrapper")
+
+
+ARGUMENTS = "seed device vec_env_type verbose eval_freq n_eval_episodes optimize_hyperparameters"
+ARGUMENTS += " n_trials n_jobs sampler pruner n_startup_trials n_evaluations storage study_name"
+ARGUMENTS += " no_optim_plots env_kwargs"
 
 
 def test_the_experiment_takes_our_arguments() -> None:

@@ -16,7 +16,7 @@ SMALL = {
 
 def train(folder: Path, algo: str, steps: int) -> int:
     """Train on Pendulum, its episodes cut to 20 steps, evaluating every 10 and saving every 20."""
-    names = ["--algo", algo, "--env", "Pendulum-v1", "-f", str(folder), "-n", str(steps)]
+    names = ["--algo", algo, "--env", "Pendulum-v1", "--out", str(folder), "-n", str(steps)]
     every = ["--eval-freq", "10", "--eval-episodes", "2", "--save-freq", "20", "--verbose", "0"]
     env = ["--env-kwargs", "max_episode_steps=20"]
     return cli.main(["train", *names, *every, *env, "--params", *SMALL[algo]])

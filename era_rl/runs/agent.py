@@ -1,0 +1,67 @@
+"""What a run of a Stable-Baselines3 agent is asked for; apart from what trains it, which takes seconds to load."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any, Literal
+
+from era_rl.runs.settings import Setting, Settings
+
+ALGORITHMS = {
+    "sac_era": ("era_rl.sb3", "SACERA"),
+    "sac_era_paper": ("era_rl.sb3", "SACERA"),
+    "fastsac_era": ("era_rl.sb3", "SACERA"),
+    "tqc_era": ("era_rl.sb3", "TQCERA"),
+    "crossq_era": ("era_rl.sb3", "CrossQERA"),
+    "ppo_era": ("era_rl.sb3", "PPOERA"),
+    "a2c_era": ("era_rl.sb3", "A2CERA"),
+    "sac": ("stable_baselines3", "SAC"),
+    "sac_paper": ("stable_baselines3", "SAC"),
+    "tqc": ("sb3_contrib", "TQC"),
+    "crossq": ("sb3_contrib", "CrossQ"),
+    "ppo": ("stable_baselines3", "PPO"),
+    "a2c": ("stable_baselines3", "A2C"),
+}
+"""Module and class of each algorithm; ``zoo_configs/<name>.yml`` has its settings by environment."""
+
+Seed = Annotated[int, Setting("seed of environments and agent", low=0, high=2**32 - 1)]
+
+
+@dataclass(frozen=True)
+class AgentSettings(Settings):
+    """The arguments of :class:`era_rl.sb3.run.Run`, and so of ``era-zoo train``.
+
+    ``settings`` are those of the algorithm and its environment, as a file of ``zoo_configs`` has them.
+    """
+
+    algo: Annotated[str, Setting("algorithm: see era-zoo list")]
+    env: Annotated[str, Setting("gymnasium id")]
+    settings: Annotated[Mapping | None, Setting("the algorithm's settings")] = None
+    seed: Seed = 0
+    steps: Annotated[
+        int | None,
+        Setting("environment steps, instead of the settings'", low=1, short="n", was="n_timesteps"),
+    ] = None
+    n_envs: Annotated[int | None, Setting("environments, instead of the settings'", low=1)] = None
+    vec_env: Annotated[
+        Literal["dummy", "subproc"], Setting("environments in this process, or one in each")
+    ] = "dummy"
+    device: Annotated[str, Setting("torch device")] = "auto"
+    eval_freq: Annotated[int, Setting("steps between evaluations; below 1: none")] = 25_000
+    eval_episodes: Annotated[int, Setting("episodes an evaluation", low=1)] = 10
+    eval_envs: Annotated[int, Setting("environments of an evaluation, side by side", low=1)] = 1
+    save_freq: Annotated[int, Setting("steps between checkpoints", low=1)] = 25_000
+    threads: Annotated[
+        int, Setting("threads of torch; below 1: its own choice", was="num_threads")
+    ] = 0
+    verbose: Annotated[Literal[0, 1, 2], Setting("what is written on the terminal")] = 1
+    progress: Annotated[bool, Setting("a progress bar")] = False
+    gym_packages: Annotated[
+        tuple[str, ...], Setting("modules to import that register environments")
+    ] = ()
+
+
+def algorithm_class(name: str) -> Any:
+    """Return the class of an algorithm; KeyError for a name that is not in ``ALGORITHMS``."""
+    module, attribute = ALGORITHMS[name]
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,104 @@
+"""Command lines: arguments made from settings, old names refused with the new ones, errors as one line."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING
+from functools import partial
+from typing import Any, Literal, get_args, get_origin
+
+from era_rl.runs.settings import Field, Settings, SettingsError, fields_of
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, kind: type[Settings], leave_out: Collection[str] = ()
+) -> None:
+    """Add an option for every setting of a dataclass; the namespace has only those that are given.
+
+    ``eval_freq`` becomes ``--eval-freq``, a bool ``--flag`` and ``--no-flag``, a tuple one or more
+    values; "none" stands for None. A value outside its range is refused as the dataclass refuses it.
+    """
+    for field in fields_of(kind):
+        if field.name in leave_out:
+            continue
+        setting, flag = field.setting, _flag(field.name)
+        flags = [f"-{setting.short}", flag] if setting.short else [flag]
+        text = setting.about
+        if field.default is not MISSING and field.default is not None:
+            text = f"{text} (default: {field.default})"
+        parser.add_argument(
+            *flags,
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%"),
+            **_parsing(field),
+        )
+        if setting.was:
+            refuse_old(parser, {_flag(setting.was): flag})
+
+
+def refuse_old(parser: argparse.ArgumentParser, new_by_old: Mapping[str, str]) -> None:
+    """Refuse older options of a command, naming what takes their place."""
+    for old, new in new_by_old.items():
+        parser.add_argument(
+            old, action=_Refused, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS, const=new
+        )
+
+
+def exit_status(
+    name: str,
+    command: Callable[[], object],
+    refused: tuple[type[Exception], ...] = (ValueError, OSError),
+    advice: str = "",
+) -> int:
+    """Run a command and return its exit status, with one line on stderr in the place of a traceback.
+
+    The status is 2 for what is refused, 1 for training that diverged or a full disk, 130 for an
+    interruption. ``advice`` is added to the message where a run could go on.
+    """
+    try:
+        command()
+    except FloatingPointError as error:
+        status, text = 1, str(error)
+    except KeyboardInterrupt:
+        status, text = 130, f"interrupted{advice}"
+    except (OSError, *refused) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            status, text = 1, f"{error}{advice}"
+        elif isinstance(error, refused):
+            status, text = 2, str(error)
+        else:
+            raise
+    else:
+        return 0
+    sys.stderr.write(f"{name}: {text}\n")
+    return status
+
+
+class _Refused(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
+    ) -> None:
+        parser.error(f"{option} is now {self.const}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parsing(field: Field) -> dict[str, Any]:
+    """Return how argparse reads a setting."""
+    if field.kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    words = get_args(field.kind) if get_origin(field.kind) is Literal else ()
+    metavar = f"{{{','.join(map(str, words))}}}" if words else "VALUE"
+    repeated = {"nargs": "+"} if get_origin(field.kind) is tuple else {}
+    return {"type": partial(_read, field), "metavar": metavar, **repeated}
+
+
+def _read(field: Field, text: str) -> Any:
+    try:
+        return field.read(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

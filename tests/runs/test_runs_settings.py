@@ -1,0 +1,168 @@
+"""Settings are checked, read and compared as their dataclass says, wherever they come from."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from era_rl.runs.command import add_arguments, exit_status
+from era_rl.runs.settings import Setting, Settings, SettingsError, plain
+from era_rl.runs.yaml_files import override, parse, read_mapping, write_mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(Settings):
+    """Every type that a setting may have."""
+
+    steps: Annotated[int, Setting("steps", low=1, short="n", was="total_steps")] = 10
+    tau: Annotated[float, Setting("share", low=0.0, high=1.0)] = 0.5
+    floor: Annotated[Literal["exact", "gaussian"], Setting("kind")] = "exact"
+    delta: Annotated[float | Literal["auto"] | None, Setting("nats, 100% of them", low=0.0)] = None
+    hidden: Annotated[tuple[int, ...], Setting("widths", low=1)] = (64, 64)
+    compile: Annotated[bool, Setting("compile", free=True)] = False
+    out: Annotated[Path, Setting("folder", free=True)] = Path("runs")
+    name: Annotated[str | None, Setting("name")] = None
+
+
+WRONG = [
+    ("steps", 0, "steps=0 must be a whole number of at least 1"),
+    ("steps", 1.5, "steps=1.5 must be a whole number of at least 1"),
+    ("steps", True, "steps=True must be a whole number"),
+    ("tau", float("nan"), r"tau=nan must be a number in \[0, 1\]"),
+    ("tau", 2, r"tau=2 must be a number in \[0, 1\]"),
+    ("tau", "0.5", "tau='0.5' must be a number"),
+    ("floor", "exakt", "floor='exakt' must be one of exact, gaussian"),
+    ("delta", float("inf"), "delta=inf must be a number of at least 0 or one of auto or none"),
+    ("hidden", [64, 0], r"hidden=\(64, 0\) must be a list, each a whole number of at least 1"),
+    ("hidden", 64, "hidden=64 must be a list"),
+    ("compile", 1, "compile=1 must be true or false"),
+    ("out", 3, "out=3 must be a path"),
+    ("name", 3, "name=3 must be a text or none"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG)
+def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, message: str) -> None:
+    """Type and range of the annotation: name=value must be ..."""
+    with pytest.raises(SettingsError, match=message):
+        Example(**{name: value})
+
+
+def test_names_are_checked() -> None:
+    """An unknown name brings close ones, an old one its successor."""
+    with pytest.raises(SettingsError, match="setting 'step' is unknown; close: steps"):
+        Example.of({"step": 1})
+    with pytest.raises(SettingsError, match="the setting 'total_steps' is now 'steps'"):
+        Example.of({"total_steps": 1})
+
+
+def _parsed(arguments: str) -> Example:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, Example)
+    return Example(**vars(parser.parse_args(arguments.split())))
+
+
+def test_the_command_line_gives_what_python_gives() -> None:
+    """Example(...) == the options parsed; only those given are set."""
+    assert _parsed("") == Example()
+    assert _parsed("-n 3 --tau 1e-3 --delta auto --hidden 1 2 --compile --out a/b --name none") == (
+        Example(steps=3, tau=1e-3, delta="auto", hidden=(1, 2), compile=True, out=Path("a/b"))
+    )
+    assert _parsed("--delta none --name x --no-compile") == Example(name="x")
+    assert _parsed("--delta 2").delta == 2.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--tau 2", "argument --tau: '2' must be a number in [0, 1]"),
+        ("--steps 1.5", "argument -n/--steps: '1.5' must be a whole number of at least 1"),
+        ("--floor exakt", "argument --floor: 'exakt' must be one of exact, gaussian"),
+        ("--total-steps 5", "--total-steps is now --steps"),
+        ("--total-steps=5", "--total-steps is now --steps"),
+    ],
+)
+def test_the_command_line_refuses(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the dataclass refuses, and old names, with status 2."""
+    with pytest.raises(SystemExit, match="2"):
+        _parsed(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_help_lists_settings_with_defaults_and_no_old_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """--help has each about, each default, and a per cent sign."""
+    with pytest.raises(SystemExit, match="0"):
+        _parsed("--help")
+    text = capsys.readouterr().out
+    assert "-n VALUE, --steps VALUE" in text and "steps (default: 10)" in text
+    assert "100% of them" in text and "total-steps" not in text
+
+
+def test_a_run_resumes_with_its_settings_and_changed_free_ones() -> None:
+    """Differences but in free settings are refused; old names and missing settings are read."""
+    config = Example(steps=5)
+    saved = {**plain(asdict(config)), "algorithm": "sac"}
+    Example(steps=5, compile=True, out=Path("b")).check_resumes(saved, "f", algorithm="sac")
+    Example(steps=5).check_resumes({"total_steps": 5}, "f")
+    with pytest.raises(SettingsError, match=r"cannot resume 'f' .*\(steps: 5, now 6, tau: 0.5, now"):
+        Example(steps=6, tau=0.1).check_resumes(saved, "f")
+    with pytest.raises(SettingsError, match=r"\(algorithm: 'sac', now 'ppo'\)"):
+        config.check_resumes(saved, "f", algorithm="ppo")
+
+
+def test_yaml_is_data(tmp_path: Path) -> None:
+    """1e-3 is a number, Python is refused, what is written is read."""
+    assert parse("{a: 1e-3, b: [1, x]}") == {"a": 1e-3, "b": [1, "x"]}
+    with pytest.raises(SettingsError, match="not plain YAML"):
+        parse("!!python/object/apply:os.system [ls]")
+    write_mapping(tmp_path / "a.yml", asdict(Example()))
+    assert Example.of(read_mapping(tmp_path / "a.yml")) == Example()
+    assert override({"a": {"b": 1}}, ["a.c=[1e3]", "d:x"]) == {"a": {"b": 1, "c": [1e3]}, "d": "x"}
+    with pytest.raises(SettingsError, match="'a' must be key=value"):
+        override({}, ["a"])
+
+
+def _raising(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (SettingsError("a=1 must be 2"), 2, "x: a=1 must be 2\n"),
+        (OSError(28, "No space left"), 1, "x: [Errno 28] No space left; go on\n"),
+        (FileNotFoundError("no file"), 2, "x: no file\n"),
+        (FloatingPointError("nan"), 1, "x: nan\n"),
+        (KeyboardInterrupt(), 130, "x: interrupted; go on\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_command_ends_in_one_line(
+    error: BaseException, status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status of each kind of error, and its line on stderr; others are raised."""
+    assert exit_status("x", _raising(error), advice="; go on") == status
+    assert capsys.readouterr().err == text
+    with pytest.raises(ZeroDivisionError):
+        exit_status("x", lambda: 1 / 0)
+
+
+def test_runs_needs_torch_alone() -> None:
+    """Importing era_rl.runs loads neither SB3, gymnasium, tensordict nor YAML."""
+    modules = "settings, era_rl.runs.command, era_rl.runs.folder, era_rl.runs.record"
+    code = f"import sys, era_rl.runs.{modules}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(loaded.stdout.split())
+    assert not found & {"stable_baselines3", "gymnasium", "tensordict", "torchrl", "yaml"}
