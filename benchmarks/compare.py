@@ -71,7 +71,7 @@ def published(
     """Return what all suites came to and their comparisons, with a suite's that is none of the named.
 
     Raises:
-        SuiteError: If there are results of other configurations under the names of a suite's runs.
+        SettingsError: If there are results of other configurations under the names of a suite's runs.
     """
     loaded = [suites.load(name) for name in suites.names()]
     found = [

@@ -98,7 +98,7 @@ def load(suite: Suite, folder: Path) -> Findings:
     """Return what there is of a suite's results in a folder.
 
     Raises:
-        SuiteError: If there are results of other configurations under the names of the suite's runs.
+        SettingsError: If there are results of other configurations under the names of the suite's runs.
     """
     if not suite.runs:
         return Findings(suite)

@@ -1,4 +1,4 @@
-"""What a run of a Stable-Baselines3 agent is asked for; apart from what trains it, which takes seconds to load."""
+"""What a run of an SB3 agent is asked for, apart from what trains it, which takes seconds to load."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

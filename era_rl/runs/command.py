@@ -1,4 +1,4 @@
-"""Command lines: arguments made from settings, old names refused with the new ones, errors as one line."""
+"""Command lines: arguments made from settings, old names refused, errors as one line."""
 
 import argparse
 import errno
@@ -42,7 +42,12 @@ def refuse_old(parser: argparse.ArgumentParser, new_by_old: Mapping[str, str]) -
     """Refuse older options of a command, naming what takes their place."""
     for old, new in new_by_old.items():
         parser.add_argument(
-            old, action=_Refused, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS, const=new
+            old,
+            action=_Refused,
+            nargs="*",
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+            const=new,
         )
 
 

@@ -1,4 +1,4 @@
-"""The result of a run as a JSON file, with what it was measured with: settings, versions, commit, machine."""
+"""The result of a run as a JSON file, with what it was measured with: versions, commit, machine."""
 
 import hashlib
 import json

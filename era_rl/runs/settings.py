@@ -1,4 +1,4 @@
-"""Settings of a run: their types and ranges stand once, in a dataclass, and everything reads them there."""
+"""Settings of a run: types and ranges stand once, in a dataclass, and everything reads them there."""
 
 import difflib
 import math
@@ -36,7 +36,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a settings dataclass: its name, type, default (MISSING without) and :class:`Setting`."""
+    """A field of a settings dataclass: name, type, default (or MISSING) and :class:`Setting`."""
 
     name: str
     kind: Any
@@ -49,7 +49,7 @@ class Field:
         return _words(self.kind, self.setting)
 
     def checked(self, value: Any) -> Any:
-        """Return a value, a list as a tuple and a path's text as a path; SettingsError if it does not fit."""
+        """Return a value, lists as tuples and texts as paths; SettingsError if it does not fit."""
         if isinstance(value, list):
             value = tuple(value)
         if isinstance(value, str) and Path in (self.kind, *get_args(self.kind)):
@@ -59,7 +59,7 @@ class Field:
         return value
 
     def read(self, text: str) -> Any:
-        """Return the value that a text of the command line stands for; SettingsError if it does not fit."""
+        """Return what a text of the command line stands for; SettingsError if it does not fit."""
         # a word such as "none" before the texts that it could be
         for kind in sorted(_members(self.kind), key=(str, Path).__contains__):
             value = _reading(text, kind)
@@ -85,7 +85,7 @@ class Settings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Return the settings that a mapping gives; SettingsError for an unknown name, with close ones."""
+        """Return the settings of a mapping; SettingsError for an unknown name, with close ones."""
         known = {field.name: field for field in fields_of(cls)}
         for name, field in known.items():
             if field.setting.was in values.keys() - {""}:

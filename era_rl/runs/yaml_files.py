@@ -32,7 +32,7 @@ def parse(text: str) -> Any:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Return what a YAML file maps; SettingsError, with the path, for one that is damaged or missing."""
+    """Return what a YAML file maps; SettingsError, with the path, if it is damaged or missing."""
     if not path.is_file():
         raise SettingsError(f"there is no file {path}")
     try:

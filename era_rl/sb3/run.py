@@ -193,7 +193,9 @@ class Run(AgentSettings):
         path, statistics = agent_files(folder, best)
         algorithm = algorithm_class(run.algo)
         # an agent that is not trained needs no memory
-        memory = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        memory: dict[str, Any] = (
+            {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        )
         with _named(f"{run.env} cannot be made"):
             env = run.make_env(1, statistics=statistics, **env_kwargs)
         try:

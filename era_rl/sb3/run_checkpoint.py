@@ -165,9 +165,9 @@ def _save_buffer(buffer: ReplayBuffer, path: Path) -> None:
     # next observations are, where memory is saved, the observations of the next row
     used = min(buffer.size() + buffer.optimize_memory_usage, buffer.buffer_size)
     state = dict(_state(vars(buffer), buffer.buffer_size, used))
-    arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
-    plain = {name: value for name, value in state.items() if name not in arrays}
-    np.savez(path, **arrays, **{PLAIN: np.array(json.dumps(plain))})
+    plain = {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}
+    arrays: dict[str, Any] = {name: value for name, value in state.items() if name not in plain}
+    np.savez(path, **arrays | {PLAIN: json.dumps(plain)})
 
 
 def _state(

@@ -131,7 +131,7 @@ def record_video(agent: Film) -> None:
     sys.stdout.write(f"{path}\n")
 
 
-def write_video(path: Path, frames: Iterable[Any], fps: float) -> None:
+def write_video(path: Path, frames: Iterable[Any], fps: Any) -> None:
     """Write frames, (height, width, 3) of bytes, as an mp4 that shows each once.
 
     Straight to ffmpeg: moviepy, by which SB3's recorder writes, repeats some frames and loses others,

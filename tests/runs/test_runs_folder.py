@@ -89,7 +89,8 @@ def test_records_of_other_settings_are_refused(tmp_path: Path) -> None:
     for stored in ({"config_hash": config_hash(config)}, {}):
         write_json(path, {"config": config, **stored, "result": 3})
         record = read_record(path, config)
-        assert record is not None and record["result"] == 3
+        assert record is not None
+        assert record["result"] == 3
         with pytest.raises(SettingsError, match=r"is of other settings \(lr: 1.0, now 2.0\)"):
             read_record(path, {**config, "lr": 2.0})
     assert read_record(path, {**config, "new": 1}, {"new": 1}) is not None
@@ -104,4 +105,5 @@ def test_provenance_names_versions_and_commit() -> None:
     assert set(found["versions"]) == {"python", "torch"}
     assert len(found["git"]["commit"]) == 40
     assert set(found["machine"]) == {"cpu", "cores", "system"}
-    assert rounded(1 / 3) == 0.333333 and rounded(float("nan")) is None
+    assert rounded(1 / 3) == 0.333333
+    assert rounded(float("nan")) is None

@@ -103,8 +103,9 @@ def test_help_lists_settings_with_defaults_and_no_old_name(
     with pytest.raises(SystemExit, match="0"):
         _parsed("--help")
     text = capsys.readouterr().out
-    assert "-n VALUE, --steps VALUE" in text and "steps (default: 10)" in text
-    assert "100% of them" in text and "total-steps" not in text
+    for part in ("-n VALUE, --steps VALUE", "steps (default: 10)", "100% of them"):
+        assert part in text
+    assert "total-steps" not in text
 
 
 def test_a_run_resumes_with_its_settings_and_changed_free_ones() -> None:
@@ -113,7 +114,9 @@ def test_a_run_resumes_with_its_settings_and_changed_free_ones() -> None:
     saved = {**plain(asdict(config)), "algorithm": "sac"}
     Example(steps=5, compile=True, out=Path("b")).check_resumes(saved, "f", algorithm="sac")
     Example(steps=5).check_resumes({"total_steps": 5}, "f")
-    with pytest.raises(SettingsError, match=r"cannot resume 'f' .*\(steps: 5, now 6, tau: 0.5, now"):
+    with pytest.raises(
+        SettingsError, match=r"cannot resume 'f' .*\(steps: 5, now 6, tau: 0.5, now"
+    ):
         Example(steps=6, tau=0.1).check_resumes(saved, "f")
     with pytest.raises(SettingsError, match=r"\(algorithm: 'sac', now 'ppo'\)"):
         config.check_resumes(saved, "f", algorithm="ppo")
@@ -163,6 +166,8 @@ def test_runs_needs_torch_alone() -> None:
     """Importing era_rl.runs loads neither SB3, gymnasium, tensordict nor YAML."""
     modules = "settings, era_rl.runs.command, era_rl.runs.folder, era_rl.runs.record"
     code = f"import sys, era_rl.runs.{modules}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     found = set(loaded.stdout.split())
     assert not found & {"stable_baselines3", "gymnasium", "tensordict", "torchrl", "yaml"}
