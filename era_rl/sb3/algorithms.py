@@ -1,8 +1,10 @@
 """The ERA algorithms whose training loops are the host's: only policy and arguments differ."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+from gymnasium import spaces
 from sb3_contrib import TQC, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -106,23 +108,49 @@ class CrossQERA(ReplayTrainingMixin, CrossQ):
         return OffPolicyUpdate(self.policy, crossq_critic_loss, least_value, joint=True)
 
 
+class _CheckedSteps:
+    """Environments whose actions are checked before each step.
+
+    Args:
+        env: The environments.
+        check: Raises an error for actions that they are not to take.
+    """
+
+    def __init__(self, env: Any, check: Callable[[Any], None]) -> None:
+        self._env, self._check = env, check
+
+    def step(self, actions: Any) -> Any:
+        self._check(actions)
+        return self._env.step(actions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+
 class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):
-    """Refuses to train on what is not finite, while the networks are still whole."""
+    """Refuses to act or train on what is not finite, while the networks are still whole."""
+
+    def collect_rollouts(self, env: Any, *args: Any, **kwargs: Any) -> bool:
+        """Collect a rollout (SB3's hook); FloatingPointError before an action that is not finite."""
+        if isinstance(self.action_space, spaces.Box):
+            env = _CheckedSteps(env, lambda taken: self._refuse_lost_actions(taken, self._last_obs))
+        return super().collect_rollouts(env, *args, **kwargs)
 
     def train(self) -> None:
         """Train as the host does.
 
         Raises:
-            FloatingPointError: If an observation, an action or a reward of the rollout is not finite.
+            FloatingPointError: If an observation or a reward of the rollout is not finite, or
+                afterwards a parameter.
         """
         buffer = self.rollout_buffer
         refuse_nonfinite(
-            self.num_timesteps,
-            observations=buffer.observations,
-            rewards=buffer.rewards,
-            actions=buffer.actions,
+            self.num_timesteps, observations=buffer.observations, rewards=buffer.rewards
         )
-        super().train()
+        try:
+            super().train()
+        finally:  # torch's error for a distribution that is not finite does not say why
+            self._refuse_lost_networks()
 
 
 class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]

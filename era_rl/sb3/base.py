@@ -20,6 +20,11 @@ from era_rl.sb3.distributions import DeterministicAction
 from era_rl.sb3.policies import BoundedDistribution
 from era_rl.sb3.simba import ObservingMixin
 
+LOST = (
+    "A lower learning_rate, or VecNormalize where rewards are large, keeps them; go on from a model "
+    "saved before"
+)
+
 FLOOR_ARGUMENTS = frozenset(
     [
         *("target_entropy", "target_entropy_fraction", "floor", "delta", "slack"),
@@ -133,6 +138,49 @@ class ERAMixin(BaseAlgorithm):
         if len(args) < 3:
             kwargs.setdefault("tb_log_name", type(self).__name__)
         return super().learn(total_timesteps, *args, **kwargs)
+
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return actions and recurrent states; arguments as SB3's.
+
+        Raises:
+            FloatingPointError: If an action is not finite.
+        """
+        actions, states = super().predict(observation, *args, **kwargs)
+        self._refuse_lost_actions(actions, observation)
+        return actions, states
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model; arguments as SB3's.
+
+        Raises:
+            FloatingPointError: If a parameter is not finite: the file that is there stays.
+        """
+        self._refuse_lost_networks()
+        super().save(*args, **kwargs)
+
+    def _refuse_lost_actions(self, actions: np.ndarray, observation: Any) -> None:
+        """Raise FloatingPointError where actions at an observation are not finite."""
+        if not _is_finite(actions):
+            refuse_nonfinite(self.num_timesteps, observations=observation)
+            self._refuse_lost_networks()
+            raise FloatingPointError(
+                f"the policy's actions at step {self.num_timesteps} must be finite: its weights are, "
+                f"but their products overflow. {LOST}"
+            )
+
+    def _refuse_lost_networks(self) -> None:
+        """Raise FloatingPointError where a parameter is not finite, at one look at the device."""
+        parameters = dict(self.policy.named_parameters())
+        if not torch.nn.utils.get_total_norm(list(parameters.values())).isfinite():
+            for (
+                name,
+                parameter,
+            ) in parameters.items():  # large ones are finite, though not their norm
+                if not parameter.isfinite().all():
+                    raise FloatingPointError(
+                        f"the policy's {name} at step {self.num_timesteps} must be finite: the "
+                        f"networks are lost. {LOST}"
+                    )
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Write the logs (SB3's hook).
@@ -269,16 +317,20 @@ class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
         )
 
 
+def _is_finite(values: np.ndarray) -> bool:
+    # the sum of squares takes a tenth of the time of isfinite, at every step, but may overflow
+    return (
+        values.dtype.kind != "f"
+        or math.isfinite(np.vdot(values, values))
+        or bool(np.isfinite(values).all())
+    )
+
+
 def refuse_nonfinite(step: int, **values: np.ndarray | dict[str, np.ndarray]) -> None:
     """Raise FloatingPointError where values, arrays or dicts of them by name, are not finite."""
     for name, value in values.items():
         for part in map(np.asarray, value.values() if isinstance(value, dict) else (value,)):
-            # the sum of squares takes a tenth of the time of isfinite, at every step, but may overflow
-            if (
-                part.dtype.kind == "f"
-                and not math.isfinite(np.vdot(part, part))
-                and not np.isfinite(part).all()
-            ):
+            if not _is_finite(part):
                 raise FloatingPointError(
                     f"{name} up to step {step} must be finite: some are not. The networks have not "
                     "been trained on them. SB3's VecCheckNan finds the first, VecNormalize bounds them"

@@ -141,10 +141,50 @@ def test_observations_in_dicts_and_of_integers_are_looked_at(monkeypatch: Any) -
         model.learn(3)
 
 
+class EndlessEnv(FaultyEnv):
+    """Never ends an episode, so that off-policy algorithms never log, and counts its actions."""
+
+    def step(self, action: np.ndarray) -> Any:
+        obs, _, *_, info = super().step(action)
+        return obs, float(np.square(obs).sum()), False, False, info
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in CONTINUOUS), ("PPOERA", {"squash": False})],
+    ids=[*CONTINUOUS, "PPOERA-unbounded"],
+)
+def test_a_policy_that_is_lost_sends_no_action_and_is_not_saved(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """The error names the network, before the first action that is NaN; the last good file stays."""
+    env = EndlessEnv()
+    model = small(name, env, learning_rate=1e20, **options)
+    model.save(path := tmp_path / "model.zip")
+    before = path.read_bytes()
+    with pytest.raises(FloatingPointError, match=r"^the policy's .* must be finite.*learning_rate"):
+        model.learn(400)
+    assert env.bad_actions == 0
+    assert 0 < env.taken < 400
+    next(iter(model.policy.parameters())).data.fill_(np.nan)  # or finite weights overflowed
+    with pytest.raises(FloatingPointError, match=r"^the policy's \S+ at step \d+ must be finite"):
+        model.save(path)
+    assert path.read_bytes() == before
+
+
+def test_a_discrete_policy_that_is_lost_sends_no_action() -> None:
+    """Its actions are numbers all the same: its weights are looked at after each rollout."""
+    model = small("PPOERA", spaces.Discrete(4), learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=r"the policy's .* must be finite"):
+        model.learn(400)
+
+
+# numpy's, in the host's explained variance
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("name", ["SACERA", "PPOERA"])
 def test_a_loss_that_is_not_finite_ends_training(name: str) -> None:
-    """Where finite data diverge: at the next logs, without a look at the device in between."""
-    model = small(name, FaultyEnv(), learning_rate=1e30)
+    """Where finite data are too large: at the next logs, without a look at the device in between."""
+    model = small(name, FaultyEnv("rewards", 1e25))
     with pytest.raises(
         FloatingPointError, match=r"train/\w*loss=(nan|inf) at step .*learning_rate"
     ):
