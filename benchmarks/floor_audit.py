@@ -1,7 +1,5 @@
 """How far below its floor each head's entropy can be pushed: random search, gradient ascent, training.
 
-    python -m benchmarks.floor_audit
-
 For every head, the smallest entropy minus floor, in nats over all dimensions, on raw network outputs
 drawn at many scales, then on the worst of them after gradient ascent on the shortfall, each evaluated
 in float32 as in training and measured in float64. "Visited" is the smallest margin on the states that
@@ -9,17 +7,18 @@ the trained policies of the results in ``benchmarks/results`` visited, with the 
 number of dimensions.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.results import RESULTS, circumstances
+from benchmarks.measuring import Measurement, run
+from benchmarks.results import RESULTS
 from era_rl.core import (
     CategoricalHead,
     GaussianHead,
@@ -29,12 +28,23 @@ from era_rl.core import (
     truncated_normal_entropy,
 )
 from era_rl.core.activations import SoftmaxMethod
-from era_rl.runs.folder import write_json
+from era_rl.runs.settings import Setting
 
 BATCH, WORST, ASCENT_STEPS = 4_096, 64, 200
 PAPER_NATS = 0.25
 """Floor per dimension in the paper's code, of the normal before truncation."""
 CATEGORICAL_NATS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Measurement):
+    """What is audited."""
+
+    dimensions: Annotated[tuple[int, ...], Setting("action dimensions", low=1)] = (1, 6, 38)
+    classes: Annotated[tuple[int, ...], Setting("classes", low=2)] = (10, 1000)
+    batches: Annotated[int, Setting("random batches of 4,096", low=1)] = 10
+    results: Annotated[Path, Setting("where trained runs are")] = RESULTS
+    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "floor-audit" / "audit.json"
 
 
 class Case(NamedTuple):
@@ -64,11 +74,19 @@ def continuous_cases(dim: int) -> list[Case]:
     slack = TruncatedGaussianHead(dim, target_entropy=half, slack=0.2)
     eq11 = TruncatedGaussianHead(dim, target_entropy=paper, floor="gaussian")
     tanh = GaussianHead(dim, target_entropy=paper)
+    truncated, squashed = truncated_normal_entropy, tanh_normal_entropy
     return [
-        Case("exact floor", half, dim, 2 * dim, _truncated(exact), "exact"),
-        Case("exact floor, slack", half, dim, 2 * dim + 1, _truncated(slack), "exact, slack"),
-        Case("Eq. 11, truncated", paper, dim, 2 * dim, _truncated(eq11), "gaussian"),
-        Case("Eq. 11, tanh", paper, dim, 2 * dim, _tanh(tanh), "gaussian, tanh"),
+        Case("exact floor", half, dim, 2 * dim, _measured(exact, truncated), "exact"),
+        Case(
+            "exact floor, slack",
+            half,
+            dim,
+            2 * dim + 1,
+            _measured(slack, truncated),
+            "exact, slack",
+        ),
+        Case("Eq. 11, truncated", paper, dim, 2 * dim, _measured(eq11, truncated), "gaussian"),
+        Case("Eq. 11, tanh", paper, dim, 2 * dim, _measured(tanh, squashed), "gaussian, tanh"),
     ]
 
 
@@ -79,7 +97,13 @@ def categorical_cases(classes: int) -> list[Case]:
         for method in get_args(SoftmaxMethod)
     }
     return [
-        Case(f"softmax, {method}", CATEGORICAL_NATS, classes, classes, _categorical(head))
+        Case(
+            f"softmax, {method}",
+            CATEGORICAL_NATS,
+            classes,
+            classes,
+            lambda raw, head=head: categorical_entropy(head(raw).double()),
+        )
         for method, head in heads.items()
     ]
 
@@ -173,48 +197,28 @@ def kind_of(settings: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _truncated(head: TruncatedGaussianHead) -> Callable[[Tensor], Tensor]:
-    def entropy(raw: Tensor) -> Tensor:
-        loc, log_std = head.params(raw)
-        return truncated_normal_entropy(loc.double(), log_std.double()).sum(-1)
-
-    return entropy
+def _measured(head: Any, entropy: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the entropy of raw outputs: the head in float32, as in training, the rest in float64."""
+    return lambda raw: entropy(*(x.double() for x in head.params(raw))).sum(-1)
 
 
-def _tanh(head: GaussianHead) -> Callable[[Tensor], Tensor]:
-    def entropy(raw: Tensor) -> Tensor:
-        loc, log_std = head.params(raw)
-        return tanh_normal_entropy(loc.double(), log_std.double()).sum(-1)
-
-    return entropy
-
-
-def _categorical(head: nn.Module) -> Callable[[Tensor], Tensor]:
-    return lambda raw: categorical_entropy(head(raw).double())
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Audit every head and write one JSON file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.floor_audit", description=__doc__)
-    parser.add_argument("--dimensions", type=int, nargs="+", default=[1, 6, 38])
-    parser.add_argument("--classes", type=int, nargs="+", default=[10, 1000])
-    parser.add_argument("--batches", type=int, default=10, help="random batches of 4,096")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where trained runs are")
-    parser.add_argument("--out", type=Path, default=RESULTS / "floor-audit" / "audit.json")
-    args = parser.parse_args(argv)
-    code = circumstances()
+def measure(settings: Audit) -> dict[str, Any]:
+    """Return the smallest margins of every head, on random outputs and on visited states."""
     torch.set_num_threads(1)
-    cases = [case for dim in args.dimensions for case in continuous_cases(dim)]
-    cases += [case for classes in args.classes for case in categorical_cases(classes)]
-    margins = visited(args.results)
+    cases = [case for dim in settings.dimensions for case in continuous_cases(dim)]
+    cases += [case for classes in settings.classes for case in categorical_cases(classes)]
+    margins = visited(settings.results)
     rows = [
-        {**audit(c, args.batches), "visited": margins.get(key(c.kind, c.size, c.floor))}
+        {**audit(c, settings.batches), "visited": margins.get(key(c.kind, c.size, c.floor))}
         for c in cases
     ]
-    content = {**code, "batches": args.batches, "rows": rows}
-    write_json(args.out, content)
-    sys.stdout.write(f"{args.out}\n")
+    return {"rows": rows}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Audit every head and write one JSON file."""
+    return run(Audit, measure, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

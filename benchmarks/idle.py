@@ -1,20 +1,18 @@
 """What tasks return to an agent that does nothing, and to one that acts at random.
 
-    python -m benchmarks.idle
-
 A return says little unless it is known what is had for nothing: Ant-v5 pays for every step on which
 the robot is upright. For every environment of every suite, ``zero`` has the returns of episodes with
 the action 0 (the middle of the range), ``random`` those with uniform actions; episode i is reset with
 the seed i, the actions have the seed 0. Scores are normalised from the better of the two means.
 """
 
-import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
@@ -22,22 +20,31 @@ import numpy as np
 import benchmarks.reaching  # noqa: F401 (registers ids)
 import era_rl.envs  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
-from benchmarks.results import RESULTS, circumstances
-from era_rl.runs.folder import write_json
+from benchmarks.measuring import Measurement, run
+from benchmarks.results import RESULTS
+from era_rl.runs.settings import Setting
 
 PATH = RESULTS / "idle" / "idle.json"
 WAYS = ("zero", "random")
 """How an agent that learns nothing may act."""
-EPISODES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idle(Measurement):
+    """What is measured."""
+
+    episodes: Annotated[int, Setting("episodes of each environment and way", low=1)] = 50
+    envs: Annotated[tuple[str, ...], Setting("ids; none given: those of all suites")] = ()
+    out: Annotated[Path, Setting("JSON file to write")] = PATH
 
 
 def environments() -> list[tuple[str, dict[str, Any]]]:
     """Return id and arguments of every environment of every suite, each once."""
     found = {}
     for name in suites.names():
-        for run in suites.load(name).runs:
-            arguments = run.config["settings"].get("env_kwargs", {})
-            found[key(run.config["env"], arguments)] = run.config["env"], arguments
+        for config in (each.config for each in suites.load(name).runs):
+            environment = config["env"], config["settings"].get("env_kwargs", {})
+            found[key(*environment)] = environment
     return [found[name] for name in sorted(found)]
 
 
@@ -84,27 +91,24 @@ def measured(path: Path = PATH) -> dict[str, dict[str, float]]:
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measure every environment and write one JSON file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.idle", description=__doc__)
-    parser.add_argument(
-        "--episodes", type=int, default=EPISODES, help="of each environment and way"
-    )
-    parser.add_argument("--envs", nargs="+", help="ids; default: those of all suites")
-    parser.add_argument("--out", type=Path, default=PATH)
-    args = parser.parse_args(argv)
+def measure(settings: Idle) -> dict[str, Any]:
+    """Return the returns of every environment, and the CPU seconds that they took."""
     rows = []
     for env, arguments in environments():
-        if args.envs is None or env in args.envs:
+        if not settings.envs or env in settings.envs:
             start = time.process_time()
-            row = {way: returns(env, arguments, way, args.episodes) for way in WAYS}
+            row = {way: returns(env, arguments, way, settings.episodes) for way in WAYS}
             spent = round(time.process_time() - start, 1)
             rows.append({"env": env, "env_kwargs": arguments, **row, "cpu_seconds": spent})
             sys.stdout.write(f"{key(env, arguments)}: {spent} s\n")
             sys.stdout.flush()
-    content = {"command": "python -m benchmarks.idle", **circumstances(), "rows": rows}
-    write_json(args.out, content)
+    return {"rows": rows}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure every environment and write one JSON file."""
+    return run(Idle, measure, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

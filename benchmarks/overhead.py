@@ -1,18 +1,17 @@
 """What the entropy floor costs: heads alone, and training steps with and without it.
 
-    python -m benchmarks.overhead --out benchmarks/results/overhead/cpu.json
-
 Heads run forward and backward on raw outputs, beside SB3's own (tanh and a clamp of log_std). Training
 steps are those of algorithms whose loop is the host's, so that the policy alone differs: PPOERA beside
 PPO, rollout and update, TQCERA beside TQC, updates. All take turns; ratios are of neighbouring blocks.
 SACERA, whose update is its own, is measured beside SAC by ``benchmarks.throughput``.
 """
 
-import argparse
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import torch
@@ -22,17 +21,33 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
-from benchmarks.results import circumstances
-from benchmarks.throughput import ratios, seconds
+from benchmarks.measuring import Measurement, interleaved, ratios, run
+from benchmarks.results import RESULTS
 from era_rl.core import TruncatedGaussianHead
-from era_rl.runs.folder import write_json
+from era_rl.runs.settings import Setting
 from era_rl.sb3 import PPOERA, TQCERA
-from era_rl.sb3.update import CompilingMixin
+from era_rl.sb3.base import CompilingMixin
 
 PLAIN = "plain"
 EXPERIENCE = 512
 """Steps taken before updates are timed."""
 HOSTS: dict[str, tuple[Any, Any]] = {"PPO": (PPO, PPOERA), "TQC": (TQC, TQCERA)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overhead(Measurement):
+    """What is measured, and with which sizes."""
+
+    env: Annotated[str, Setting("environment")] = "HalfCheetah-v5"
+    action_dim: Annotated[int, Setting("action dimensions of the heads alone", low=1)] = 6
+    batch_size: Annotated[int, Setting("rows of the heads alone", low=1)] = 256
+    width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
+    blocks: Annotated[int, Setting("blocks of each", low=2)] = 20
+    repeats: Annotated[int, Setting("passes of a head in a block", low=1)] = 50
+    compile: Annotated[bool, Setting("exact head and PPOERA compiled, too")] = False
+    hosts: Annotated[tuple[Literal["PPO", "TQC"], ...], Setting("algorithms")] = ("PPO", "TQC")
+    device: Annotated[str, Setting("device of torch")] = "cpu"
+    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "overhead" / "cpu.json"
 
 
 def plain_head(raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,44 +56,44 @@ def plain_head(raw: Tensor) -> tuple[Tensor, Tensor]:
     return loc.tanh(), log_std.clamp(-20.0, 2.0)
 
 
-def head_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
-    """Return a forward and backward pass of every head, by name."""
-    dim = args.action_dim
-    exact = TruncatedGaussianHead(dim).to(args.device).params
-    eq11 = TruncatedGaussianHead(dim, floor="gaussian").to(args.device).params
+def head_steps(settings: Overhead) -> dict[tuple[str, str], Callable[[], None]]:
+    """Return a block of forward and backward passes of every head."""
+    dim, device = settings.action_dim, settings.device
+    exact = TruncatedGaussianHead(dim).to(device).params
+    eq11 = TruncatedGaussianHead(dim, floor="gaussian").to(device).params
     heads = {PLAIN: plain_head, "exact": exact, "gaussian": eq11}
-    if args.compile:
+    if settings.compile:
         heads["exact, compiled"] = torch.compile(exact, fullgraph=True)
+    raw = torch.randn(settings.batch_size, 2 * dim, device=device, requires_grad=True)
 
-    raw = torch.randn(args.batch_size, 2 * dim, device=args.device, requires_grad=True)
+    def passes(head: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        for _ in range(settings.repeats):
+            raw.grad = None
+            loc, log_std = head(raw)
+            (loc.sum() + log_std.sum()).backward()
 
-    def step(head: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-        raw.grad = None
-        loc, log_std = head(raw)
-        (loc.sum() + log_std.sum()).backward()
-
-    return {name: lambda head=head: step(head) for name, head in heads.items()}
+    return {(name, "step"): partial(passes, head) for name, head in heads.items()}
 
 
-def training_steps(host: str, args: argparse.Namespace) -> dict[str, Callable[[], None]]:
+def training_steps(host: str, settings: Overhead) -> dict[tuple[str, str], Callable[[], Any]]:
     """Return a round of training of a host algorithm, without and with the floor."""
     plain, era = HOSTS[host]
     algorithms = {PLAIN: plain, "ERA": era}
-    if args.compile and issubclass(era, CompilingMixin):
+    if settings.compile and issubclass(era, CompilingMixin):
         algorithms["ERA, compiled"] = partial(era, compile=True)
-    steps = {}
+    steps: dict[tuple[str, str], Callable[[], Any]] = {}
     for name, algorithm in algorithms.items():
         model = algorithm(
             "MlpPolicy",
-            gymnasium.make(args.env),
-            policy_kwargs={"net_arch": [args.width, args.width]},
-            device=args.device,
+            gymnasium.make(settings.env),
+            policy_kwargs={"net_arch": [settings.width, settings.width]},
+            device=settings.device,
             seed=0,
             **({"n_steps": EXPERIENCE} if host == "PPO" else {"learning_starts": EXPERIENCE}),
         )
         model.set_logger(Logger(folder=None, output_formats=[]))
         model.learn(EXPERIENCE)
-        steps[name] = (
+        steps[name, "step"] = (
             partial(model.learn, EXPERIENCE, reset_num_timesteps=False)
             if isinstance(model, OnPolicyAlgorithm)
             else partial(model.train, 10, 256)
@@ -86,55 +101,27 @@ def training_steps(host: str, args: argparse.Namespace) -> dict[str, Callable[[]
     return steps
 
 
-def interleaved(
-    steps: dict[str, Callable[[], None]], blocks: int, repeats: int, device: str
-) -> dict[str, dict[str, list[float]]]:
-    """Return the seconds of one step in every block, by name, after one block to warm up."""
-    times: dict[str, dict[str, list[float]]] = {name: {"step": []} for name in steps}
-    for block in range(blocks + 1):
-        for name, step in steps.items():
-
-            def repeated(step: Callable[[], None] = step) -> None:
-                for _ in range(repeats):
-                    step()
-
-            taken = seconds(repeated, device) / repeats
-            if block > 0:
-                times[name]["step"].append(taken)
-    return times
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Measure and write one JSON file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--env", default="HalfCheetah-v5")
-    parser.add_argument("--action-dim", type=int, default=6, help="of the heads alone")
-    parser.add_argument("--batch-size", type=int, default=256, help="of the heads alone")
-    parser.add_argument("--width", type=int, default=256, help="units of two hidden layers")
-    parser.add_argument("--blocks", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=50, help="passes of a head in a block")
-    parser.add_argument(
-        "--compile", action="store_true", help="exact head and PPOERA compiled, too"
-    )
-    parser.add_argument("--hosts", nargs="*", choices=list(HOSTS), default=list(HOSTS))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    args = parser.parse_args(argv)
-    code = circumstances()
+def measure(settings: Overhead) -> dict[str, Any]:
+    """Return the seconds of a step of every head and algorithm, and their ratios to the plain ones."""
     torch.set_num_threads(1)
-    times = {"head": interleaved(head_steps(args), args.blocks, args.repeats, args.device)}
-    for host in args.hosts:
-        times[host] = interleaved(training_steps(host, args), args.blocks, 1, args.device)
-    write_json(
-        args.out,
-        {
-            "settings": {key: str(value) for key, value in vars(args).items() if key != "out"},
-            **code,
-            "ratios": {name: ratios(found, PLAIN) for name, found in times.items()},
-            "seconds": times,
-        },
-    )
+    groups: dict[str, tuple[dict[tuple[str, str], Callable[[], Any]], int]] = {
+        "head": (head_steps(settings), settings.repeats)
+    }
+    groups |= {host: (training_steps(host, settings), 1) for host in settings.hosts}
+    times = {}
+    for name, (calls, steps) in groups.items():
+        interleaved(calls, 1, settings.device)  # to warm up
+        times[name] = interleaved(calls, settings.blocks, settings.device, steps)
+    return {
+        "ratios": {name: ratios(found, PLAIN) for name, found in times.items()},
+        "seconds": times,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and write one JSON file."""
+    return run(Overhead, measure, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

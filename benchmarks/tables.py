@@ -100,7 +100,6 @@ def idle(path: Path) -> Table:
 
 TABLES: dict[str, Callable[[Path], Table]] = {
     "benchmarks.throughput": throughput,
-    "benchmarks.sbx": throughput,
     "benchmarks.floor_audit": floor_audit,
     "benchmarks.idle": idle,
     "benchmarks.overhead": overhead,
@@ -124,7 +123,7 @@ def speeds(results: Path = RESULTS) -> Table:
         found = {row["algorithm"]: row for row in content["ratios"] if row["per"] == "env_step"}
         cells = [_spread(found[name]["speed_over_sac"]) if name in found else "-" for name in names]
         reached = f"{share['exact-compiled']:.0%}" if "exact-compiled" in share else "-"
-        setting = (settings[key] for key in ("device", "width", "batch_size", "threads"))
+        setting = (str(settings[key]) for key in ("device", "width", "batch_size", "threads"))
         rows.append([", ".join(setting), *cells, reached])
     caption = (
         "Environment steps per second over SB3's SAC, median [quartiles]: HalfCheetah-v5, two hidden "

@@ -1,127 +1,154 @@
 """Environment steps per second of SACERA beside SB3's SAC, and what the exact floor costs.
 
 All algorithms train in turn in one process, a block of steps each, on the same threads and with equal
-networks; what is reported are ratios of neighbouring blocks, so that a machine whose speed drifts
-does not matter. Matrix products of the networks' size take turns with them: at their speed, the
-products of an update alone would take ``floor_milliseconds``, which no update can beat.
-Run ``python -m benchmarks.throughput --help``.
+networks; ratios are of neighbouring blocks. Matrix products of the networks' size take turns with them:
+at their speed, the products of an update alone would take ``floor_milliseconds``, which no update can
+beat. SBX's SAC (JAX), if asked for, runs in a second process under the interpreter given, which needs
+``sbx-rl`` and what the task runs on, on as many cores as there are threads.
 """
 
-import argparse
+import os
 import statistics
-import time
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.results import circumstances
-from era_rl.runs.folder import write_json
+from benchmarks.measuring import Measurement, Times, interleaved, ratios, run
+from benchmarks.results import RESULTS
+from era_rl.runs.settings import Setting, SettingsError
 from era_rl.sb3 import SACERA, DeviceReplayBuffer
 
-NAMES = ["sac", "exact", "gaussian", "exact-compiled", "gaussian-compiled"]
-NAMES += ["exact-device", "exact-compiled-device"]
+Name = Literal[
+    "sac",
+    "exact",
+    "gaussian",
+    "exact-compiled",
+    "gaussian-compiled",
+    "exact-device",
+    "exact-compiled-device",
+]
 """Algorithms that can be measured: SB3's SAC, and SACERA with a floor and options."""
+PRODUCTS = "products"
 
 
-def build(name: str, args: argparse.Namespace) -> OffPolicyAlgorithm:
-    """Return the algorithm ``name`` with the networks and settings that all share."""
+@dataclass(frozen=True, kw_only=True)
+class Throughput(Measurement):
+    """What is measured, and with which sizes."""
+
+    algorithms: Annotated[tuple[Name, ...], Setting("algorithms")] = ("sac", "exact", "gaussian")
+    reference: Annotated[Name, Setting("whose speed is 1")] = "sac"
+    env: Annotated[str, Setting("environment")] = "HalfCheetah-v5"
+    n_envs: Annotated[int, Setting("processes of environments, from 2 on", low=1)] = 1
+    width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
+    batch_size: Annotated[int, Setting("transitions of an update", low=1)] = 256
+    blocks: Annotated[int, Setting("blocks of each algorithm", low=2)] = 40
+    steps: Annotated[int, Setting("steps a block", low=1)] = 25
+    warmup: Annotated[int, Setting("steps before the first block", low=1)] = 300
+    threads: Annotated[int, Setting("threads of torch", low=1)] = 1
+    device: Annotated[str, Setting("device of torch")] = "cpu"
+    sbx: Annotated[Path | None, Setting("interpreter of an environment with SBX")] = None
+    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "throughput" / "cpu.json"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reference not in self.algorithms:
+            raise SettingsError(f"reference={self.reference!r} must be among algorithms")
+
+
+def build(name: str, settings: Throughput) -> OffPolicyAlgorithm:
+    """Return the algorithm ``name`` with the networks and settings that all share, silent."""
+    vec_env = SubprocVecEnv if settings.n_envs > 1 else DummyVecEnv
     common: dict[str, Any] = {
         "policy": "MlpPolicy",
-        "env": environments(args.env, args.n_envs),
-        "policy_kwargs": {"net_arch": [args.width, args.width]},
-        "batch_size": args.batch_size,
+        "env": make_vec_env(settings.env, settings.n_envs, vec_env_cls=vec_env),
+        "policy_kwargs": {"net_arch": [settings.width, settings.width]},
+        "batch_size": settings.batch_size,
         "buffer_size": 100_000,
         "learning_starts": 0,
         "seed": 0,
-        "device": args.device,
+        "device": settings.device,
     }
-    if name == "sac":
-        return SAC(**common)
-    action_dim = common["env"].action_space.shape[0]
-    gaussian = {"floor": "gaussian", "target_entropy": 0.25 * action_dim}
+    if name != "sac":
+        common["compile"] = "compiled" in name
+    if "gaussian" in name:
+        common["floor"] = "gaussian"
+        common["target_entropy"] = 0.25 * common["env"].action_space.shape[0]
     if "device" in name:
         common["replay_buffer_class"] = DeviceReplayBuffer
-    return SACERA(
-        **common,
-        **(gaussian if "gaussian" in name else {}),
-        compile="compiled" in name,
-    )
+    model = SAC(**common) if name == "sac" else SACERA(**common)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
 
 
-def environments(env: str, number: int) -> VecEnv:
-    """Return one environment, or several in processes of their own."""
-    return make_vec_env(env, number, vec_env_cls=SubprocVecEnv if number > 1 else DummyVecEnv)
-
-
-def seconds(function: Callable[[], Any], device: str) -> float:
-    """Return the wall time of a call, with the device's queue drained."""
-    start = time.perf_counter()
-    function()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measure(args: argparse.Namespace) -> tuple[dict[str, dict[str, list[float]]], list[float]]:
-    """Return the seconds of every block: an algorithm's env steps and updates; a matrix product."""
-    models = {name: build(name, args) for name in args.algorithms}
-    device = str(next(iter(models.values())).device)
-    blocks: dict[str, dict[str, list[float]]] = {
-        name: {"env_step": [], "update": []} for name in models
+def measure(settings: Throughput) -> dict[str, Any]:
+    """Return the seconds of every block, their ratios, and what an update needs at least."""
+    if settings.sbx is not None:
+        # XLA starts a thread a core: the same cores for both, not as many threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
+    torch.set_num_threads(settings.threads)
+    calls: dict[tuple[str, str], Callable[[], Any]] = {}
+    for name in settings.algorithms:
+        model = build(name, settings)
+        model.learn(settings.warmup)
+        learn = partial(model.learn, settings.steps, reset_num_timesteps=False)
+        calls[name, "env_step"] = learn
+        calls[name, "update"] = partial(model.train, settings.steps, settings.batch_size)
+    version = {}
+    if settings.sbx is not None:
+        sbx = SBX(settings)
+        calls["sbx", "env_step"], version = sbx.block, {"sbx": sbx.version}
+    calls[PRODUCTS, "update"] = partial(_multiply, settings)
+    times = interleaved(calls, settings.blocks, settings.device, settings.steps)
+    products = [taken / PRODUCTS_A_STEP for taken in times.pop(PRODUCTS)["update"]]
+    if settings.sbx is not None:
+        sbx.close()
+    return {
+        **version,
+        "update": floor(times, products, settings),
+        "ratios": ratios(times, settings.reference),
+        "seconds": times,
+        "matmul_seconds": products,
     }
-    products = []
-    left = torch.randn(args.batch_size, args.width, device=device)
-    right = torch.randn(args.width, args.width, device=device)
-
-    def multiply() -> None:
-        for _ in range(10 * args.steps):
-            torch.mm(left, right)
-
-    for model in models.values():
-        model.set_logger(Logger(folder=None, output_formats=[]))
-        model.learn(args.warmup)
-    for _ in range(args.blocks):
-        for name, model in models.items():
-
-            def learn(model: OffPolicyAlgorithm = model) -> None:
-                model.learn(args.steps, reset_num_timesteps=False)
-
-            def train(model: OffPolicyAlgorithm = model) -> None:
-                model.train(args.steps, args.batch_size)
-
-            blocks[name]["env_step"].append(seconds(learn, device) / args.steps)
-            blocks[name]["update"].append(seconds(train, device) / args.steps)
-        products.append(seconds(multiply, device) / (10 * args.steps))
-    return blocks, products
 
 
-def floor(
-    blocks: dict[str, dict[str, list[float]]], products: list[float], args: argparse.Namespace
-) -> dict[str, Any]:
+PRODUCTS_A_STEP = 10
+
+
+def _multiply(settings: Throughput) -> None:
+    left = torch.ones(settings.batch_size, settings.width, device=settings.device)
+    right = torch.ones(settings.width, settings.width, device=settings.device)
+    for _ in range(PRODUCTS_A_STEP * settings.steps):
+        torch.mm(left, right)
+
+
+def floor(times: Times, products: list[float], settings: Throughput) -> dict[str, Any]:
     """Return what one update of SACERA needs at least, and the share of its time that this is.
 
     Floating-point operations of the matrix products (PyTorch's counter, eager update); bytes that Adam
     (reads parameter, gradient and both moments, writes all but the gradient) and Polyak averaging
     (reads two, writes one) move; the time of the products alone at the speed measured in this run.
     """
-    model = build("exact", args)
-    model.set_logger(Logger(folder=None, output_formats=[]))
+    model = build("exact", settings)
     model.learn(2)
     with FlopCounterMode(display=False) as counter:
-        model.train(1, args.batch_size)
+        model.train(1, settings.batch_size)
     trained = {
         name: sum(p.numel() for p in getattr(model.policy, name).parameters())
         for name in ("actor", "critic")
     }
-    speed = 2.0 * args.batch_size * args.width**2 / statistics.median(products)
+    speed = 2.0 * settings.batch_size * settings.width**2 / statistics.median(products)
     least = counter.get_total_flops() / speed
     return {
         "flops": counter.get_total_flops(),
@@ -129,63 +156,68 @@ def floor(
         "matmul_gigaflops_per_second": speed / 1e9,
         "floor_milliseconds": 1e3 * least,
         "share_reached": {
-            name: least / statistics.median(kinds["update"]) for name, kinds in blocks.items()
+            name: least / statistics.median(kinds["update"])
+            for name, kinds in times.items()
+            if "update" in kinds
         },
     }
 
 
-def ratios(blocks: dict[str, dict[str, list[float]]], reference: str) -> list[dict[str, Any]]:
-    """Return median and quartiles of the speed of each algorithm over that of ``reference``."""
-    rows = []
-    for name, kinds in blocks.items():
-        for kind, times in kinds.items():
-            pairs = zip(blocks[reference][kind], times, strict=True)
-            low, median, high = statistics.quantiles([other / own for other, own in pairs], n=4)
-            rows.append(
-                {
-                    "algorithm": name,
-                    "per": kind,
-                    "milliseconds": 1e3 * statistics.median(times),
-                    f"speed_over_{reference}": {"median": median, "quartiles": [low, high]},
-                }
-            )
-    return rows
+WORKER = """
+import sys
+import gymnasium, sbx
+env, width, batch, warmup, steps = sys.argv[1], *map(int, sys.argv[2:])
+model = sbx.SAC(
+    "MlpPolicy", env, policy_kwargs={"net_arch": [width, width]}, batch_size=batch,
+    buffer_size=100_000, learning_starts=0, seed=0,
+)
+model.learn(warmup)
+sys.stdout.write(sbx.__version__ + "\\n")
+sys.stdout.flush()
+for _ in sys.stdin:
+    model.learn(steps, reset_num_timesteps=False)
+    sys.stdout.write("done\\n")
+    sys.stdout.flush()
+"""
+"""What runs under the other interpreter: a block of steps for every line it reads."""
 
 
-def main(argv: list[str] | None = None) -> None:
+class SBX:
+    """SBX's SAC in its own process, trained block by block."""
+
+    def __init__(self, settings: Throughput) -> None:
+        sizes = (settings.width, settings.batch_size, settings.warmup, settings.steps)
+        self.process = subprocess.Popen(
+            [str(settings.sbx), "-c", WORKER, settings.env, *map(str, sizes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.version = self._answer()
+
+    def block(self) -> None:
+        """Train for a block of steps."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SettingsError("SBX's process ended; its error stands above")
+        return answer.strip()
+
+
+def main(argv: list[str] | None = None) -> int:
     """Measure and write one JSON file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
-    parser.add_argument("--algorithms", nargs="+", choices=NAMES, default=NAMES[:3])
-    parser.add_argument("--reference", choices=NAMES, default="sac")
-    parser.add_argument("--env", default="HalfCheetah-v5")
-    parser.add_argument(
-        "--n-envs", type=int, default=1, help="processes of environments, from 2 on"
-    )
-    parser.add_argument("--width", type=int, default=256, help="units of each of two hidden layers")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--blocks", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=25, help="steps a block")
-    parser.add_argument("--warmup", type=int, default=300, help="steps before the first block")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    args = parser.parse_args(argv)
-    if args.reference not in args.algorithms:
-        parser.error(f"argument --reference: {args.reference} must be among --algorithms")
-
-    code = circumstances()
-    torch.set_num_threads(args.threads)
-    blocks, products = measure(args)
-    content = {
-        "settings": {key: str(value) for key, value in vars(args).items() if key != "out"},
-        **code,
-        "update": floor(blocks, products, args),
-        "ratios": ratios(blocks, args.reference),
-        "seconds": blocks,
-        "matmul_seconds": products,
-    }
-    write_json(args.out, content)
+    return run(Throughput, measure, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

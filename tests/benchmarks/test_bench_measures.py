@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO, SAC
 from torch import Tensor
 
-from benchmarks import floor_audit, overhead, reaching, sbx, suite, tables
+from benchmarks import floor_audit, overhead, reaching, suite, tables, throughput
 from benchmarks.trace import (
     COLUMNS,
     PolicyTrace,
@@ -171,7 +171,7 @@ def test_overhead_writes_ratios_of_heads_and_training_steps(tmp_path: Path) -> N
         "--width",
         "8",
     ]
-    overhead.main([*arguments, "--env", "benchmarks/reach-4-v0", "--out", str(out)])
+    assert overhead.main([*arguments, "--env", "benchmarks/reach-4-v0", "--out", str(out)]) == 0
     result = json.loads(out.read_text())
     assert set(result["ratios"]) == {"head", "TQC"}
     assert [row["algorithm"] for row in result["ratios"]["TQC"]] == ["plain", "ERA"]
@@ -200,13 +200,13 @@ def test_sbx_is_measured_in_the_interpreter_given(
     python.chmod(0o755)
     arguments = ["--env", "Pendulum-v1", "--width", "8", "--batch-size", "8", "--blocks", "3"]
     out = tmp_path / "out.json"
-    sbx.main(
-        [*arguments, "--steps", "2", "--warmup", "5", "--python", str(python), "--out", str(out)]
-    )
+    arguments += ["--steps", "2", "--warmup", "5", "--algorithms", "sac", "exact"]
+    assert throughput.main([*arguments, "--sbx", str(python), "--out", str(out)]) == 0
     result = json.loads(out.read_text())
     assert pinned == [(0, [min(os.sched_getaffinity(0))])]
-    assert [row["algorithm"] for row in result["ratios"]] == ["sac", "exact", "sbx"]
+    assert [row["algorithm"] for row in result["ratios"]] == ["sac"] * 2 + ["exact"] * 2 + ["sbx"]
     assert all(len(kinds["env_step"]) == 3 for kinds in result["seconds"].values())
     assert result["sbx"] == "0.0"
     assert min(result["seconds"]["sbx"]["env_step"]) >= 0.001
-    assert len(tables.throughput(out).rows) == 2
+    assert len(tables.throughput(out).rows) == 3
+    assert set(result["update"]["share_reached"]) == {"sac", "exact"}

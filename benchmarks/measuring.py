@@ -1,0 +1,107 @@
+"""Measurements: settings from the command line in, one JSON file out, and calls timed in turns."""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+
+from benchmarks.results import circumstances
+from era_rl.runs.command import add_arguments, exit_status
+from era_rl.runs.folder import write_json
+from era_rl.runs.settings import Setting, Settings, plain
+
+Times = dict[str, dict[str, list[float]]]
+"""Seconds of a call in every block, by what is measured and by kind of call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Settings):
+    """Settings that all measurements have; each says where its file goes by default."""
+
+    out: Annotated[Path, Setting("JSON file to write")]
+
+
+M = TypeVar("M", bound=Measurement)
+
+
+def run(
+    kind: type[M], measure: Callable[[M], dict[str, Any]], argv: list[str] | None = None
+) -> int:
+    """Measure with the settings of a command line, write the file, and return the exit status.
+
+    Args:
+        kind: The settings, each with a default; the docstring of their module is the help.
+        measure: What is measured; its figures stand in the file, beside settings, versions, commit
+            and machine.
+        argv: The arguments, or None for the process's.
+    """
+    module = sys.modules[measure.__module__]
+    name = Path(str(module.__file__)).stem
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=module.__doc__
+    )
+    add_arguments(parser, kind)
+
+    def measured() -> None:
+        settings = kind.of(vars(arguments))
+        code = circumstances()  # of what is loaded now: later the checkout may be another
+        content = {name: value for name, value in plain(asdict(settings)).items() if name != "out"}
+        write_json(settings.out, {"settings": content, **code, **measure(settings)})
+        sys.stdout.write(f"{settings.out}\n")
+
+    arguments = parser.parse_args(argv)
+    return exit_status(f"benchmarks.{name}", measured)
+
+
+def seconds(function: Callable[[], Any], device: str) -> float:
+    """Return the wall time of a call, with the device's queue drained."""
+    start = time.perf_counter()
+    function()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def interleaved(
+    calls: Mapping[tuple[str, str], Callable[[], Any]], blocks: int, device: str, steps: int = 1
+) -> Times:
+    """Return the seconds of a step in every block, by name and kind.
+
+    All take turns, so that a machine whose speed drifts does not matter.
+
+    Args:
+        calls: What is called in a block, by name and kind.
+        blocks: How many blocks.
+        device: Where it runs.
+        steps: How many steps a call takes.
+    """
+    times: Times = {}
+    for _ in range(blocks):
+        for (name, kind), call in calls.items():
+            found = times.setdefault(name, {}).setdefault(kind, [])
+            found.append(seconds(call, device) / steps)
+    return times
+
+
+def ratios(times: Times, reference: str) -> list[dict[str, Any]]:
+    """Return median and quartiles of the speed over that of ``reference``, of neighbouring blocks."""
+    rows = []
+    for name, kinds in times.items():
+        for kind, own in kinds.items():
+            pairs = zip(times[reference][kind], own, strict=True)
+            low, median, high = statistics.quantiles([other / mine for other, mine in pairs], n=4)
+            rows.append(
+                {
+                    "algorithm": name,
+                    "per": kind,
+                    "milliseconds": 1e3 * statistics.median(own),
+                    f"speed_over_{reference}": {"median": median, "quartiles": [low, high]},
+                }
+            )
+    return rows
