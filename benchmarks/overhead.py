@@ -26,7 +26,6 @@ from benchmarks.results import RESULTS
 from era_rl.core import TruncatedGaussianHead
 from era_rl.runs.settings import Setting
 from era_rl.sb3 import PPOERA, TQCERA
-from era_rl.sb3.base import CompilingMixin
 
 PLAIN = "plain"
 EXPERIENCE = 512
@@ -44,7 +43,7 @@ class Overhead(Measurement):
     width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
     blocks: Annotated[int, Setting("blocks of each", low=2)] = 20
     repeats: Annotated[int, Setting("passes of a head in a block", low=1)] = 50
-    compile: Annotated[bool, Setting("exact head and PPOERA compiled, too")] = False
+    compile: Annotated[bool, Setting("exact head and algorithms compiled, too")] = False
     hosts: Annotated[tuple[Literal["PPO", "TQC"], ...], Setting("algorithms")] = ("PPO", "TQC")
     device: Annotated[str, Setting("device of torch")] = "cpu"
     out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "overhead" / "cpu.json"
@@ -79,7 +78,7 @@ def training_steps(host: str, settings: Overhead) -> dict[tuple[str, str], Calla
     """Return a round of training of a host algorithm, without and with the floor."""
     plain, era = HOSTS[host]
     algorithms = {PLAIN: plain, "ERA": era}
-    if settings.compile and issubclass(era, CompilingMixin):
+    if settings.compile:
         algorithms["ERA, compiled"] = partial(era, compile=True)
     steps: dict[tuple[str, str], Callable[[], Any]] = {}
     for name, algorithm in algorithms.items():
