@@ -1,27 +1,38 @@
 """ERA for reinforcement learning of language models.
 
-The functions need torch alone; the trainers load TRL when first used.
+`era_llm.functional` needs torch alone; the trainers load TRL when first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from era_llm.functional import (
-    approximate_era_advantages,
-    era_logps,
-    era_reference,
-    era_scale,
-    paper_form,
-    select_tokens,
-    straight_through,
-    token_entropies,
-    top_entropy_mean,
-)
-
 if TYPE_CHECKING:
+    from era_llm.functional import (
+        approximate_era_advantages,
+        era_logps,
+        era_scale,
+        paper_form,
+        select_tokens,
+        straight_through,
+        token_entropies,
+        top_entropy_mean,
+    )
     from era_llm.trl import GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATrainer
 
-_TRAINERS = ("GRPOERAConfig", "GRPOERATrainer", "RLOOERAConfig", "RLOOERATrainer")
+_MODULES = {
+    "approximate_era_advantages": "functional",
+    "era_logps": "functional",
+    "era_scale": "functional",
+    "paper_form": "functional",
+    "select_tokens": "functional",
+    "straight_through": "functional",
+    "token_entropies": "functional",
+    "top_entropy_mean": "functional",
+    "GRPOERAConfig": "trl",
+    "GRPOERATrainer": "trl",
+    "RLOOERAConfig": "trl",
+    "RLOOERATrainer": "trl",
+}
 
 __all__ = [
     "GRPOERAConfig",
@@ -30,7 +41,6 @@ __all__ = [
     "RLOOERATrainer",
     "approximate_era_advantages",
     "era_logps",
-    "era_reference",
     "era_scale",
     "paper_form",
     "select_tokens",
@@ -41,12 +51,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load a trainer from its module on first use (PEP 562)."""
-    if name not in _TRAINERS:
+    """Load a public name from its module on first use (PEP 562)."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("era_llm.trl"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES})

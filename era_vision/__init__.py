@@ -17,17 +17,14 @@ if TYPE_CHECKING:
     from era_vision.train import Trainer
 
 _MODULES = {
-    "Config": "config",
-    "Data": "data",
-    "Images": "data",
-    "load_data": "sources",
-    "ERAClassifier": "head",
-    "ERAHead": "head",
-    "attach_head": "head",
-    "build_model": "models",
-    "Trainer": "train",
-    "evaluate": "metrics",
-    "export_model": "export",
+    "config": ("Config",),
+    "data": ("Data", "Images"),
+    "head": ("ERAClassifier", "ERAHead", "attach_head"),
+    "models": ("build_model",),
+    "sources": ("load_data",),
+    "train": ("Trainer",),
+    "metrics": ("evaluate",),
+    "export": ("export_model",),
 }
 
 __all__ = [
@@ -47,11 +44,12 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Load a public name from its module on first use (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *__all__})

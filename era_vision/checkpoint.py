@@ -1,25 +1,16 @@
-"""Checkpoints: one file each, written in one piece, read without running code from it."""
+"""Checkpoints: last.pt and best.pt of a run, and the classifier in them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from era_rl.runs.folder import in_one_piece, read_state
-from era_vision.config import FIXED_SIZE, Config, config_from
-
-_FREE = {"root", "out", "resume", "progress", "compile"}
-"""Settings that may change on resuming, for they do not change what is learned."""
-
-
-def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint; an interruption leaves the one before."""
-    # a file, for a full disk is an OSError then
-    with in_one_piece(path) as part, part.open("wb") as file:
-        torch.save(dict(state), file)
+from era_rl.runs.folder import read_state
+from era_vision.config import FIXED_SIZE, Config
+from era_vision.head import ERAClassifier
+from era_vision.models import head_of, model_of
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -29,31 +20,22 @@ def load(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is none.
         ValueError: If the file is truncated or not a checkpoint of this trainer.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint={str(path)!r} does not exist")
     return read_state(path, {"config", "classes", "weights"}, "era_vision")
-
-
-def check_same(saved: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
-    """Raise ValueError unless a run can go on from a checkpoint with the settings asked for."""
-    changed = {
-        name: (saved.get(name), value)
-        for name, value in asked.items()
-        if name not in _FREE and saved.get(name) != value
-    }
-    if changed:
-        listed = ", ".join(f"{name}: {old!r}, now {new!r}" for name, (old, new) in changed.items())
-        raise ValueError(f"cannot resume {path} with other settings ({listed})")
 
 
 def config_of(state: Mapping[str, Any], **changes: Any) -> Config:
     """Return the configuration in a checkpoint, with changes."""
     if changes.get("data") in FIXED_SIZE:
         changes["image_size"] = None
-    return replace(config_from(state["config"]), pretrained=None, **changes)
+    # older checkpoints have cpu in the place of device
+    saved = {name: value for name, value in state["config"].items() if name != "cpu"}
+    return replace(Config.of(saved), pretrained=None, **changes)
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
-    """Return the model in evaluation mode, with a checkpoint's evaluated weights."""
+def restore(state: Mapping[str, Any]) -> nn.Module:
+    """Return a checkpoint's classifier, in evaluation mode, with its head if it has one."""
+    config, num_classes = config_of(state), len(state["classes"])
+    model = model_of(config, num_classes, state["image_size"])
     model.load_state_dict(state["weights"])
-    return model.eval()
+    head = head_of(config, num_classes)
+    return (model if head is None else ERAClassifier(model, head)).eval()

@@ -4,36 +4,35 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-from era_vision.config import Config, config_from, load_recipe, recipe_names
+from era_rl.runs.command import add_arguments, exit_status, refuse_old
+from era_vision.config import Config, load_recipe, recipe_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 2, with one line of text, for bad input."""
+    """Run the command and return its exit status: not 0, with one line of text, for bad input."""
     options = vars(parser().parse_args(arguments))
-    command = options.pop("command")
-    try:
-        command(**options)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.stderr.write(f"era-vision: {error}\n")
-        return 2
-    return 0
+    return exit_status("era-vision", partial(options.pop("command"), **options))
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the four commands."""
     top = argparse.ArgumentParser(prog="era-vision", description=__doc__)
     commands = top.add_subparsers(required=True)
-    _train_parser(commands)
+    training = commands.add_parser("train", help="train a classifier")
+    recipes = ", ".join(recipe_names())
+    training.add_argument("--recipe", help=f"a YAML file, or one of {recipes}")
+    add_arguments(training, Config)
+    training.set_defaults(command=train)
     evaluation = commands.add_parser("eval", help="metrics of a checkpoint, as JSON")
     evaluation.add_argument("checkpoint", type=Path)
     evaluation.add_argument("--data", help="another data set than the one it was trained on")
     evaluation.add_argument("--root", help="folder in which data sets are looked for")
-    evaluation.add_argument("--cpu", action=argparse.BooleanOptionalAction)
+    evaluation.add_argument("--device", help="torch device; default: the one of training")
+    refuse_old(evaluation, {"--cpu": "--device"})
     evaluation.set_defaults(command=evaluate_checkpoint)
     export = commands.add_parser(
         "export", help="a checkpoint as .pt2 or .onnx, pixels in [0, 1] in"
@@ -55,44 +54,40 @@ def train(recipe: str | None = None, **settings: Any) -> None:
     """Train with a recipe's settings and those given, which win; print the last epoch's metrics."""
     from era_vision.train import Trainer
 
-    given = {name: value for name, value in settings.items() if value is not None}
-    trainer = Trainer(config_from({**(load_recipe(recipe) if recipe else {}), **given}))
+    trainer = Trainer(Config.of({**(load_recipe(recipe) if recipe else {}), **settings}))
     history = trainer.fit()
-    if trainer.accelerator.is_main_process:
+    if trainer.processes.is_main_process:
         _print(history[-1])
 
 
 def evaluate_checkpoint(checkpoint: Path, **changes: Any) -> None:
     """Print the metrics of a checkpoint on the test set."""
-    from accelerate import PartialState
-
+    from era_rl.devices import resolved_device
     from era_vision.augment import Normalise
-    from era_vision.checkpoint import config_of, load
-    from era_vision.data import Batches, loader
-    from era_vision.export import restore
+    from era_vision.checkpoint import config_of, load, restore
+    from era_vision.data import evaluation_order, loader
     from era_vision.head import ERAClassifier
     from era_vision.metrics import evaluate
     from era_vision.sources import load_data
 
     state = load(checkpoint)
-    config = config_of(
-        state, **{name: value for name, value in changes.items() if value is not None}
-    )
-    device = PartialState(cpu=config.cpu).default_device
+    given = {name: value for name, value in changes.items() if value is not None}
+    config = config_of(state, **given)
+    device = resolved_device(config.device)
     data = load_data(config).to(device)
     classifier = restore(state).to(device)
     model, head = classifier, None
     if isinstance(classifier, ERAClassifier):
         model, head = classifier.model, classifier.head
-    batches = loader(data.test, Batches(len(data.test), 256), config.workers)
+    batches = loader(data.test, evaluation_order(len(data.test), 256), config.workers)
     normalise = Normalise(state["mean"], state["std"]).to(device)
     _print(evaluate(model, head, batches, len(data.classes), normalise))
 
 
 def export_checkpoint(checkpoint: Path, path: Path, raw: bool) -> None:
     """Write a checkpoint's classifier, normalisation included, for another runtime."""
-    from era_vision.checkpoint import load
-    from era_vision.export import export_model, restore, with_pixels
+    from era_vision.checkpoint import load, restore
+    from era_vision.export import export_model, with_pixels
     from era_vision.head import ERAClassifier
 
     state = load(checkpoint)
@@ -107,35 +102,8 @@ def show_floor(num_classes: int, **settings: Any) -> None:
     from era_vision.head import ERAHead
 
     head = ERAHead(num_classes, **settings)
-    names = ("entropy_floor", "max_prob", "cross_entropy_floor")
-    _print({"target_entropy": head.target_entropy, **{name: getattr(head, name) for name in names}})
-
-
-def _train_parser(commands: Any) -> None:
-    train_parser = commands.add_parser(
-        "train",
-        help="train a classifier",
-        argument_default=argparse.SUPPRESS,
-    )
-    train_parser.set_defaults(command=train)
-    train_parser.add_argument(
-        "--recipe", help=f"a YAML file, or one of {', '.join(recipe_names())}"
-    )
-    hints = get_type_hints(Config, include_extras=True)
-    for option in fields(Config):
-        kind, about = get_args(hints[option.name])
-        flag = f"--{option.name.replace('_', '-')}"
-        about = f"{about} (default: {option.default})"
-        train_parser.add_argument(flag, help=about, **_argument(kind))
-
-
-def _argument(kind: Any) -> dict[str, Any]:
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    if get_origin(kind) is Literal:
-        return {"choices": get_args(kind)}
-    # int | None and the like: the type is the one that is not None
-    return {"type": next((k for k in get_args(kind) if k is not NoneType), kind)}
+    names = ("target_entropy", "entropy_floor", "max_prob", "cross_entropy_floor")
+    _print({name: getattr(head, name) for name in names})
 
 
 def _print(row: dict[str, Any]) -> None:

@@ -7,19 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from era_vision import checkpoint
 from era_vision.augment import Normalise
-from era_vision.head import ERAClassifier
-from era_vision.train import head_of, model_of
-
-
-def restore(state: Mapping[str, Any]) -> nn.Module:
-    """Return a checkpoint's classifier, in evaluation mode, with its head if it has one."""
-    config = checkpoint.config_of(state)
-    model = model_of(config, len(state["classes"]))
-    head = head_of(config, len(state["classes"]))
-    model = checkpoint.load_weights(model, state)
-    return model if head is None else ERAClassifier(model, head).eval()
 
 
 def with_pixels(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -111,15 +111,18 @@ class ERAClassifier(nn.Module):
         return output if not isinstance(raw, torch.fx.Proxy) and raw else self._floored(output)
 
     def _floored(self, output: Any) -> Any:
-        if isinstance(output, tuple) and hasattr(output, "_replace"):
-            name = _logits_name(output._fields)
+        mapping = isinstance(output, MutableMapping)
+        names = output if mapping else getattr(type(output), "_fields", None)
+        if names is None:
+            return self.head(output)
+        name = next((name for name in ("logits", "out") if name in names), None)
+        if name is None:
+            raise ValueError(_NO_LOGITS.format(f"outputs called {', '.join(names)}"))
+        if not mapping:
             return output._replace(**{name: self.head(getattr(output, name))})
-        if isinstance(output, MutableMapping):
-            name = _logits_name(output)
-            floored = copy.copy(output)
-            floored[name] = self.head(output[name])
-            return floored
-        return self.head(output)
+        floored = copy.copy(output)
+        floored[name] = self.head(output[name])
+        return floored
 
 
 def attach_head(
@@ -147,8 +150,11 @@ def attach_head(
     """
     if any(isinstance(module, ERAHead) for module in model.modules()):
         raise ValueError("model has an ERAHead already: attach a head to model.model")
-    count = _num_classes(model) if num_classes is None else num_classes
-    return ERAClassifier(model, ERAHead(count, target_entropy, tau=tau, method=method, dim=dim))
+    if num_classes is None:
+        layer = last_layer(model)[1]
+        num_classes = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    head = ERAHead(num_classes, target_entropy, tau=tau, method=method, dim=dim)
+    return ERAClassifier(model, head)
 
 
 def last_layer(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
@@ -171,18 +177,6 @@ def last_layer(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
             " with its classifier, or put nn.Linear(features, num_classes) after it"
         )
     return name, layer
-
-
-def _num_classes(model: nn.Module) -> int:
-    layer = last_layer(model)[1]
-    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-
-
-def _logits_name(names: Iterable[str]) -> str:
-    found = [name for name in ("logits", "out") if name in names]
-    if not found:
-        raise ValueError(_NO_LOGITS.format(f"outputs called {', '.join(names)}"))
-    return found[0]
 
 
 @torch.fx.wrap

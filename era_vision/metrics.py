@@ -29,10 +29,8 @@ def evaluate(
     Raises:
         ValueError: If a batch gives logits that are not finite, or a class outside num_classes.
     """
-    meters = _meters(num_classes)
     device = next(model.parameters()).device
-    for meter in meters.values():
-        meter.to(device)
+    meters = {name: meter.to(device) for name, meter in _meters(num_classes).items()}
     model.eval()
     for images, labels in batches:
         images, labels = normalise(images.to(device)), labels.to(device)

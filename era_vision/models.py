@@ -1,19 +1,25 @@
-"""Torchvision classifiers by name, fitted to the number of classes and the size of the images."""
+"""Classifiers of torchvision and timm by name, fitted to the classes and the size of the images."""
 
 import math
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
+import torch
 import torchvision.models
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.resnet import BasicBlock
 
-from era_vision.config import Norm, Stem
-from era_vision.head import last_layer
+from era_rl.runs.settings import check_names
+from era_vision.config import Config, Norm, Stem
+from era_vision.head import ERAHead, last_layer
 
 _AUXILIARY = ("googlenet", "inception_v3")
 """Models with more than one output in training unless aux_logits=False."""
+_SIZED = {"vit": "image_size", "maxvit": "input_size"}
+"""What the models that are made for one size of images call it, by the first word of their names."""
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -29,37 +35,45 @@ def build_model(
     norm: Norm = "batch",
     dropout: float = 0.0,
     pretrained: str | None = None,
+    image_size: int | None = None,
 ) -> nn.Module:
     """Return a classifier of images (B, 3, H, W) with logits (B, num_classes).
 
     Args:
-        name: "resnet8", or any of ``list_models(torchvision.models)``.
+        name: "resnet8", any of ``list_models(torchvision.models)``, or "timm/" and a name of timm's.
         num_classes: Number of classes.
         stem: "cifar" gives a ResNet a first layer of 3x3 and stride 1, without pooling.
         norm: "batch", "sync" or "group"; group norm for models that take a ``norm_layer``.
         dropout: Probability of dropping features before the last layer.
-        pretrained: Torchvision weights, such as "DEFAULT"; the last layer is then a new one.
+        pretrained: Torchvision weights, such as "DEFAULT", or a tag of timm's; the last layer is then
+            a new one.
+        image_size: Height and width, for models made for one size, such as ViT; None is their default.
 
     Raises:
         ValueError: If the name is unknown or the model does not have what is asked of it.
     """
     options: dict[str, Any] = {"norm_layer": group_norm} if norm == "group" else {}
+    family = name.partition("_")[0]
+    if image_size and family in _SIZED:
+        options[_SIZED[family]] = (image_size,) * 2 if family == "maxvit" else image_size
     if name in _AUXILIARY:
         options |= {"aux_logits": False, **({} if pretrained else {"init_weights": True})}
     if name == "resnet8":
         if pretrained:
             raise ValueError(f"pretrained={pretrained!r}: resnet8 has no pretrained weights")
         model = resnet8(num_classes, **options)
-    elif name not in list_models(torchvision.models):
-        raise ValueError(
-            f"model={name!r} is neither resnet8 nor one of torchvision's: {_near(name)}"
-        )
-    elif pretrained:
-        _check_weights(name, pretrained)
-        model = _get_model(name, norm, weights=pretrained, **options)
-        _new_last_layer(model, num_classes)
+    elif name.startswith("timm/"):
+        model = _timm_model(name, pretrained, image_size, num_classes=num_classes, **options)
     else:
-        model = _get_model(name, norm, num_classes=num_classes, **options)
+        check_names("model", [name], ["resnet8", "timm/NAME", *list_models(torchvision.models)])
+        if pretrained:
+            weights = get_model_weights(name)
+            given = pretrained.removeprefix(f"{weights.__name__}.")
+            check_names(f"pretrained weights of {name}", [given], weights.__members__)
+            model = _get_model(name, weights=given, **options)
+            _new_last_layer(model, num_classes)
+        else:
+            model = _get_model(name, num_classes=num_classes, **options)
     if stem == "cifar":
         _use_cifar_stem(model, name)
     if dropout:
@@ -97,25 +111,61 @@ def resnet8(num_classes: int, *, width: int = 16, norm_layer: Any = nn.BatchNorm
     )
 
 
-def _near(name: str) -> str:
-    known = list_models(torchvision.models)
-    return ", ".join([m for m in known if m.startswith(name[:4])] or known)
+def model_of(config: Config, num_classes: int, image_size: int | None) -> nn.Module:
+    """Return the bare model of a configuration, for images of a size."""
+    names = ("stem", "norm", "dropout", "pretrained")
+    options = {name: getattr(config, name) for name in names}
+    return build_model(config.model, num_classes, image_size=image_size, **options)
 
 
-def _check_weights(name: str, pretrained: str) -> None:
-    known = get_model_weights(name)
-    if pretrained.removeprefix(f"{known.__name__}.") not in known.__members__:
-        listed = ", ".join(known.__members__)
-        raise ValueError(f"pretrained={pretrained!r} is none of the weights of {name}: {listed}")
+def head_of(config: Config, num_classes: int) -> ERAHead | None:
+    """Return the head of a configuration, None for ``head="none"``."""
+    if config.head == "none":
+        return None
+    return ERAHead(num_classes, config.target_entropy, tau=config.tau, method=config.method)
 
 
-def _get_model(name: str, norm: Norm, **options: Any) -> nn.Module:
+@torch.no_grad()
+def check_fit(model: nn.Module, image_size: int) -> None:
+    """Raise ValueError unless a model takes images of a size."""
+    device = next(model.parameters()).device
     try:
-        return get_model(name, **options)
-    except TypeError as error:
-        if norm != "group":
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"model does not take images of image_size={image_size}: {error}"
+        ) from error
+
+
+def freeze_features(model: nn.Module) -> None:
+    """Let the last layer alone be trained (a linear probe)."""
+    model.requires_grad_(False)
+    last_layer(model)[1].requires_grad_(True)
+
+
+def _get_model(name: str, make: Any = get_model, **options: Any) -> nn.Module:
+    try:
+        return make(name, **options)
+    except (TypeError, AssertionError) as error:
+        sizes = [options[o] for o in ("img_size", *_SIZED.values()) if o in options]
+        asked = [*(f"image_size={s}" for s in sizes), *["norm='group'"] * ("norm_layer" in options)]
+        if not asked:
             raise
-        raise ValueError(f"norm='group' does not fit model={name!r}: {error}") from error
+        raise ValueError(f"{' or '.join(asked)} does not fit model={name!r}: {error}") from error
+
+
+def _timm_model(
+    name: str, pretrained: str | None, image_size: int | None, **options: Any
+) -> nn.Module:
+    if find_spec("timm") is None:
+        raise ValueError(f"model={name!r} needs the extra timm: pip install 'era-rl[timm]'")
+    timm: Any = import_module("timm")
+    short = name.removeprefix("timm/")
+    check_names("model of timm", [short], timm.list_models())
+    if image_size and getattr(timm.get_pretrained_cfg(short), "fixed_input_size", False):
+        options["img_size"] = image_size
+    tag = f".{pretrained}" if pretrained not in (None, "DEFAULT") else ""
+    return _get_model(short + tag, timm.create_model, pretrained=bool(pretrained), **options)
 
 
 def _use_cifar_stem(model: nn.Module, name: str) -> None:

@@ -1,11 +1,13 @@
-"""What is minimised, and how: loss, mixing of images, optimizer and learning rate."""
+"""What is minimised, and how: loss, mixing of images, optimizer, learning rate and average."""
 
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from era_rl.core import categorical_entropy
@@ -38,12 +40,8 @@ def view_loss(
 
 def mixing(config: Config, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return torchvision's MixUp, CutMix or a choice of the two for a batch; else the identity."""
-    options = (("mixup", v2.MixUp), ("cutmix", v2.CutMix))
-    chosen = [
-        make(alpha=getattr(config, name), num_classes=num_classes)
-        for name, make in options
-        if getattr(config, name)
-    ]
+    alphas = {v2.MixUp: config.mixup, v2.CutMix: config.cutmix}
+    chosen = [make(alpha=a, num_classes=num_classes) for make, a in alphas.items() if a]
     if not chosen:
         return lambda images, labels: (images, labels)
     if config.head == "era" and config.target_entropy >= 0.5 and config.method != "temperature":
@@ -61,15 +59,11 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         {"params": [p for p in model.parameters() if p.dim() > 1]},
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0.0,
-    )
+        return torch.optim.AdamW(groups, **shared)
+    nesterov = config.momentum > 0.0
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=nesterov, **shared)
 
 
 def warmup_cosine(warmup: int, total: int) -> Callable[[int], float]:
@@ -84,3 +78,23 @@ def warmup_cosine(warmup: int, total: int) -> Callable[[int], float]:
         return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
     return factor
+
+
+def averaged(model: nn.Module, decay: float, steps: int) -> AveragedModel | None:
+    """Return the moving average of a model's weights, None for decay 0.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)): the first weights, which are random, are
+    forgotten however short the run is.
+    """
+    if not decay:
+        return None
+    if (1.0 - decay) * steps < 1.0:
+        warnings.warn(
+            f"ema={decay} averages more steps than the {steps} of the run: lower it", stacklevel=2
+        )
+
+    def update(average: Any, current: Any, step: Tensor | int) -> None:
+        warm = (1 + int(step)) / (10 + int(step))
+        get_ema_multi_avg_fn(min(decay, warm))(average, current, step)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

@@ -5,28 +5,31 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MeanMetric, MinMetric
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 from era_rl.core import categorical_entropy
-from era_rl.runs.folder import in_one_piece, locked
+from era_rl.devices import resolved_device
+from era_rl.runs.folder import FolderError, in_one_piece, locked, save_state
 from era_vision import checkpoint
-from era_vision.augment import BatchAugment, Normalise
+from era_vision.augment import InGroups, Normalise, batch_views
 from era_vision.config import Config
-from era_vision.data import Batches, Data, loader
-from era_vision.head import ERAClassifier, ERAHead
+from era_vision.data import Data, check_labels, evaluation_order, loader, training_order
+from era_vision.head import ERAClassifier, ERAHead, last_layer
 from era_vision.metrics import Row, evaluate
-from era_vision.models import build_model
-from era_vision.objective import build_optimizer, mixing, view_loss, warmup_cosine
+from era_vision.models import check_fit, freeze_features, head_of, model_of
+from era_vision.objective import averaged, build_optimizer, mixing, view_loss, warmup_cosine
 from era_vision.sources import load_data
 
 FLOOR_TOLERANCE = 1e-5
@@ -44,21 +47,24 @@ class Trainer:
         data: A data set in the place of the one that ``config.data`` names.
 
     Raises:
-        ValueError: If the floor is infeasible for the data's classes, or settings and device, data or
-            checkpoint do not fit.
+        ValueError: If the floor is infeasible for the data's classes, or settings and device, data,
+            model or checkpoint do not fit.
     """
 
     def __init__(self, config: Config, data: Data | None = None) -> None:
         self.config = config
-        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=config.cpu)
-        if config.precision == "fp16" and self.accelerator.device.type == "cpu":
+        self.processes = PartialState(cpu=config.device == "cpu")
+        shared = self.processes.device if self.processes.num_processes > 1 else None
+        self.device = shared or torch.device(resolved_device(config.device))
+        if config.precision == "fp16" and self.device.type == "cpu":
             raise ValueError(
                 "precision='fp16' needs an accelerator, and there is only the CPU: take 'bf16' or 'no'"
             )
         set_seed(config.seed)
-        self.data = (data or load_data(config)).to(self.accelerator.device)
+        self.data = (data or load_data(config)).to(self.device)
         self.num_classes = len(self.data.classes)
-        self.model = model_of(config, self.num_classes).to(self.accelerator.device)
+        self.model = model_of(config, self.num_classes, self.data.image_size).to(self.device)
+        check_fit(self.model, self.data.image_size)
         self.head = self.build_head()
         self._prepare_batches()
         self._prepare_model()
@@ -77,73 +83,66 @@ class Trainer:
         return head_of(self.config, self.num_classes)
 
     def _prepare_batches(self) -> None:
-        config, accelerator, data = self.config, self.accelerator, self.data
-        self.normalise = Normalise(data.mean, data.std).to(accelerator.device)
-        self.augment = BatchAugment(
-            self.normalise,
-            crop=config.crop,
-            flip=config.flip,
-            policy=config.policy,
-            erase=config.erase,
-            views=config.views,
-        )
+        config, data = self.config, self.data
+        self.normalise = Normalise(data.mean, data.std).to(self.device)
+        self.views = batch_views(config, data.image_size)
+        self.erase = InGroups(v2.RandomErasing(config.erase), config.group)
         self.mix = mixing(config, self.num_classes)
-        share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-        self.order = Batches(
-            len(data.train),
-            config.batch_size,
-            shuffle=config.shuffle,
-            drop_last=True,
-            seed=config.seed,
-            **share,
+        share = {"rank": self.processes.process_index, "world": self.processes.num_processes}
+        self.order = training_order(
+            len(data.train), config.batch_size, shuffle=config.shuffle, seed=config.seed, **share
         )
         self.batches = loader(data.train, self.order, config.workers)
-        test_order = Batches(len(data.test), max(config.batch_size, 256), **share)
-        self.test_batches = loader(data.test, test_order, config.workers)
+        order = evaluation_order(len(data.test), max(config.batch_size, 256), **share)
+        self.test_batches = loader(data.test, order, config.workers)
 
     def _prepare_model(self) -> None:
         config = self.config
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if config.norm == "sync" and self.accelerator.num_processes > 1:
+        distributed = self.processes.num_processes > 1
+        if config.norm == "sync" and distributed:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self.average = None
-        if config.ema:
-            average = get_ema_multi_avg_fn(config.ema)
-            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        network = self.model if self.head is None else ERAClassifier(self.model, self.head)
-        if config.compile:
-            network.compile()
-        optimizer = build_optimizer(self.model, config)
+        if config.freeze:
+            freeze_features(self.model)
         steps = len(self.order)
+        self.average = averaged(self.model, config.ema, config.epochs * steps)
+        self.network = self.model if self.head is None else ERAClassifier(self.model, self.head)
+        if config.compile:
+            self.network.compile()
+        if distributed:
+            devices = None if self.device.type == "cpu" else [self.device]
+            self.network = DistributedDataParallel(self.network, device_ids=devices)
+        self.optimizer = build_optimizer(self.model, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         factor = warmup_cosine(round(config.warmup_epochs * steps), config.epochs * steps)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
 
     def fit(self) -> list[Row]:
         """Train up to ``config.epochs`` and return one row of metrics an epoch.
 
         Raises:
-            ValueError: If ``out`` cannot be written to, or another process works in it.
+            ValueError: If ``out`` cannot be written to, another process works in it, or it holds a run
+                that this one does not go on with.
         """
-        with locked(self.config.out) if self.accelerator.is_main_process else nullcontext():
+        with locked(self.config.out) if self.processes.is_main_process else nullcontext():
             return self._fit()
 
     def _fit(self) -> list[Row]:
-        writer = None
-        if self.accelerator.is_main_process:
-            writer = SummaryWriter(f"{self.config.out}/tensorboard", purge_step=self.epoch + 1)
-        while self.epoch < self.config.epochs:
-            row = {"epoch": self.epoch + 1, **self.train_epoch(), **self.evaluate()}
-            self.epoch += 1
-            self.history.append(row)
-            if writer is not None:
-                for name, value in row.items():
-                    writer.add_scalar(name, value, self.epoch)
-                self._save()
-        if writer is not None:
-            writer.close()
-        self.accelerator.wait_for_everyone()
+        out, main = self.config.out, self.processes.is_main_process
+        if main and self.epoch == 0 and self.last.is_file():
+            raise FolderError(f"out={out!r} holds a run: resume it, or take another folder")
+        events = partial(SummaryWriter, f"{out}/tensorboard", purge_step=self.epoch + 1)
+        with events() if main else nullcontext() as writer:
+            while self.epoch < self.config.epochs:
+                row = {"epoch": self.epoch + 1, **self.train_epoch(), **self.evaluate()}
+                self.epoch += 1
+                self.history.append(row)
+                if writer is not None:
+                    for name, value in row.items():
+                        writer.add_scalar(name, value, self.epoch)
+                    self._save()
+        self.processes.wait_for_everyone()
         return self.history
 
     def train_epoch(self) -> Row:
@@ -153,67 +152,101 @@ class Trainer:
             FloatingPointError: If the loss stopped being finite or an entropy fell below the floor.
         """
         start = time.perf_counter()
-        device = self.accelerator.device
         # a seed an epoch makes resuming exact without saving generators
-        torch.manual_seed(self._epoch_seed())
-        self.order.epoch = self.epoch
+        rank, world = self.processes.process_index, self.processes.num_processes
+        torch.manual_seed(self.config.seed + 10_007 * (1 + self.epoch * world + rank))
+        self.order.sampler.set_epoch(self.epoch)  # pyright: ignore[reportAttributeAccessIssue]
         self.network.train()
+        if self.config.freeze:  # batch norm's statistics stay as they are, too
+            self.model.eval()
+            last_layer(self.model)[1].train()
         # "disable": NaN shows in the result, and the device is not waited for in every step
-        loss_mean, entropy_mean = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
-        entropy_min = MinMetric(nan_strategy="disable").to(device)
-        hidden = not (self.config.progress and self.accelerator.is_main_process) or None
+        kinds = {"loss": MeanMetric, "entropy_mean": MeanMetric, "entropy_min": MinMetric}
+        meters = [kind(nan_strategy="disable").to(self.device) for kind in kinds.values()]
+        hidden = not (self.config.progress and self.processes.is_main_process) or None
         bar = tqdm(self.batches, f"epoch {self.epoch + 1}", leave=False, disable=hidden)
         for images, labels in bar:
-            loss, logits = self.step(images.to(device), labels.to(device))
+            loss, logits = self.step(images.to(self.device), labels.to(self.device))
             entropy = categorical_entropy(logits)
-            loss_mean.update(loss)
-            entropy_mean.update(entropy)
-            entropy_min.update(entropy)
-        row = {
-            "train_loss": loss_mean.compute().item(),
-            "train_entropy_mean": entropy_mean.compute().item(),
-            "train_entropy_min": entropy_min.compute().item(),
-            "lr": float(self.schedule.get_last_lr()[0]),
-        }
+            for meter, value in zip(meters, (loss, entropy, entropy), strict=True):
+                meter.update(value)
+        values = (meter.compute().item() for meter in meters)
+        row = {f"train_{name}": value for name, value in zip(kinds, values, strict=True)}
+        row["lr"] = float(self.schedule.get_last_lr()[0])
         self._check(row)
         images_seen = len(self.order) * self.config.batch_size
         return {**row, "images_per_second": images_seen / (time.perf_counter() - start)}
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one optimizer step and return the loss and the logits it was computed from."""
+        check_labels(labels)
+        parts = list(zip(*(t.chunk(self.config.accumulate) for t in (images, labels)), strict=True))
+        losses, logits = [], []
+        for number, part in enumerate(parts, start=1):
+            # processes share the gradients of the last part, with which those of all have been added
+            alone = getattr(self.network, "no_sync", nullcontext)
+            with alone() if number < len(parts) else nullcontext():
+                loss, out = self._loss(*part)
+                losses.append(loss * (len(part[1]) / len(labels)))
+                self.scaler.scale(losses[-1]).backward()
+            logits.append(out.detach())
+        self._update()
+        return torch.stack(losses).sum().detach(), torch.cat(logits)
+
+    def augment(self, images: Tensor) -> Tensor:
+        """Return training images, uint8 (B, C, H, W), as normalised (views B, C, H, W), view by view.
+
+        A data set that reads files gives (B, views, C, H, W), cropped, flipped and with their policy.
+        """
+        images = self.views(images) if images.dim() == 4 else images.transpose(0, 1)
+        images = self.normalise(images.flatten(0, 1))
+        return self.erase(images) if self.config.erase else images
+
+    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         views = self.augment(images)
         if self.config.channels_last:
             views = views.contiguous(memory_format=torch.channels_last)
         views, targets = self.mix(views, labels)
-        logits = self.network(views)
-        loss = view_loss(
-            logits.unflatten(0, (-1, len(labels))),
-            targets,
-            smoothing=self.config.smoothing,
-            jsd=self.config.jsd,
-        )
-        self.accelerator.backward(loss)
+        with self._autocast():
+            logits = self.network(views).float()
+        chosen = {"smoothing": self.config.smoothing, "jsd": self.config.jsd}
+        return view_loss(logits.unflatten(0, (-1, len(labels))), targets, **chosen), logits
+
+    def _update(self) -> None:
         if self.config.clip:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step()
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
-        if not self.optimizer.step_was_skipped:
+        # lowered where gradients overflowed, so that there was no step
+        if self.scaler.get_scale() >= scale:
             self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return loss.detach(), logits.detach()
+
+    def _autocast(self) -> torch.autocast:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def evaluate(self) -> Row:
-        """Return the metrics of :func:`evaluate` on the test set, of the averaged weights if any."""
-        model = self.model if self.average is None else self.average.module
-        # batch norm's statistics are each process's own until the next step
-        broadcast(list(model.buffers()))
-        with self.accelerator.autocast():
-            return evaluate(model, self.head, self.test_batches, self.num_classes, self.normalise)
+        """Return the metrics of :func:`evaluate` on the test set.
 
-    def _epoch_seed(self) -> int:
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        return self.config.seed + 10_007 * (1 + self.epoch * world + rank)
+        With ``ema`` they are the averaged weights'; unaveraged_top1 and unaveraged_nll are the others'.
+        """
+        # batch norm's statistics are each process's own until the next step
+        broadcast(list(self.model.buffers()))
+        if self.average is None:
+            return self._measure(self.model)
+        broadcast(list(self.average.module.buffers()))
+        plain = self._measure(self.model)
+        kept = {f"unaveraged_{name}": plain[name] for name in ("top1", "nll")}
+        return {**self._measure(self.average.module), **kept}
+
+    def _measure(self, model: nn.Module) -> Row:
+        with self._autocast():
+            return evaluate(model, self.head, self.test_batches, self.num_classes, self.normalise)
 
     def _check(self, row: Row) -> None:
         where = f"in epoch {self.epoch + 1}; {self.last} keeps the epochs before"
@@ -230,7 +263,7 @@ class Trainer:
         evaluated = self.model if self.average is None else self.average.module
         state = {
             "config": asdict(self.config),
-            "processes": self.accelerator.num_processes,
+            "processes": self.processes.num_processes,
             "classes": self.data.classes,
             "mean": self.data.mean,
             "std": self.data.std,
@@ -240,63 +273,41 @@ class Trainer:
         }
         # the best first: killed after it, the run repeats this epoch, and else it would be lost
         if self.history[-1]["top1"] >= max(row["top1"] for row in self.history):
-            checkpoint.save(state, self.last.with_name("best.pt"))
-        checkpoint.save({**state, "resume": self._progress()}, self.last)
+            save_state(self.last.with_name("best.pt"), state)
+        resume = {name: part.state_dict() for name, part in self._parts().items()}
+        save_state(self.last, {**state, "resume": resume})
         write_csv(self.history, self.last.with_name("metrics.csv"))
 
-    def _progress(self) -> dict[str, Any]:
-        scaler = self.accelerator.scaler
-        return {
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
+    def _parts(self) -> dict[str, Any]:
+        average = {} if self.average is None else {"average": self.average}
+        names = ("model", "optimizer", "schedule", "scaler")
+        return {name: getattr(self, name) for name in names} | average
 
     def _restore(self, state: dict[str, Any]) -> None:
         # each process draws its own augmentation, so that their number is a setting too
         saved = {**state["config"], "processes": state.get("processes")}
-        asked = {**asdict(self.config), "processes": self.accelerator.num_processes}
-        checkpoint.check_same(saved, asked, self.last)
+        self.config.check_resumes(saved, self.last, processes=self.processes.num_processes)
+        self.history, self.epoch = state["history"], len(state["history"])
         if "resume" not in state:
             raise ValueError(
                 f"checkpoint={str(self.last)!r} has weights alone: no run can go on from it"
             )
-        resume = state["resume"]
-        self.model.load_state_dict(resume["model"])
-        self.optimizer.load_state_dict(resume["optimizer"])
-        self.schedule.load_state_dict(resume["schedule"])
-        if self.average is not None:
-            self.average.load_state_dict(resume["average"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(resume["scaler"])
-        self.history = state["history"]
-        self.epoch = len(self.history)
-
-
-def model_of(config: Config, num_classes: int) -> nn.Module:
-    """Return the bare model of a configuration."""
-    return build_model(
-        config.model,
-        num_classes,
-        stem=config.stem,
-        norm=config.norm,
-        dropout=config.dropout,
-        pretrained=config.pretrained,
-    )
-
-
-def head_of(config: Config, num_classes: int) -> ERAHead | None:
-    """Return the head of a configuration, None for ``head="none"``."""
-    if config.head == "none":
-        return None
-    return ERAHead(num_classes, config.target_entropy, tau=config.tau, method=config.method)
+        if self.epoch > self.config.epochs:
+            raise ValueError(
+                f"epochs={self.config.epochs} must be at least the {self.epoch} that"
+                f" {str(self.last)!r} has done"
+            )
+        for name, part in self._parts().items():
+            part.load_state_dict(state["resume"][name])
+        # the rate of this step, which another number of epochs changes
+        factor = self.schedule.lr_lambdas[0](self.schedule.last_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * factor
 
 
 def write_csv(rows: list[Row], path: Path) -> None:
     """Write the rows in one piece: a reader never sees half a file."""
     with in_one_piece(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, rows[-1].keys())
         writer.writeheader()
         writer.writerows(rows)

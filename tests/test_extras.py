@@ -27,8 +27,7 @@ PARTS = {
         *("benchmarks/*.py", "benchmarks/gpu"),
     ],
     "vision": ["era_vision", "era_rl/runs/yaml_files.py", "benchmarks/vision"],
-    "llm": ["era_llm"],
-    "all": ["benchmarks/llm"],
+    "llm": ["era_llm", "benchmarks/llm"],
 }
 
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from era_rl.devices import available_devices, check_device
-from era_rl.runs.folder import FolderError, in_one_piece, locked, read_json, write_json
+from era_rl.runs.folder import FolderError, in_one_piece, locked, read_json, save_state, write_json
 from era_rl.torchrl.checkpoint import save_checkpoint
 from era_rl.torchrl.config import SACConfig
-from era_vision.checkpoint import save
 
 
 def test_a_write_that_fails_leaves_the_file_before(tmp_path: Path) -> None:
@@ -33,15 +32,15 @@ FULL = Path("/dev/full")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="/dev/full is Linux's")
-@pytest.mark.parametrize("writer", ["json", "vision", "torchrl"])
+@pytest.mark.parametrize("writer", ["json", "state", "torchrl"])
 def test_a_full_disk_is_an_oserror_and_leaves_the_file_before(writer: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
 
     def write(value: int) -> None:
         if writer == "json":
             write_json(path, [value] * 10_000)
-        elif writer == "vision":
-            save({"a": torch.full((10_000,), value)}, path)
+        elif writer == "state":
+            save_state(path, {"a": torch.full((10_000,), value)})
         else:
             save_checkpoint(path, SACConfig(), {"a": torch.full((10_000,), value)})
 

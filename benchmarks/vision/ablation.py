@@ -90,7 +90,7 @@ def main() -> None:
                 key = f"{arm} seed {seed}"
                 out = tempfile.gettempdir()
                 config = Config(
-                    data=name, epochs=EPOCHS[name], seed=seed, cpu=True, out=out, **settings
+                    data=name, epochs=EPOCHS[name], seed=seed, device="cpu", out=out, **settings
                 )
                 if not results.has(key, settings_of(config)):
                     results.add(key, settings_of(config), run(trainer(config, data)))

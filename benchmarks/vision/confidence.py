@@ -55,7 +55,7 @@ def renamed(data: Data) -> Data:
 def relabel(data: Data, seed: int, arm: str) -> dict[str, Any]:
     """Return the test accuracy after learning, and after every epoch with the classes renamed."""
     out = tempfile.gettempdir()
-    config = Config(epochs=LEARN, seed=seed, head="none", cpu=True, out=out)
+    config = Config(epochs=LEARN, seed=seed, head="none", device="cpu", out=out)
     first = Trainer(config, data)
     while first.epoch < LEARN:
         first.train_epoch()

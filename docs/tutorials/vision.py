@@ -27,7 +27,9 @@ assert round(head.cross_entropy_floor, 3) == 0.234  # so no training loss gets b
 # --8<-- [end:floor]
 
 # --8<-- [start:train]
-config = Config(data="digits", epochs=1, target_entropy=0.6, out="digits", cpu=True, progress=False)
+config = Config(
+    data="digits", epochs=1, target_entropy=0.6, out="digits", device="cpu", progress=False
+)
 history = Trainer(config).fit()
 assert history[-1]["train_entropy_min"] >= 0.6 - 1e-5
 assert history[-1]["top1"] > 0.5  # one epoch; twelve are the default

@@ -1,18 +1,16 @@
-from collections.abc import Iterator
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from era_vision.config import Config
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
-    """Each test may choose its own device and precision, which accelerate fixes once a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+@pytest.fixture(scope="session")
+def _forkserver() -> None:
+    """The process that others are forked from, which imports the trainer once for all of them."""
+    get_context("forkserver").set_forkserver_preload(["era_vision.train"])
+    forkserver.ensure_running()
 
 
 @pytest.fixture
@@ -24,7 +22,7 @@ def config(tmp_path: Path) -> Config:
         batch_size=128,
         epochs=2,
         lr=0.01,
-        cpu=True,
+        device="cpu",
         progress=False,
         out=str(tmp_path / "out"),
     )

@@ -4,26 +4,28 @@ import pytest
 
 from era_vision.checkpoint import config_of
 from era_vision.cli import parser
-from era_vision.config import Config, config_from, load_recipe, recipe_names
+from era_vision.config import Config, load_recipe, recipe_names
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, r"epochs=0 must be in \[1, inf\]"),
-        ({"smoothing": 1.5}, r"smoothing=1\.5 must be in \[0\.0, 1\.0\]"),
+        ({"epochs": 0}, r"epochs=0 must be a whole number of at least 1"),
+        ({"smoothing": 1.5}, r"smoothing=1\.5 must be a number in \[0, 1\]"),
         ({"lr": float("nan")}, r"lr=nan"),
         ({"policy": "autoaugment"}, r"policy='autoaugment' must be one of .*trivialaugment"),
         ({"method": "entmax"}, r"method='entmax'"),
         ({"jsd": 12.0}, r"jsd=12\.0 needs views of at least 2"),
         ({"views": 2, "mixup": 0.2}, r"views=2 excludes mixup=0\.2"),
         ({"data": "cifar10", "image_size": 16}, "image_size=16 has no effect on data='cifar10'"),
-        ({"learning_rate": 0.1}, r"unknown settings: learning_rate"),
+        ({"magnitude": 5}, r"magnitude=5 has no effect on policy='none'"),
+        ({"learningrate": 0.1}, r"setting 'learningrate' is unknown"),
+        ({"cpu": True}, r"the setting 'cpu' is now 'device'"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(settings, message):
     with pytest.raises(ValueError, match=message):
-        config_from(settings)
+        Config.of(settings)
 
 
 def test_another_data_set_is_evaluated_at_its_own_size():
@@ -34,7 +36,7 @@ def test_another_data_set_is_evaluated_at_its_own_size():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_are_valid(name):
-    config = config_from(load_recipe(name))
+    config = Config.of(load_recipe(name))
     assert config.head == "era"
     if "cifar10" in name or name == "imagenet":
         assert (config.model, config.epochs, config.target_entropy) == ("resnet50", 200, 0.6)
@@ -58,7 +60,7 @@ def test_command_line_has_every_setting_and_sets_only_what_is_given():
         parser().parse_args(["train", "--no-progress", "--clip", "1", "--stem", "cifar"])
     )
     del options["command"]
-    assert options == {"progress": False, "clip": 1.0, "stem": "cifar"}
+    assert options == {"recipe": None, "progress": False, "clip": 1.0, "stem": "cifar"}
     every = ["train"]
     for option in fields(Config):
         flag = option.name.replace("_", "-")
@@ -68,3 +70,14 @@ def test_command_line_has_every_setting_and_sets_only_what_is_given():
     parsed = vars(parser().parse_args(every))
     assert {option.name for option in fields(Config)} <= parsed.keys()
     assert parsed["image_size"] == 32
+
+
+@pytest.mark.parametrize("command", [["train"], ["eval", "last.pt"]])
+def test_older_options_are_refused_with_the_new_ones(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parser().parse_args([*command, "--cpu"])
+    assert "--cpu is now --device" in capsys.readouterr().err
+
+
+def test_older_checkpoints_have_cpu_in_the_place_of_device():
+    assert config_of({"config": {"data": "digits", "cpu": True}}).device == "auto"

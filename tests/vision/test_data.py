@@ -1,17 +1,17 @@
 import gzip
-import json
 import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import CIFAR10
+from scipy.io import savemat
+from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
-from era_vision.augment import BatchAugment, Normalise
+from era_vision.augment import Normalise
 from era_vision.config import Config
-from era_vision.data import Batches, Data, Images, loader
-from era_vision.sources import _on_white, load_data
+from era_vision.data import Data, Images, evaluation_order, loader, training_order
+from era_vision.sources import load_data, read_image
 
 
 def test_digits_are_split_once_and_for_all():
@@ -26,83 +26,100 @@ def test_digits_are_split_once_and_for_all():
     assert normalised.std() == pytest.approx(1.0, abs=1e-3)
 
 
-def write_idx(folder, name, array, dims):
-    header = bytes([0, 0, 8, dims]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
-    (folder / f"{name}.gz").write_bytes(gzip.compress(header + array.tobytes()))
+def write_idx(path, array):
+    dims = (0, 0, 8, array.ndim)
+    header = bytes(dims) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
 
 
-def test_fashion_mnist_from_gzipped_files(tmp_path):
+def test_fashion_mnist_from_the_package_of_debian(tmp_path, monkeypatch):
+    """What the package brings is unpacked to where torchvision reads it."""
+    monkeypatch.setattr("era_vision.sources._DEBIAN_FASHION_MNIST", tmp_path / "debian")
     rng = np.random.default_rng(0)
     written = {}
     for part, length in (("train", 7), ("t10k", 5)):
         images = rng.integers(0, 256, (length, 28, 28), dtype=np.uint8)
         labels = rng.integers(0, 10, length, dtype=np.uint8)
-        write_idx(tmp_path, f"{part}-images-idx3-ubyte", images, 3)
-        write_idx(tmp_path, f"{part}-labels-idx1-ubyte", labels, 1)
+        write_idx(tmp_path / "debian" / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / "debian" / f"{part}-labels-idx1-ubyte.gz", labels)
         written[part] = images, labels
-    data = load_data(Config(data="fashion-mnist", root=str(tmp_path)))
+    data = load_data(Config(data="fashion-mnist", root=str(tmp_path / "data")))
     for part, name in ((data.train, "train"), (data.test, "t10k")):
         assert isinstance(part, Images)
         assert np.array_equal(part.images[:, 0].numpy(), written[name][0])
         assert np.array_equal(part.labels.numpy(), written[name][1])
+    assert data.classes[5] == "Sandal"
 
 
-def emoji_entry(index, category):
-    tones = {
-        tone: {"image": f"{index}-{tone}.png", "has_img_google": True}
-        for tone in ("1F3FB", "1F3FC")
-    }
-    return {
-        "unified": f"1F{index:03}",
-        "image": f"{index}.png",
-        "category": category,
-        "has_img_google": True,
-        "skin_variations": tones,
-    }
-
-
-def test_emoji_keeps_skin_tones_on_one_side(tmp_path):
-    folder = tmp_path / "emoji-datasource-google"
-    (folder / "img" / "google" / "64").mkdir(parents=True)
-    entries = [emoji_entry(i, "Objects" if i % 2 else "Activities") for i in range(20)]
-    entries.append({**emoji_entry(99, "Component")})
-    (folder / "emoji.json").write_text(json.dumps(entries))
-    for entry in entries:
-        for image in (entry, *entry["skin_variations"].values()):
-            number = int(entry["unified"][2:])
-            picture = Image.new("RGBA", (64, 64), (number, 0, 0, 255))
-            picture.save(folder / "img" / "google" / "64" / image["image"])
-    data = load_data(Config(data="emoji", root=str(tmp_path), image_size=8))
-    assert isinstance(data.train, Images)
-    assert isinstance(data.test, Images)
-    assert data.classes == ("Activities", "Objects")
-    assert len(data.train) + len(data.test) == 60
-    sides = [set(part.images[:, 0, 0, 0].tolist()) for part in (data.train, data.test)]
-    assert not sides[0] & sides[1]
-    assert torch.equal(data.train.images[:, 0, 0, 0] % 2, data.train.labels)
-
-
-def test_transparent_pixels_of_emoji_become_white(tmp_path):
-    Image.new("RGBA", (64, 64), (10, 20, 30, 0)).save(tmp_path / "clear.png")
-    assert (_on_white(tmp_path / "clear.png", None) == 255).all()
-
-
-def test_cifar10_through_torchvision(tmp_path, monkeypatch):
-    folder = tmp_path / CIFAR10.base_folder
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100])
+def test_cifar_through_torchvision(kind, tmp_path, monkeypatch):
+    folder = tmp_path / kind.base_folder
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+    labels = "labels" if kind is CIFAR10 else "fine_labels"
+    parts = kind.train_list + kind.test_list
+    for name, _ in parts:
         pixels = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
-        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [0, 1, 2, 9]}))
-    meta = {"label_names": list("abcdefghij")}
-    (folder / "batches.meta").write_bytes(pickle.dumps(meta))
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, labels: [0, 1, 2, 9]}))
+    meta = {kind.meta["key"]: list("abcdefghij")}
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps(meta))
     # the generated files are not the published ones, whose checksums torchvision knows
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: True)
-    data = load_data(Config(data="cifar10", root=str(tmp_path)))
+    data = load_data(Config(data=kind.__name__.lower(), root=str(tmp_path)))
     assert isinstance(data.train, Images)
-    assert data.train.images.shape == (20, 3, 32, 32)
+    assert data.train.images.shape == (4 * (len(parts) - 1), 3, 32, 32)
     assert data.classes == tuple("abcdefghij")
-    assert np.array_equal(data.train.images.permute(0, 2, 3, 1), CIFAR10(str(tmp_path)).data)
+    assert np.array_equal(data.train.images.permute(0, 2, 3, 1), kind(str(tmp_path)).data)
+
+
+def test_svhn_through_torchvision(tmp_path, monkeypatch):
+    """Channels second, labels 1 to 10 with 10 for the digit 0."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        pixels = rng.integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": pixels, "y": [[1], [2], [9], [10]]})
+    monkeypatch.setattr(SVHN, "_check_integrity", lambda self: True)
+    data = load_data(Config(data="svhn", root=str(tmp_path)))
+    assert isinstance(data.test, Images)
+    assert torch.equal(data.test.images[0], torch.from_numpy(pixels[..., 0]).permute(2, 0, 1))
+    assert data.test.labels.tolist() == [1, 2, 9, 0]
+    assert len(data.classes) == 10
+
+
+def test_a_limit_takes_the_same_images_of_each_part(tmp_path):
+    """limit images, in memory or of a folder; all where there are fewer."""
+    some, whole = (load_data(Config(data="fake", image_size=8, limit=n)) for n in (200, 0))
+    assert isinstance(some.train, Images)
+    assert isinstance(whole.train, Images)
+    assert (len(some.train), len(some.test)) == (200, 128)
+    again = load_data(Config(data="fake", image_size=8, limit=200, seed=1))
+    assert torch.equal(some.train.images, again.train.images)
+    assert (
+        (some.train.images.flatten(1)[:, None] == whole.train.images.flatten(1))
+        .all(-1)
+        .any(1)
+        .all()
+    )
+    write_folder(tmp_path, ["ants", "bees"])
+    assert len(load_data(Config(data=f"imagefolder:{tmp_path}", limit=4)).train) == 4
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("png", "uint16"), ("tiff", ">u2"), ("png", "uint8")])
+def test_grey_images_of_16_bits_keep_their_values(tmp_path, suffix, kind):
+    """v / 257 of 16 bits, v of 8: Pillow's own conversion clips at 255, and all is white."""
+    scale = 257 if kind != "uint8" else 1
+    ramp = (scale * np.arange(256).reshape(16, 16)).astype(kind)
+    Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
+    image = np.asarray(read_image(str(tmp_path / f"ramp.{suffix}")))
+    assert np.array_equal(image, np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_images_of_unknown_range_are_refused(tmp_path, kind):
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "deep.tiff")
+    with pytest.raises(ValueError, match=r"deep\.tiff has 32-bit pixels of unknown range"):
+        read_image(str(tmp_path / "deep.tiff"))
 
 
 def write_folder(root, classes, size=40):
@@ -122,14 +139,20 @@ def test_imagefolder(tmp_path, views):
     )
     data = load_data(config)
     assert data.classes == ("ants", "bees")
-    images, labels = next(iter(loader(data.train, Batches(6, 6))))
+    images, labels = next(iter(loader(data.train, evaluation_order(6, 6))))
     assert images.shape == (6, views, 3, 32, 32)
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
-    augmented = BatchAugment(Normalise(data.mean, data.std), views=views)(images)
-    assert augmented.shape == (6 * views, 3, 32, 32)
-    test_images, _ = next(iter(loader(data.test, Batches(6, 6))))
+    test_images, _ = next(iter(loader(data.test, evaluation_order(6, 6))))
     assert test_images.shape == (6, 3, 32, 32)
     assert test_images.dtype == torch.uint8
+
+
+def test_workers_are_no_forks_of_this_process(tmp_path):
+    """A fork has the locks of threads that it does not have, and the folder's lock."""
+    write_folder(tmp_path, ["ants", "bees"])
+    data = load_data(Config(data=f"imagefolder:{tmp_path}"))
+    context = loader(data.train, evaluation_order(6, 6), workers=1).multiprocessing_context
+    assert context.get_start_method() in ("forkserver", "spawn")
 
 
 def test_imagefolder_with_other_test_classes(tmp_path):
@@ -142,9 +165,9 @@ def test_imagefolder_with_other_test_classes(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("fashion-mnist", "apt-get install dataset-fashion-mnist"),
-        ("emoji", r"npm install --prefix .* emoji-datasource-google"),
+        ("fashion-mnist", r"torchvision\.datasets\.FashionMNIST\(.*download=True\)"),
         ("cifar10", r"torchvision\.datasets\.CIFAR10\(.*download=True\)"),
+        ("svhn", r"torchvision\.datasets\.SVHN\(.*download=True\), and the same with split='test'"),
         ("imagefolder:missing", "DIR/train/CLASS"),
     ],
 )
@@ -156,7 +179,7 @@ def test_missing_data_says_how_to_get_it(tmp_path, monkeypatch, data, message):
 
 def test_unknown_data():
     with pytest.raises(
-        ValueError, match="data='mnist' must be one of digits, fashion-mnist, emoji"
+        ValueError, match="data='mnist' must be one of digits, fashion-mnist, cifar10"
     ):
         load_data(Config(data="mnist"))
 
@@ -167,6 +190,9 @@ def test_bad_images_are_refused():
         Images(pixels.float() * torch.nan, labels)
     with pytest.raises(ValueError, match=r"not \(N, 1 or 3, H, W\) with \(N,\)"):
         Images(pixels, labels[:3])
+    for targets in (torch.zeros(4, 5), torch.zeros(4, 5, dtype=torch.int64), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"labels are .* not integers of shape .* multi-label"):
+            Images(pixels, targets)
     part = Images(pixels, labels)
     with pytest.raises(ValueError, match="train has labels from 0 to 3, but there are 3 classes"):
         Data(part, part, ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3, 8)
@@ -175,8 +201,8 @@ def test_bad_images_are_refused():
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_processes_share_the_same_global_batches(world):
     def batches(rank, world, epoch=0):
-        order = Batches(22, 8, shuffle=True, drop_last=True, rank=rank, world=world, seed=3)
-        order.epoch = epoch
+        order = training_order(22, 8, seed=3, rank=rank, world=world)
+        order.sampler.set_epoch(epoch)
         return list(order)
 
     whole = batches(0, 1)
@@ -189,11 +215,11 @@ def test_processes_share_the_same_global_batches(world):
 
 
 def test_test_batches_hold_every_image_once():
-    shares = [list(Batches(21, 5, rank=rank, world=2)) for rank in range(2)]
+    shares = [list(evaluation_order(21, 5, rank=rank, world=2)) for rank in range(2)]
     assert sorted(i for share in shares for batch in share for i in batch) == list(range(21))
 
 
 @pytest.mark.parametrize(("batch_size", "world"), [(23, 1), (9, 2)])
 def test_batch_sizes_that_cannot_be_filled_or_shared(batch_size, world):
     with pytest.raises(ValueError, match=f"batch_size={batch_size} must be at most 22, .* {world}"):
-        Batches(22, batch_size, drop_last=True, world=world)
+        training_order(22, batch_size, world=world)

@@ -15,7 +15,8 @@ from era_vision import Trainer, checkpoint
 from era_vision.cli import main
 from era_vision.config import Config
 
-SETTINGS = {"norm": "group", "shuffle": False, "batch_size": 128, "data": "fake", "cpu": True}
+pytestmark = pytest.mark.usefixtures("_forkserver")
+SETTINGS = {"norm": "group", "shuffle": False, "batch_size": 128, "data": "fake", "device": "cpu"}
 
 
 def worker(rank: int, config: Config) -> None:
@@ -23,20 +24,21 @@ def worker(rank: int, config: Config) -> None:
     os.environ.update({name: str(value) for name, value in ranks.items()})
     # accelerate takes the group there is; a file, unlike a port, nobody else can take meanwhile
     torch.distributed.init_process_group(
-        "gloo" if config.cpu else "nccl",
+        "gloo" if config.device == "cpu" else "nccl",
         init_method=f"file://{config.out}.store",
         rank=rank,
         world_size=2,
     )
     trainer = Trainer(config)
-    assert trainer.accelerator.num_processes == 2
+    assert trainer.processes.num_processes == 2
     trainer.fit()
-    trainer.accelerator.end_training()
+    trainer.processes.destroy_process_group()
 
 
-def run_on_two(config: Config, start_method: str = "fork") -> None:
+def run_on_two(config: Config) -> None:
+    """Two fresh processes: forks would have the threads' locks, and accelerate's state, of this one."""
     context = multiprocessing.start_processes(
-        worker, (config,), nprocs=2, join=False, start_method=start_method
+        worker, (config,), nprocs=2, join=False, start_method="forkserver"
     )
     while not context.join():
         pass
@@ -64,7 +66,7 @@ def test_two_processes_evaluate_the_weights_they_save(config, tmp_path, capsys):
     """Batch norm's statistics differ between processes; those of the first are saved."""
     double = replace(config, **SETTINGS | {"norm": "batch"}, epochs=1)
     run_on_two(double)
-    assert main(["eval", str(tmp_path / "out" / "last.pt"), "--cpu"]) == 0
+    assert main(["eval", str(tmp_path / "out" / "last.pt"), "--device", "cpu"]) == 0
     (row,) = checkpoint.load(tmp_path / "out" / "last.pt")["history"]
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated == pytest.approx({name: row[name] for name in evaluated}, abs=1e-5)
@@ -77,7 +79,7 @@ def test_torchrun_equals_one_process(config, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "-m", "era_vision.cli", "train", "--data", "fake"]
     command += ["--image-size", "8", "--batch-size", "128", "--epochs", "2", "--lr", "0.01"]
-    command += ["--cpu", "--no-progress", "--no-shuffle", "--norm", "group"]
+    command += ["--device", "cpu", "--no-progress", "--no-shuffle", "--norm", "group"]
     command += ["--out", str(tmp_path / "double")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -88,9 +90,9 @@ def test_torchrun_equals_one_process(config, tmp_path):
 def test_sync_batch_norm_equals_one_process(config, tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-    settings = {**SETTINGS, "cpu": False}
+    settings = {**SETTINGS, "device": "auto"}
     single = replace(config, **settings | {"norm": "batch"})
     double = replace(config, **settings | {"norm": "sync"}, out=str(tmp_path / "double"))
-    run_on_two(double, "spawn")
+    run_on_two(double)
     Trainer(single).fit()
     assert_same_run(tmp_path / "out", tmp_path / "double")

@@ -1,6 +1,7 @@
 """The vision trainer under faults: kills, a full disk, damaged files, two processes in one folder."""
 
 import errno
+import math
 import os
 import random
 import time
@@ -11,12 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from era_rl.runs.folder import locked
-from era_vision import Trainer, checkpoint
+from era_rl.runs.folder import locked, save_state
+from era_vision import Trainer, checkpoint, train
 from era_vision.cli import main
-from era_vision.config import Config, config_from, load_recipe
+from era_vision.config import Config, load_recipe
 
 
+def go_on(config: Config) -> None:
+    Trainer(replace(config, resume=True)).fit()
+
+
+@pytest.mark.usefixtures("_forkserver")
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(
     config: Config, tmp_path: Path
 ) -> None:
@@ -26,9 +32,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(
     last, moments, kills = Path(config.out) / "last.pt", random.Random(1), 0
     for _ in range(3):
         before = _epochs(last)
-        process = get_context("fork").Process(
-            target=lambda: Trainer(replace(config, resume=True)).fit()
-        )
+        process = get_context("forkserver").Process(target=go_on, args=(config,))
         process.start()
         while process.is_alive() and not (last.parent / "best.pt.part").exists():
             if _epochs(last) > before:
@@ -55,14 +59,14 @@ def _epochs(last: Path) -> int:
 def test_a_kill_between_the_two_checkpoints_loses_no_best_weights(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = checkpoint.save
+    save = train.save_state
 
-    def killed_before_last(state: dict, path: Path) -> None:
+    def killed_before_last(path: Path, state: dict) -> None:
         if path.name == "last.pt":
             raise KeyboardInterrupt
-        save(state, path)
+        save(path, state)
 
-    monkeypatch.setattr(checkpoint, "save", killed_before_last)
+    monkeypatch.setattr(train, "save_state", killed_before_last)
     with pytest.raises(KeyboardInterrupt):
         Trainer(config).fit()
     monkeypatch.undo()
@@ -84,8 +88,8 @@ def test_a_full_disk_ends_a_run_with_a_line_and_its_checkpoint(
 
     monkeypatch.setattr(torch, "save", full)
     settings = ["--data", "fake", "--image-size", "8", "--batch-size", "128", "--epochs", "3"]
-    arguments = ["train", *settings, "--cpu", "--no-progress", "--out", config.out]
-    assert main(arguments) == 2
+    arguments = ["train", *settings, "--device", "cpu", "--no-progress", "--out", config.out]
+    assert main(arguments) == 1
     assert "era-vision: [Errno 28] No space left on device" in capsys.readouterr().err
     monkeypatch.undo()
     assert len(checkpoint.load(Path(config.out) / "last.pt")["history"]) == 1
@@ -98,7 +102,9 @@ def test_a_folder_that_cannot_be_written_to_is_a_line(
 ) -> None:
     (tmp_path / "file").touch()
     out = str(tmp_path / "file")
-    assert main(["train", "--data", "fake", "--image-size", "8", "--cpu", "--out", out]) == 2
+    assert (
+        main(["train", "--data", "fake", "--image-size", "8", "--device", "cpu", "--out", out]) == 2
+    )
     assert "must be a writable folder" in capsys.readouterr().err
 
 
@@ -121,7 +127,7 @@ def test_a_damaged_checkpoint_is_not_resumed(config: Config) -> None:
 def test_a_damaged_recipe_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"recipe='.*mine\.yaml' (is no YAML|must map settings)"):
+    with pytest.raises(ValueError, match=r"mine\.yaml(: | must be a mapping of names)"):
         load_recipe(str(path))
     assert main(["train", "--recipe", str(path)]) == 2
 
@@ -129,19 +135,79 @@ def test_a_damaged_recipe_is_named(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": "many"}, r"epochs='many' must be int"),
-        ({"epochs": True}, "epochs=True must be int"),
-        ({"lr": "1e-3"}, r"lr='1e-3' must be float \(YAML takes 1e-3 for a text: write 1\.0e-3\)"),
-        ({"image_size": 8.5}, "image_size=8.5 must be int or null"),
-        ({"flip": 1}, "flip=1 must be bool"),
-        ({"data": None}, "data=None must be str"),
-        ({"method": ["lambert"]}, r"method=\['lambert'\] must be one of"),
+        ({"epochs": "many"}, r"epochs='many' must be a whole number"),
+        ({"epochs": True}, "epochs=True must be a whole number"),
+        ({"lr": "1e-3"}, r"lr='1e-3' must be a number of at least 0"),
+        ({"image_size": 8.5}, "image_size=8.5 must be a whole number of at least 1 or none"),
+        ({"flip": 1}, "flip=1 must be true or false"),
+        ({"data": None}, "data=None must be a text"),
+        ({"method": ["lambert"]}, r"method=\('lambert',\) must be one of"),
     ],
     ids=["text", "bool", "yaml-float", "fraction", "int", "null", "list"],
 )
 def test_settings_of_another_type_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config_from(settings)
+        Config.of(settings)
+
+
+def test_a_run_is_gone_on_with_or_kept(config: Config) -> None:
+    """A folder with a run is not written over, and more epochs than it has done go on with it."""
+    rows = Trainer(config).fit()
+    before = (Path(config.out) / "last.pt").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"out='.*' holds a run: resume it, or take another folder"
+    ):
+        Trainer(config).fit()
+    with pytest.raises(ValueError, match=r"epochs=1 must be at least the 2 that .* has done"):
+        Trainer(replace(config, epochs=1, resume=True))
+    assert (Path(config.out) / "last.pt").read_bytes() == before
+    longer = Trainer(replace(config, epochs=4, resume=True))
+    # the second half of a cosine over four epochs of four steps, one of them the warm-up
+    rate = config.lr * 0.5 * (1.0 + math.cos(math.pi * (8 - 4) / (16 - 4)))
+    assert [group["lr"] for group in longer.optimizer.param_groups] == pytest.approx([rate] * 2)
+    more = longer.fit()
+    assert more[:2] == rows
+    assert len(more) == 4
+
+
+def test_a_checkpoint_from_before_device_is_gone_on_from(config: Config) -> None:
+    Trainer(replace(config, epochs=1)).fit()
+    last = Path(config.out) / "last.pt"
+    state = checkpoint.load(last)
+    names = ("device", "limit", "accumulate", "freeze", "group", "magnitude")
+    older = {name: value for name, value in state["config"].items() if name not in names}
+    save_state(last, {**state, "config": {**older, "cpu": True}})
+    assert len(Trainer(replace(config, resume=True)).fit()) == 2
+
+
+def test_a_model_that_does_not_fit_the_images_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--data", "fake", "--image-size", "8", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["train", *settings, "--model", "alexnet"]) == 2
+    assert "model does not take images of image_size=8: " in capsys.readouterr().err
+
+
+def test_labels_of_several_classes_an_image_are_refused(config: Config) -> None:
+    trainer = Trainer(config)
+    with pytest.raises(
+        ValueError, match=r"labels are torch\.float32 of shape \(4, 10\), not integers"
+    ):
+        trainer.step(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, 10))
+
+
+def test_trainers_of_several_precisions_share_a_process(config: Config) -> None:
+    """Each computes as it does alone."""
+    trainers = {p: Trainer(replace(config, precision=p, lr=0.0)) for p in ("no", "bf16")}
+    images = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8)
+    logits = {p: t.step(images, torch.arange(8))[1] for p, t in trainers.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = trainers["no"].network(trainers["no"].normalise(images))
+    assert torch.equal(logits["bf16"], halved)
+    torch.testing.assert_close(
+        logits["no"], trainers["no"].network(trainers["no"].normalise(images)), atol=1e-5, rtol=0.0
+    )
+    assert not torch.equal(logits["no"], halved)
 
 
 def test_a_folder_that_is_worked_in_is_refused(config: Config) -> None:

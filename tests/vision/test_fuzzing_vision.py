@@ -12,7 +12,7 @@ from torch import nn
 
 from era_rl.core import categorical_entropy
 from era_vision import ERAHead, attach_head
-from era_vision.config import Config, config_from
+from era_vision.config import Config
 from tests.fuzzing import NUMBERS, SIZES, WORDS, Strategies, built, examples, fuzz, raw_inputs
 
 FEW, MANY = 40, 2_000
@@ -56,7 +56,7 @@ VALUES = st.one_of(NUMBERS, st.integers(-3, 3), st.booleans(), st.none(), st.tex
 @examples(150)
 @given(st.sampled_from([option.name for option in fields(Config)]), VALUES)
 def test_a_setting_is_taken_or_refused_by_name(name: str, value: Any) -> None:
-    config = built(lambda **settings: config_from(settings), {name: value})
+    config = built(lambda **settings: Config.of(settings), {name: value})
     assert config is None or getattr(config, name) == value
 
 
@@ -64,5 +64,5 @@ def test_a_setting_is_taken_or_refused_by_name(name: str, value: Any) -> None:
 @given(st.dictionaries(st.text(max_size=5), VALUES, min_size=1))
 def test_unknown_settings_are_refused(settings: dict[str, Any]) -> None:
     known = {option.name for option in fields(Config)}
-    with pytest.raises(ValueError, match="unknown settings"):
-        config_from({f"{name}?": value for name, value in settings.items() if name not in known})
+    with pytest.raises(ValueError, match=r"setting '.*' is unknown"):
+        Config.of({f"{name}?": value for name, value in settings.items() if name not in known})

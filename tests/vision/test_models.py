@@ -5,7 +5,7 @@ from torch import nn
 from torchvision.models import get_model, list_models
 
 from era_vision import attach_head, build_model
-from era_vision.models import _new_last_layer, resnet8
+from era_vision.models import _new_last_layer, freeze_features, resnet8
 
 
 @pytest.mark.slow
@@ -58,18 +58,53 @@ def test_new_last_layer_keeps_every_other_weight(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet17", {}, r"model='resnet17' is neither resnet8 nor .*resnet18"),
-        ("fasterrcnn_resnet50_fpn", {}, "neither resnet8 nor"),
+        ("resnet17", {}, r"model 'resnet17' is unknown; close: .*resnet18"),
+        ("fasterrcnn_resnet50_fpn", {}, "model 'fasterrcnn_resnet50_fpn' is unknown"),
         (
             "vgg11",
             {"stem": "cifar"},
             "stem='cifar' needs a ResNet of torchvision's, not model='vgg11'",
         ),
         ("resnet8", {"pretrained": "DEFAULT"}, "resnet8 has no pretrained weights"),
-        ("resnet18", {"pretrained": "FOO"}, "pretrained='FOO' is none .* resnet18: IMAGENET1K_V1"),
+        (
+            "resnet18",
+            {"pretrained": "FOO"},
+            "pretrained weights of resnet18 'FOO' is unknown; there are: .*IMAGENET1K_V1",
+        ),
         ("vgg11", {"norm": "group"}, "norm='group' does not fit model='vgg11'"),
+        ("vit_b_16", {"image_size": 8}, "image_size=8 does not fit model='vit_b_16'"),
     ],
 )
 def test_what_does_not_exist_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message), torch.device("meta"):
         build_model(name, 10, **options)
+
+
+def test_vit_is_built_for_the_size_of_the_images():
+    """One position a patch of 16 and one for the class."""
+    with torch.device("meta"):
+        model = build_model("vit_b_16", 5, image_size=32)
+        assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    assert model.encoder.pos_embedding.shape[1] == (32 // 16) ** 2 + 1
+
+
+def test_a_missing_timm_names_the_extra(monkeypatch):
+    monkeypatch.setattr("era_vision.models.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"model='timm/resnet10t' needs the extra timm: pip install"
+    ):
+        build_model("timm/resnet10t", 5)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext", "test_efficientnet"])
+def test_timm_models_by_name(name):
+    """Their logits, at the size of the images; a head finds the classes, a backbone has none."""
+    timm = pytest.importorskip("timm")
+    model = build_model(f"timm/{name}", 5, image_size=64).eval()
+    assert attach_head(model, 0.5)(torch.randn(2, 3, 64, 64)).shape == (2, 5)
+    freeze_features(model)
+    assert sum(p.requires_grad for p in model.parameters()) == 2
+    with pytest.raises(ValueError, match="ends in features, without a layer for num_classes"):
+        attach_head(timm.create_model(name, num_classes=0), 0.5)
+    with pytest.raises(ValueError, match="model of timm 'resnet10x' is unknown; close: resnet10t"):
+        build_model("timm/resnet10x", 5)
