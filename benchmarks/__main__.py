@@ -77,8 +77,8 @@ def _folders(args: argparse.Namespace) -> tuple[Suite, Path, Path]:
 def _list(args: argparse.Namespace) -> int:
     for name in suites.names():
         suite = suites.load(name)
-        state = status(suite, RESULTS / name, SCRATCH / name)
-        sys.stdout.write(f"{name}: {len(state.done)}/{len(suite.all)} done\n")
+        done, total = suite.done(RESULTS / name)
+        sys.stdout.write(f"{name}: {done} of {total} done\n")
         sys.stdout.write(f"    {suite.content['description'].strip()}\n")
     return 0
 

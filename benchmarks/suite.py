@@ -154,10 +154,10 @@ class Suite:
         """All there is to do."""
         return [*self.commands, *self.runs]
 
-    @property
-    def own(self) -> list[Run]:
-        """What is counted as this suite's: all but the runs that are another suite's."""
-        return [run for run in self.all if isinstance(run, CommandRun) or not run.borrowed]
+    def done(self, results: Path) -> tuple[int, int]:
+        """Return how many of the runs that are not another suite's are done, and how many there are."""
+        own = [run for run in self.all if isinstance(run, CommandRun) or not run.borrowed]
+        return sum(run.result(results).exists() for run in own), len(own)
 
     def run(self, name: str) -> TrainingRun:
         """Return a training run by name."""

@@ -83,6 +83,12 @@ def test_learning_curves_are_iqms_beside_what_is_had_for_nothing(
         IDLE.values()
     )
     assert axis.get_title() == "pendulum"
+    assert {line.get_linestyle() for line in axis.lines[:2]} == {"-"}
+
+
+def test_a_single_seed_is_dashed_and_has_no_band(tmp_path: Path, drawn: list[Figure]) -> None:
+    figures.learning_curves(findings(tmp_path, ("[0, 1]", "[0]")), tmp_path / "x.png")
+    assert {line.get_linestyle() for line in drawn[0].axes[0].lines[:2]} == {"--"}
 
 
 def test_what_learned_nothing_is_marked(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -209,7 +209,10 @@ def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
     readme.write_text(f"before\n{tables.BEGIN}\noutdated\n{tables.END}\nafter\n")
     tables.update(readme, tmp_path)
     text = readme.read_text()
-    assert "| exact floor | 6, 38 | -3, -3 | -2.0e-06, +1.0e-06 |" in text
+    assert (
+        "| exact floor | 6, 38 | -3, -3 | +1.0e-05, +2.0e-05 | -2.0e-06, +3.0e-05 | -, +1.0e-06 |"
+        in text
+    )
     assert "| cpu, 256, 64, 2 | - | 1.50 [1.40, 1.60] | - | - | - | 50% |" in text
     assert "CUDA is unmeasured" in text
     assert text.startswith("before\n")
