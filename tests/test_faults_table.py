@@ -55,7 +55,7 @@ OF_NO_ROW = {
     },
     "tests/torchrl/test_faults_torchrl.py": {
         "test_a_checkpoint_is_checked_before_a_collector_is_made",
-        "test_close_closes_the_logs",
+        "test_close_closes_the_log",
     },
     "tests/zoo/test_faults_zoo.py": {
         "test_a_buffer_on_the_device_comes_back",

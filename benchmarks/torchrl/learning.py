@@ -7,12 +7,10 @@
 
 import argparse
 import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +18,23 @@ import torch
 from torchrl.modules import RandomPolicy
 
 from era_rl.runs.folder import write_json
+from era_rl.runs.record import provenance
+from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.trainer import Trainer, episode_rollouts
 
 RUNS: dict[str, Config] = {
     "pendulum": SACConfig(
-        env="Pendulum-v1", seeds=3, total_steps=10_000, hidden=(64, 64), lr=1e-3, eval_episodes=20
+        env="Pendulum-v1", seeds=3, steps=10_000, hidden=(64, 64), lr=1e-3, eval_episodes=20
     ),
     "walker-walk": SACConfig(
-        env="dm_control/walker-walk-v0", seeds=3, total_steps=25_000, hidden=(128, 128), lr=1e-3
+        env="dm_control/walker-walk-v0", seeds=3, steps=25_000, hidden=(128, 128), lr=1e-3
     ),
     "cartpole": PPOConfig(
         env="CartPole-v1",
         seeds=3,
-        total_steps=40_960,
-        num_envs=4,
+        steps=40_960,
+        n_envs=4,
         steps_per_batch=128,
         minibatches=4,
         epochs=4,
@@ -49,27 +49,24 @@ def measure(config: Config) -> dict[str, Any]:
 
     Returns are those of whole episodes, the policy's with deterministic actions.
     """
-    trainer = Trainer(config)
     started = time.process_time()
-    try:
+    with Trainer(config) as trainer:
+        envs = trainer.evaluation_envs
         torch.manual_seed(config.seed)
-        at_random = episode_rollouts(
-            trainer.evaluation_envs, RandomPolicy(trainer.evaluation_envs.action_spec), seed=0
-        ).view(config.seeds, -1)
+        at_random = episode_rollouts(envs, RandomPolicy(envs.action_spec), seed=0)
+        at_random = at_random.view(config.seeds, -1)
         returns = trainer.run()
-    finally:
-        trainer.close()
+    means = {"mean_return": returns.mean(1), "mean_random_return": at_random.mean(1)}
     return {
-        "config": asdict(config),
-        "mean_return": dict(zip(config.agent_seeds, returns.mean(1).tolist(), strict=True)),
-        "mean_random_return": dict(
-            zip(config.agent_seeds, at_random.mean(1).tolist(), strict=True)
-        ),
+        "config": plain(asdict(config)),
+        **{
+            name: dict(zip(config.agent_seeds, values.tolist(), strict=True))
+            for name, values in means.items()
+        },
         "returns": returns.tolist(),
         "random_returns": at_random.tolist(),
         "cpu_seconds": round(time.process_time() - started, 1),
-        "versions": {name: version(name) for name in ("torch", "torchrl", "tensordict")},
-        "python": platform.python_version(),
+        **provenance(["torch", "torchrl", "tensordict"], code=Path(__file__).parent),
     }
 
 
@@ -84,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("MUJOCO_GL", "disabled")
     for name in options.names:
         try:
-            result = measure(replace(RUNS[name], out=str(options.runs / name)))
+            result = measure(replace(RUNS[name], out=options.runs / name))
         except ValueError as error:  # the folder has a run
             parser.error(str(error))
         command = f"python -m benchmarks.torchrl.learning {name}"

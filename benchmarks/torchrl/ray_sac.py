@@ -4,7 +4,7 @@ RayCollector does not survive the death of a worker. This script catches the err
 collectors and goes on from the last checkpoint. Without ``--address`` it starts a Ray cluster on this
 machine::
 
-    python -m benchmarks.torchrl.ray_sac --workers 2 --total-steps 20000 --out runs/ray
+    python -m benchmarks.torchrl.ray_sac --collectors 2 --steps 20000 --out runs/ray
 
 README.md beside it says how to use a cluster of several machines.
 """
@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,10 @@ from tensordict import TensorDictBase
 from torchrl.collectors.distributed import RayCollector
 from torchrl.envs.utils import ExplorationType
 
+from era_rl.runs.command import add_arguments, exit_status, refuse_old
 from era_rl.runs.folder import write_json
+from era_rl.runs.record import provenance
+from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, SACConfig
 from era_rl.torchrl.envs import make_envs
 from era_rl.torchrl.stacked import StackedPolicy
@@ -75,12 +77,12 @@ def make_collectors(config: Config, policy: StackedPolicy, *, kill_at: int | Non
     """Return one collector a Ray worker, each on one CPU."""
     collectors = Collectors(
         [
-            partial(make_envs, config, config.num_envs, COLLECTION + index)
+            partial(make_envs, config, config.n_envs, COLLECTION + index)
             for index in range(config.collectors)
         ],
         policy,
         frames_per_batch=config.seeds * config.steps_per_iteration,
-        total_frames=config.seeds * config.total_steps,
+        total_frames=config.seeds * config.steps,
         exploration_type=ExplorationType.RANDOM,
         storing_device="cpu",
         sync=True,
@@ -119,47 +121,40 @@ def train(
         finally:
             trainer.close()
     return {
-        "config": asdict(trainer.config),
+        "config": plain(asdict(trainer.config)),
         "deaths": deaths,
         "last_attempt_resumed_at": resumed_at,
         "steps": trainer.learner.steps,
         "returns": returns.tolist(),
         "seconds": round(time.monotonic() - started, 1),
-        "versions": {name: version(name) for name in ("torch", "torchrl", "tensordict", "ray")},
+        **provenance(["torch", "torchrl", "tensordict", "ray"], code=Path(__file__).parent),
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and write what happened to a file."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, write what happened to a file, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.torchrl.ray_sac", description=__doc__
     )
-    parser.add_argument("--env", default="Pendulum-v1")
-    parser.add_argument("--workers", type=int, default=2, help="Ray workers that collect")
     parser.add_argument("--address", help="of a Ray cluster, such as auto; default: this machine")
-    parser.add_argument("--total-steps", type=int, default=20_000)
-    parser.add_argument("--checkpoint-interval", type=int, default=1_000)
-    parser.add_argument("--learning-starts", type=int, default=1_000)
-    parser.add_argument("--hidden", type=int, nargs="+", default=(256, 256))
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--kill-at", type=int, help="kill a worker after so many frames")
-    parser.add_argument("--out", type=Path, default=Path("runs/ray"))
     parser.add_argument("--summary", type=Path, help="file to write; default: OUT/summary.json")
+    refuse_old(parser, {"--workers": "--collectors"})
+    add_arguments(parser, SACConfig)
     options = vars(parser.parse_args(arguments))
-    workers, address, kill_at, path = (
-        options.pop(name) for name in ("workers", "address", "kill_at", "summary")
-    )
-    options |= {"hidden": tuple(options["hidden"]), "out": str(options["out"])}
-    config = SACConfig(collectors=workers, steps_per_batch=10, updates=10 * workers, **options)
+    address, kill_at, path = (options.pop(name) for name in ("address", "kill_at", "summary"))
+    workers = options.setdefault("collectors", 2)
+    defaults = {"steps": 20_000, "save_freq": 1_000, "out": Path("runs/ray"), "steps_per_batch": 10}
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    try:
+
+    def command() -> None:
+        config = SACConfig(**{**defaults, "updates": 10 * workers, **options})
         summary = train(config, address=address, kill_at=kill_at)
-    except ValueError as error:  # the folder has a run
-        parser.error(str(error))
-    path = path or Path(config.out, "summary.json")
-    write_json(path, summary)
-    sys.stdout.write(json.dumps(summary) + "\n")
+        write_json(path or config.out / "summary.json", summary)
+        sys.stdout.write(json.dumps(summary) + "\n")
+
+    return exit_status("benchmarks.torchrl.ray_sac", command)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,88 +1,72 @@
-"""Every setting of a training run, with its check: what the command line fills in."""
+"""Every setting of a training run: what the command line fills in."""
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from era_rl.runs.settings import Setting, Settings, SettingsError
 
 Activation = Literal["relu", "elu", "tanh"]
-Floor = Literal["exact", "gaussian"]
+Delta = float | Literal["auto"]
+SAVE_FREQ = "steps between checkpoints, each of which begins new episodes; 0: at the end alone"
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, math.inf),
-    "seeds": (1, math.inf),
-    "total_steps": (1, math.inf),
-    "num_envs": (1, math.inf),
-    "collectors": (0, math.inf),
-    "steps_per_batch": (1, math.inf),
-    "updates": (1, math.inf),
-    "learning_starts": (0, math.inf),
-    "batch_size": (1, math.inf),
-    "buffer_size": (1, math.inf),
-    "epochs": (1, math.inf),
-    "minibatches": (1, math.inf),
-    "lr": (0.0, math.inf),
-    "critic_weight_decay": (0.0, math.inf),
-    "gamma": (0.0, 1.0),
-    "lmbda": (0.0, 1.0),
-    "tau": (0.0, 1.0),
-    "clip": (0.0, 1.0),
-    "max_grad_norm": (0.0, math.inf),
-    "num_qvalue_nets": (1, math.inf),
-    "delta": (0.0, math.inf),
-    "log_interval": (1, math.inf),
-    "eval_interval": (0, math.inf),
-    "eval_episodes": (1, math.inf),
-    "checkpoint_interval": (0, math.inf),
-}
+free = partial(Setting, free=True)
+# of more than one class, each with its own default
+StepsPerBatch = Annotated[int, Setting("steps of each environment between updates", low=1)]
+Hidden = Annotated[tuple[int, ...], Setting("widths of the hidden layers", low=1)]
+Layers = Annotated[Activation, Setting("activation of the hidden layers")]
+LayerNorm = Annotated[bool, Setting("LayerNorm in the critics")]
+NatsPerDim = Annotated[float, Setting("the default H0 of a dimension of bounded actions")]
+LogStdMin = Annotated[float, Setting("lower bound of log_std")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """What both algorithms share; steps are environment steps of each agent.
 
     Raises:
-        ValueError: If a value is outside its range, or of another type.
+        SettingsError: If a value is outside its range, or of another type.
     """
 
-    env: Annotated[str, "gymnasium id, or dm_control/DOMAIN-TASK-v0"] = "Pendulum-v1"
-    seed: Annotated[int, "seed of the first agent"] = 0
-    seeds: Annotated[int, "independent agents, of consecutive seeds, trained at once"] = 1
-    total_steps: Annotated[int, "environment steps"] = 1_000_000
-    num_envs: Annotated[int, "environments (per collector, if there are any)"] = 1
-    env_processes: Annotated[bool, "each environment in a process of its own"] = False
-    collectors: Annotated[int, "processes that collect; 0: collect in this one"] = 0
-    steps_per_batch: Annotated[int, "steps of each environment between updates"] = 1
-    hidden: Annotated[tuple[int, ...], "widths of the hidden layers"] = (256, 256)
-    activation: Annotated[Activation, "relu, elu or tanh"] = "relu"
-    layer_norm: Annotated[bool, "LayerNorm in the critics"] = True
-    lr: Annotated[float, "learning rate"] = 3e-4
-    gamma: Annotated[float, "discount"] = 0.99
-    target_entropy: Annotated[float | None, "H0 in nats, None for the default"] = None
-    nats_per_dim: Annotated[float, "the default H0 of a dimension of bounded actions"] = -0.5
-    floor: Annotated[Floor, "exact, or gaussian (Eq. 11)"] = "exact"
-    slack: Annotated[float | None, "share of the entropy budget unspent at the start"] = None
-    delta: Annotated[
-        float | Literal["auto"], "compensation in nats, for the gaussian floor; auto: learned"
-    ] = 0.0
-    log_std_min: Annotated[float, "lower bound of log_std"] = -8.0
-    device: Annotated[
-        str, "torch device of networks, replay data and the updates' noise; auto: CUDA if available"
-    ] = "cpu"
-    compile: Annotated[bool, "torch.compile, and CUDA graphs on CUDA"] = False
-    log_interval: Annotated[int, "steps between log lines"] = 1_000
-    eval_interval: Annotated[int, "steps between evaluations; 0: at the end alone"] = 0
-    eval_episodes: Annotated[int, "episodes of an evaluation, with deterministic actions"] = 10
-    checkpoint_interval: Annotated[
-        int, "steps between checkpoints, each of which begins new episodes; 0: at the end alone"
+    env: Annotated[str, Setting("gymnasium id, such as dm_control/walker-walk-v0")] = "Pendulum-v1"
+    env_kwargs: Annotated[tuple[str, ...], Setting("KEY=VALUE, for gymnasium.make")] = ()
+    seed: Annotated[int, Setting("seed of the first agent", low=0)] = 0
+    seeds: Annotated[int, Setting("agents, of consecutive seeds, trained at once", low=1)] = 1
+    steps: Annotated[int, free("environment steps", low=1, short="n", was="total_steps")] = (
+        1_000_000
+    )
+    n_envs: Annotated[int, Setting("environments of a collector", low=1, was="num_envs")] = 1
+    env_processes: Annotated[bool, free("each environment in a process of its own")] = False
+    collectors: Annotated[int, Setting("processes that collect; 0: this one", low=0)] = 0
+    steps_per_batch: StepsPerBatch = 1
+    hidden: Hidden = (256, 256)
+    activation: Layers = "relu"
+    layer_norm: LayerNorm = True
+    lr: Annotated[float, Setting("learning rate", low=0.0)] = 3e-4
+    gamma: Annotated[float, Setting("discount", low=0.0, high=1.0)] = 0.99
+    target_entropy: Annotated[float | None, Setting("H0 in nats, none for the default")] = None
+    nats_per_dim: NatsPerDim = -0.5
+    floor: Annotated[Literal["exact", "gaussian"], Setting("gaussian is Eq. 11")] = "exact"
+    slack: Annotated[float | None, Setting("share of the entropy budget first unspent")] = None
+    delta: Annotated[Delta, Setting("compensation in nats of Eq. 11; auto: learned", low=0.0)] = 0.0
+    log_std_min: LogStdMin = -8.0
+    device: Annotated[str, Setting("of networks, data and noise; auto: CUDA if there is")] = "cpu"
+    compile: Annotated[bool, free("torch.compile, and CUDA graphs on CUDA")] = False
+    log_freq: Annotated[int, free("steps between log lines", low=1, was="log_interval")] = 1_000
+    eval_freq: Annotated[
+        int, free("steps between evaluations; 0: at the end alone", low=0, was="eval_interval")
     ] = 0
-    out: Annotated[str, "folder for logs and the checkpoint"] = "runs/torchrl"
-    resume: Annotated[bool, "go on from OUT/checkpoint.pt if there is one"] = False
+    eval_episodes: Annotated[int, free("of an evaluation, deterministic actions", low=1)] = 10
+    save_freq: Annotated[int, Setting(SAVE_FREQ, low=0, was="checkpoint_interval")] = 0
+    out: Annotated[Path, free("folder for logs and checkpoints")] = Path("runs/torchrl")
+    resume: Annotated[bool, free("go on from the checkpoint in OUT, if there is one")] = False
+    progress: Annotated[bool, free("a line on stderr at each log line")] = True
 
     @property
     def steps_per_iteration(self) -> int:
         """Environment steps of each agent in one batch of data."""
-        return self.num_envs * self.steps_per_batch * max(self.collectors, 1)
+        return self.n_envs * self.steps_per_batch * max(self.collectors, 1)
 
     @property
     def agent_seeds(self) -> tuple[int, ...]:
@@ -90,25 +74,9 @@ class Config:
         return tuple(range(self.seed, self.seed + self.seeds))
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, Iterable):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            _check_type(name, value, kind)
-            low, high = _RANGES.get(name, (-math.inf, math.inf))
-            if isinstance(value, int | float) and not (low <= value <= high and value < math.inf):
-                end = "]" if high < math.inf else ")"
-                raise ValueError(f"{name}={value} must be in [{low}, {high}{end}")
-            if get_origin(kind) is Literal and value not in get_args(kind):
-                raise ValueError(f"{name}={value!r} must be one of {get_args(kind)}")
-        widths = self.hidden if isinstance(self.hidden, tuple) else ()
-        if not widths or not all(type(width) is int and width >= 1 for width in widths):
-            raise ValueError(f"hidden={self.hidden!r} must be widths of at least 1, integers")
-        if isinstance(self.delta, str) and (self.delta != "auto" or self.floor != "gaussian"):
-            raise ValueError(
-                f"delta={self.delta!r} with floor={self.floor!r} must be a number, or 'auto' with"
-                " floor='gaussian'"
-            )
+        super().__post_init__()
+        if self.delta == "auto" and self.floor != "gaussian":
+            raise SettingsError(f"delta='auto' with floor={self.floor!r} needs floor='gaussian'")
 
     def bounded_head_kwargs(self, action_dim: int) -> dict[str, Any]:
         """Return the arguments of the head of a bounded action, the default floor filled in."""
@@ -123,49 +91,40 @@ class Config:
         return kwargs | {name: value for name, value in given.items() if value is not None}
 
 
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    """Raise ValueError unless the value is of the type, one of int, float, bool and str."""
-    if kind not in (int, float, bool, str):
-        return
-    allowed = int | float if kind is float else kind
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name}={value!r} must be of the type {kind.__name__}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class SACConfig(Config):
     """SAC-ERA; the default floor is -0.5 nats a dimension."""
 
-    updates: Annotated[int, "gradient updates a batch of data"] = 1
-    learning_starts: Annotated[int, "steps of uniform random actions, without updates"] = 1_000
-    batch_size: Annotated[int, "transitions an update"] = 256
-    buffer_size: Annotated[int, "transitions kept of each agent, on the device"] = 1_000_000
-    tau: Annotated[float, "Polyak coefficient of the target critics"] = 0.005
-    num_qvalue_nets: Annotated[int, "critics; targets take the least"] = 2
-    critic_weight_decay: Annotated[float, "AdamW weight decay of the critics"] = 0.0
+    updates: Annotated[int, Setting("gradient updates a batch of data", low=1)] = 1
+    learning_starts: Annotated[int, Setting("uniformly random steps at first", low=0)] = 1_000
+    batch_size: Annotated[int, Setting("transitions an update", low=1)] = 256
+    buffer_size: Annotated[int, Setting("transitions of each agent, on device", low=1)] = 1_000_000
+    tau: Annotated[float, Setting("Polyak's, of the target critics", low=0.0, high=1.0)] = 0.005
+    num_qvalue_nets: Annotated[int, Setting("critics; targets take the least", low=1)] = 2
+    critic_weight_decay: Annotated[float, Setting("AdamW's, of the critics", low=0.0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(Config):
     """PPO-ERA; the default floor is -0.3 nats a dimension."""
 
-    steps_per_batch: Annotated[int, "steps of each environment between updates"] = 2_048
-    activation: Annotated[Activation, "relu, elu or tanh"] = "tanh"
-    hidden: Annotated[tuple[int, ...], "widths of the hidden layers"] = (64, 64)
-    layer_norm: Annotated[bool, "LayerNorm in the critic"] = False
-    nats_per_dim: Annotated[float, "the default H0 of a dimension of bounded actions"] = -0.3
-    log_std_min: Annotated[float, "lower bound of log_std"] = -5.0
-    epochs: Annotated[int, "passes over a batch of data"] = 10
-    minibatches: Annotated[int, "updates a pass"] = 32
-    lmbda: Annotated[float, "lambda of the generalised advantage estimate"] = 0.95
-    clip: Annotated[float, "clipping range of the probability ratio"] = 0.2
-    max_grad_norm: Annotated[float, "largest gradient norm of each agent"] = 0.5
-    normalize_observations: Annotated[bool, "by the mean and deviation of all before"] = True
+    steps_per_batch: StepsPerBatch = 2_048
+    activation: Layers = "tanh"
+    hidden: Hidden = (64, 64)
+    layer_norm: LayerNorm = False
+    nats_per_dim: NatsPerDim = -0.3
+    log_std_min: LogStdMin = -5.0
+    epochs: Annotated[int, Setting("passes over a batch of data", low=1)] = 10
+    minibatches: Annotated[int, Setting("updates a pass", low=1)] = 32
+    lmbda: Annotated[float, Setting("of the advantage estimate", low=0.0, high=1.0)] = 0.95
+    clip: Annotated[float, Setting("range of the probability ratio", low=0.0, high=1.0)] = 0.2
+    max_grad_norm: Annotated[float, Setting("largest gradient norm of an agent", low=0.0)] = 0.5
+    normalize_observations: Annotated[bool, Setting("by all that were seen before")] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps_per_iteration % self.minibatches:
-            raise ValueError(
+            raise SettingsError(
                 f"minibatches={self.minibatches} must divide the {self.steps_per_iteration} steps"
                 " of a batch of data"
             )
@@ -182,7 +141,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "critic_weight_decay": 1e-4,
     },
     "fastsac": {
-        "num_envs": 128,
+        "n_envs": 128,
         "env_processes": True,
         "batch_size": 8_192,
         "updates": 8,
@@ -193,10 +152,3 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """SAC settings under a name: the paper's, and FastSAC's many environments and large batches."""
-
-
-def config_fields(kind: type[Config]) -> dict[str, tuple[Any, str]]:
-    """Return each setting's type and description."""
-    hints = get_type_hints(kind, include_extras=True)
-    pairs = {option.name: get_args(hints[option.name]) for option in fields(kind)}
-    return {name: (annotated, text) for name, (annotated, text) in pairs.items()}

@@ -1,6 +1,7 @@
 """Environments of a run, each with a random stream of its own, whatever else is trained beside it."""
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -99,8 +100,7 @@ def make_env(
     try:
         env = StreamEnv(gymnasium.make(env_id, **(env_kwargs or {})), stream=stream)
     except (gymnasium.error.Error, ImportError, TypeError) as error:
-        given = f" with env_kwargs={dict(env_kwargs)}" if env_kwargs else ""
-        raise ValueError(f"env={env_id!r}{given} cannot be made: {error}") from error
+        raise ValueError(f"env={env_id!r} cannot be made: {error}") from error
     spec = env.action_spec
     noise_dim = spec.shape[-1] if spec.dtype.is_floating_point else 1
     noise = ActionNoise(noise_dim, env.generator)
@@ -108,18 +108,38 @@ def make_env(
     return TransformedEnv(env, Compose(DoubleToFloat(), RewardSum(), InitTracker(), noise))
 
 
-def make_envs(config: Config, num_envs: int, purpose: int) -> EnvBase:
-    """Return num_envs environments for each agent, shape (seeds * num_envs,), agents outermost.
+def make_envs(config: Config, n_envs: int, purpose: int) -> EnvBase:
+    """Return n_envs environments for each agent, shape (seeds * n_envs,), agents outermost.
 
     Args:
-        config: Its ``env``, ``seed``, ``seeds`` and ``env_processes``.
-        num_envs: Environments of each agent.
+        config: Its ``env``, ``env_kwargs``, ``seed``, ``seeds`` and ``env_processes``.
+        n_envs: Environments of each agent.
         purpose: Sets apart the streams of training, evaluation and each collector.
     """
+    env_kwargs = read_kwargs(config.env_kwargs)
     makers = [
-        partial(make_env, config.env, (seed, purpose, index))
+        partial(make_env, config.env, (seed, purpose, index), env_kwargs)
         for seed in config.agent_seeds
-        for index in range(num_envs)
+        for index in range(n_envs)
     ]
     batch = ParallelEnv if config.env_processes else SerialEnv
     return batch(len(makers), makers)
+
+
+def read_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments that texts KEY=VALUE give: Python's literals, or else texts.
+
+    Raises:
+        ValueError: If a text is not KEY=VALUE.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (equals and name.isidentifier()):
+            raise ValueError(f"env_kwargs={pair!r} must be KEY=VALUE")
+        text = {"true": "True", "false": "False", "none": "None"}.get(text.lower(), text)
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found

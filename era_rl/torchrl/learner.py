@@ -24,8 +24,7 @@ ACTOR = "actor_network_params"
 class Learner(ABC):
     """Independent agents with stacked parameters and optimizer states.
 
-    An algorithm gives its loss module, its optimizers, and an agent's losses on a batch. The metric
-    ``entropy`` is in nats, as H0 is: summed over dimensions, for actions normalised to [-1, 1].
+    An algorithm gives its loss module, its optimizers, and an agent's losses on a batch.
 
     Args:
         config: The settings.
@@ -44,7 +43,6 @@ class Learner(ABC):
         self.config = config
         self.device = torch.device(config.device)
         self.actor = self._make_actor(env)
-        self.log_half_widths = self.actor.log_half_widths  # a number, for torch.compile
         self.loss, self.params = stack_losses(
             lambda: self._make_loss(env), config.agent_seeds, self.trained, self.kept
         )
@@ -54,6 +52,8 @@ class Learner(ABC):
         self.policy = StackedPolicy(self.actor, self.params[ACTOR])
         self.streams = AgentStreams(config.agent_seeds, self.device)
         self.steps = 0
+        self.observation: Tensor | None = None
+        """Of the last update, (agents, n, observation_dim)."""
         self._losses: Any = self._plain_losses
         self._update: Any = self._plain_update
         if config.compile:
@@ -83,9 +83,23 @@ class Learner(ABC):
     def _make_actor(self, env: EnvBase) -> ERAActor:
         return make_actor(self.config, env, log_prob=self.log_prob)
 
-    def _entropy(self, log_prob: Tensor) -> Tensor:
-        """Return the mean of -ln pi(a|s) in nats, of actions normalised to [-1, 1], as H0 is."""
-        return -log_prob.mean() - self.log_half_widths
+    @torch.no_grad()
+    def entropies(self) -> dict[str, Tensor]:
+        """Return each agent's entropy on the states of the last update, mean and least, (agents,).
+
+        It is the policy's own in nats, as H0 is: over all dimensions, actions normalised to [-1, 1].
+        """
+        if self.observation is None:
+            return {}
+        entropy = torch.vmap(partial(call_with, self.loss, self._entropy))
+        values = entropy(self.params, self.observation)
+        return {"entropy": values.mean(1), "entropy_min": values.amin(1)}
+
+    def _entropy(self, observation: Tensor) -> Tensor:
+        """Return one agent's entropies, shape (n,)."""
+        actor = self.loss.actor_network
+        with self.loss.actor_network_params.to_module(actor):
+            return actor.entropy(TensorDict({"observation": observation}, observation.shape[:1]))
 
     def _adam_kwargs(self) -> dict[str, Any]:
         # steps counted on the device
@@ -110,10 +124,10 @@ class Learner(ABC):
 
     def _delta_and_agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         losses = self._agent_losses(batch)  # first: in the other order torch.compile (2.15) fails
-        actor, delta = self.loss.actor_network, self.loss.delta
-        with torch.no_grad(), self.loss.actor_network_params.to_module(actor):
-            entropy = actor.entropy(batch.select("observation"))
-        loss = delta_loss(delta, entropy, actor.target_entropy)
+        with torch.no_grad():
+            entropy = self._entropy(batch["observation"])
+        delta = self.loss.delta
+        loss = delta_loss(delta, entropy, self.actor.target_entropy)
         return {**losses, "loss_delta": loss, "delta": delta.clone()}
 
     def _learn_delta(self) -> None:

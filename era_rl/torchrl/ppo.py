@@ -61,6 +61,7 @@ class PPOLearner(Learner):
         data = data.to(self.device)
         batch = self._with_advantages(data).flatten(1, 2)
         self.steps += self.config.steps_per_iteration
+        self.observation = batch["observation"]
         metrics = []
         for _ in range(self.config.epochs):
             order = self.streams.permutation(batch.shape[1])
@@ -101,8 +102,7 @@ class PPOLearner(Learner):
     def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         out = self.loss(batch)
         names = ("loss_objective", "loss_critic", "kl_approx", "clip_fraction")
-        entropy = self._entropy(batch["action_log_prob"])
-        return {**{name: out[name].mean() for name in names}, "entropy": entropy}
+        return {name: out[name].mean() for name in names}
 
 
 @torch.no_grad()

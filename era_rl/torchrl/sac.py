@@ -69,6 +69,7 @@ class SACLearner(Learner):
             noise = self.streams.uniform(2, self.config.batch_size, self.action_dim)
             batch["noise"], batch["next", "noise"] = noise.unbind(1)
             metrics = self._update(batch)
+            self.observation = batch["observation"]
         return metrics
 
     def _transitions(self, data: TensorDictBase) -> TensorDictBase:
@@ -84,12 +85,8 @@ class SACLearner(Learner):
 
     def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         critic, _ = self.loss.qvalue_v2_loss(batch)
-        actor, extra = self.loss.actor_loss(batch)
-        return {
-            "loss_actor": actor,
-            "loss_qvalue": critic,
-            "entropy": self._entropy(extra["log_prob"]),
-        }
+        actor, _ = self.loss.actor_loss(batch)
+        return {"loss_actor": actor, "loss_qvalue": critic}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that learning goes on from."""

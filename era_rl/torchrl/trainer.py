@@ -1,13 +1,14 @@
 """The training loop: collect, learn, log, evaluate, checkpoint."""
 
+import csv
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tensordict import TensorDictBase
@@ -16,11 +17,20 @@ from torch import Tensor
 from torchrl.collectors import BaseCollector, Collector, MultiSyncCollector
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from torchrl.record import CSVLogger, TensorboardLogger
+from torchrl.record import TensorboardLogger
 
 from era_rl.devices import resolved_device
-from era_rl.runs.folder import in_one_piece, locked
-from era_rl.torchrl.checkpoint import load_checkpoint, save_checkpoint
+from era_rl.runs.folder import (
+    FolderError,
+    checkpoints,
+    cut_rows,
+    locked,
+    new_checkpoint,
+    newest_intact,
+    read_state,
+    save_state,
+)
+from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.envs import make_envs
 from era_rl.torchrl.learner import Learner
@@ -30,6 +40,8 @@ from era_rl.torchrl.stacked import StackedPolicy
 
 EVALUATION, COLLECTION = 1, 2
 """Purposes of environments' random streams; several collectors count on from COLLECTION."""
+STATE, LOG = "state.pt", "log.csv"
+"""A checkpoint's file, and the log of every agent's metrics: step, seed, name, value."""
 
 MakeCollector = Callable[[Config, StackedPolicy], BaseCollector]
 
@@ -46,7 +58,7 @@ def make_learner(config: Config, env: EnvBase) -> Learner:
 def make_collector(config: Config, policy: StackedPolicy) -> BaseCollector:
     """Return TorchRL's collector in this process, or with one process for each of ``collectors``."""
     envs = [
-        partial(make_envs, config, config.num_envs, COLLECTION + index)
+        partial(make_envs, config, config.n_envs, COLLECTION + index)
         for index in range(max(config.collectors, 1))
     ]
     common = {
@@ -61,11 +73,11 @@ def make_collector(config: Config, policy: StackedPolicy) -> BaseCollector:
 
 
 class Trainer:
-    """One run of stacked agents, from its settings to its logs and checkpoint.
+    """One run of stacked agents, from its settings to its log and checkpoint; a context manager.
 
     A checkpoint begins new episodes, seeded by its number, in the run that writes it as in one that
-    resumes from it, so that both go on alike whatever the environment. On resuming, rows of the CSV
-    logs after the checkpoint are removed; TensorBoard shows the steps that are done again twice.
+    resumes from it, so that both go on alike whatever the environment. On resuming, rows of the log
+    after the checkpoint are removed; TensorBoard shows the steps that are done again twice.
 
     Args:
         config: The settings; of device="auto" CUDA is taken where it is available, else the CPU.
@@ -78,7 +90,6 @@ class Trainer:
 
     def __init__(self, config: Config, make_collector: MakeCollector = make_collector) -> None:
         self.config = replace(config, device=resolved_device(config.device))
-        self.path = Path(config.out) / "checkpoint.pt"
         with ExitStack() as held:
             held.enter_context(locked(config.out))
             self._start(held, self._saved(), make_collector)
@@ -100,28 +111,34 @@ class Trainer:
         self.collector = make_collector(config, self.learner.policy)
         held.callback(self.collector.shutdown)
         self.batches = iter(self.collector)  # kept: a collector ends with its iterator
-        self.loggers = self._make_loggers(held)
+        cut_rows(config.out / LOG, self.learner.steps)
+        self.log = held.enter_context((config.out / LOG).open("a", newline=""))
+        if not self.log.tell():
+            self.log.write("step,seed,name,value\n")
+        self.tensorboard = TensorboardLogger("tensorboard", str(config.out))
+        held.callback(self.tensorboard.experiment.close)
         self._begin_episodes()
 
     def run(self) -> Tensor:
-        """Train to ``total_steps`` and return the last evaluation's returns, (agents, episodes).
+        """Train to ``steps`` and return the last evaluation's returns, (agents, episodes).
 
         Raises:
             FloatingPointError: If the networks are not finite; the checkpoint before stays.
         """
         started, begun_at = time.monotonic(), self.learner.steps
         returns = None
-        while self.learner.steps < self.config.total_steps:
+        while self.learner.steps < self.config.steps:
             before = self.learner.steps
             data = agents_first(next(self.batches), self.config.seeds)
             metrics = {**self.learner.learn(data), **episode_returns(data)}
             if self.config.collectors:
                 self.collector.update_policy_weights_()
-            if self._due(self.config.log_interval, before):
+            if self._due(self.config.log_freq, before):
                 rate = (self.learner.steps - begun_at) / (time.monotonic() - started)
-                self._log({**metrics, "steps_per_second": torch.full((self.config.seeds,), rate)})
-            returns = self.evaluate() if self._due(self.config.eval_interval, before) else None
-            if self._due(self.config.checkpoint_interval, before):
+                metrics["steps_per_second"] = torch.full((self.config.seeds,), rate)
+                self._log({**metrics, **self.learner.entropies()})
+            returns = self.evaluate() if self._due(self.config.eval_freq, before) else None
+            if self._due(self.config.save_freq, before):
                 self._checkpoint()
         if self.learner.steps > self.saved_at:
             self._checkpoint()
@@ -135,70 +152,79 @@ class Trainer:
         return returns
 
     def close(self) -> None:
-        """Close the logs, end the collector and the environments, and let go of the folder."""
+        """Close the log, end the collector and the environments, and let go of the folder."""
         self._held.close()
 
-    def _due(self, interval: int, before: int) -> bool:
-        """Whether a multiple of the interval lies after ``before`` and not after now."""
-        return interval > 0 and self.learner.steps // interval > before // interval
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _due(self, freq: int, before: int) -> bool:
+        """Whether a multiple of ``freq`` lies after ``before`` and not after now."""
+        return freq > 0 and self.learner.steps // freq > before // freq
 
     def _begin_episodes(self) -> None:
         self.collector.set_seed(self.checkpoints, static_seed=True)
         self.collector.reset()
 
     def _checkpoint(self) -> None:
-        learner, path = self.learner, self.path
+        learner, out = self.learner, self.config.out
         if not all(value.isfinite().all() for value in learner.params.values(True, True)):
-            kept = f"{path} stays as it was" if path.is_file() else f"no {path} is written"
+            kept = (
+                f"the checkpoint of step {self.saved_at} stays" if self.saved_at else "none is kept"
+            )
             raise FloatingPointError(f"the networks are not finite at step {learner.steps}: {kept}")
         self.checkpoints += 1
-        state = {"learner": learner.state_dict(), "checkpoints": self.checkpoints}
-        save_checkpoint(path, self.config, state)
+        with new_checkpoint(out, learner.steps) as folder:
+            state = {"learner": learner.state_dict(), "checkpoints": self.checkpoints}
+            save_state(folder / STATE, {"config": self._settings(), **state})
         self.saved_at = learner.steps
         self._begin_episodes()
 
     def _saved(self) -> dict[str, Any] | None:
         """Return the checkpoint to go on from, if there is one."""
-        if not self.path.is_file():
+        out = self.config.out
+        if (out / "checkpoint.pt").exists():
+            raise FolderError(
+                f"out={str(out)!r} holds a run of an earlier era_rl, whose episodes were others:"
+                " take another folder"
+            )
+        if not checkpoints(out):
             return None
         if not self.config.resume:
-            raise ValueError(
-                f"out={self.config.out!r} holds a {self.path.name}: go on from it with resume=True,"
-                " or take another folder"
+            raise FolderError(
+                f"out={str(out)!r} holds a checkpoint: go on from it with resume=True, or take"
+                " another folder"
             )
-        return load_checkpoint(self.path, self.config)
+        newest = newest_intact(out)
+        if newest is None:
+            raise FolderError(f"out={str(out)!r} has no whole checkpoint: take another folder")
+        state = read_state(newest / STATE, {"config", "learner"}, "era_rl.torchrl")
+        self.config.check_resumes(state["config"], newest, algorithm=type(self.config).__name__)
+        return state
 
-    def _make_loggers(self, held: ExitStack) -> list[CSVLogger | TensorboardLogger]:
-        """Return loggers that go on from the learner's step."""
-        out, algorithm = self.config.out, type(self.config).__name__.removesuffix("Config")
-        name = f"{algorithm.lower()}-era"
-        drop_rows_after(self.learner.steps, Path(out, name))
-        csv, tensorboard = CSVLogger(name, out), TensorboardLogger(name, out)
-        held.callback(lambda: [file.close() for file in csv.experiment.files.values()])
-        held.callback(tensorboard.experiment.close)
-        return [csv, tensorboard]
+    def _settings(self) -> dict[str, Any]:
+        return plain({"algorithm": type(self.config).__name__, **asdict(self.config)})
 
     def _log(self, metrics: Mapping[str, Tensor]) -> None:
-        """Write each agent's metrics to TensorBoard and CSV; NaN, for no episode, is left out."""
+        """Write each agent's metrics to the logs; NaN, for no episode, is left out."""
+        step, rows = self.learner.steps, csv.writer(self.log)
         for name, values in metrics.items():
             for seed, value in zip(self.config.agent_seeds, values.tolist(), strict=True):
                 if not math.isnan(value):
-                    for logger in self.loggers:
-                        logger.log_scalar(f"seed{seed}/{name}", value, step=self.learner.steps)
+                    rows.writerow([step, seed, name, value])
+                    self.tensorboard.log_scalar(f"seed{seed}/{name}", value, step=step)
+        self.log.flush()
+        if self.config.progress:
+            means = [f"{name} {values.nanmean():.4g}" for name, values in metrics.items()]
+            sys.stderr.write(f"step {step} of {self.config.steps}: {', '.join(means)}\n")
 
 
 def _close(envs: EnvBase) -> None:
     if not envs.is_closed:  # they open with the first evaluation
         envs.close()
-
-
-def drop_rows_after(step: int, folder: Path) -> None:
-    """Remove the rows ``step,value`` of later steps, and one cut short, from CSV logs."""
-    for path in folder.rglob("*.csv"):
-        rows = path.read_text().splitlines(keepends=True)
-        kept = [row for row in rows if row.endswith("\n") and float(row.split(",")[0]) <= step]
-        with in_one_piece(path) as part:
-            part.write_text("".join(kept))
 
 
 def agents_first(data: TensorDictBase, agents: int) -> TensorDictBase:
@@ -216,18 +242,16 @@ def episode_returns(data: TensorDictBase) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def episode_rollouts(
-    envs: EnvBase,
-    policy: TensorDictModuleBase,
-    seed: int,
-    kind: ExplorationType = ExplorationType.DETERMINISTIC,
-) -> Tensor:
-    """Return the return of one whole episode in each of a batch of environments, shape (envs,)."""
+def episode_rollouts(envs: EnvBase, policy: TensorDictModuleBase, seed: int) -> Tensor:
+    """Return the return of the first episode after seeding in each environment, shape (envs,).
+
+    Actions are deterministic, and an environment that has ended waits for the others.
+    """
     envs.set_seed(seed, static_seed=True)
     data = envs.reset()
     returns = torch.zeros(envs.batch_size)
     pending = torch.ones(envs.batch_size, dtype=torch.bool)
-    with set_exploration_type(kind):
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
         while pending.any():
             step, data = envs.step_and_maybe_reset(policy(data))
             ended = step["next", "done"].squeeze(-1) & pending

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import toy  # noqa: F401 (registers Toy-v0)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The TorchRL trainer under faults: a full disk, damaged files, two processes in one folder, NaN."""
 
+import csv
 import errno
 import math
 import os
@@ -10,69 +11,56 @@ import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
 
-from era_rl.runs.folder import locked
-from era_rl.torchrl.checkpoint import load_checkpoint
+from era_rl.runs.folder import checkpoints, locked, read_state
 from era_rl.torchrl.config import Config, SACConfig
 from era_rl.torchrl.learner import ACTOR
 from era_rl.torchrl.sac import SACLearner
 from era_rl.torchrl.train import main
-from era_rl.torchrl.trainer import Trainer, episode_rollouts, make_collector
+from era_rl.torchrl.trainer import LOG, STATE, Trainer, episode_rollouts, make_collector
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
-SAC = SACConfig(
-    total_steps=40, hidden=(8,), learning_starts=10, batch_size=8, buffer_size=40, eval_episodes=1
-)
-COMMAND = [
-    "sac",
-    "--total-steps",
-    "40",
-    "--hidden",
-    "8",
-    "--eval-episodes",
-    "1",
-    "--batch-size",
-    "8",
-]
-COMMAND += ["--learning-starts", "10", "--buffer-size", "40", "--checkpoint-interval", "20"]
+SETTINGS = {"env": "Toy-v0", "steps": 40, "hidden": (8,), "eval_episodes": 1, "batch_size": 8}
+SETTINGS |= {"learning_starts": 10, "buffer_size": 40, "progress": False}
+SAC = SACConfig(**SETTINGS)
+COMMAND = ["sac", "--save-freq", "20", "--no-progress"]
+for _name, _value in SETTINGS.items():
+    if _name != "progress":
+        COMMAND += [f"--{_name.replace('_', '-')}", str(_value).strip("(,)")]
 
 
 def test_a_full_disk_ends_a_run_with_a_line_and_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save, path = torch.save, tmp_path / "checkpoint.pt"
+    save = torch.save
 
     def full(state: dict, file: object) -> None:
-        if path.exists():
+        if checkpoints(tmp_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(state, file)
 
     monkeypatch.setattr(torch, "save", full)
-    assert main([*COMMAND, "--out", str(tmp_path)]) == 2
+    assert main([*COMMAND, "--out", str(tmp_path)]) == 1
     assert "No space left on device" in capsys.readouterr().err
     monkeypatch.undo()
     assert not list(tmp_path.glob("*.part"))
     assert main([*COMMAND, "--out", str(tmp_path), "--resume"]) == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"words"], ids=range(3))
-def test_a_damaged_checkpoint_is_not_resumed(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"checkpoint\.pt' is truncated or no checkpoint: remove it"
-    ):
-        load_checkpoint(path, SAC)
-    torch.save({"weights": 1}, path)
-    with pytest.raises(ValueError, match=r"was not written by era_rl\.torchrl"):
-        load_checkpoint(path, SAC)
-    torch.save({"algorithm": print, "config": {}, "learner": {}}, path)
-    with pytest.raises(ValueError, match="truncated or no checkpoint"):
-        load_checkpoint(path, SAC)
+@pytest.mark.usefixtures("no_evaluation")
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path) -> None:
+    with Trainer(replace(SAC, steps=10, out=tmp_path)) as trainer:
+        trainer.run()
+    (path,) = tmp_path.glob("checkpoint-10/state.pt")
+    content = path.read_bytes()
+    for damaged in (b"", content[:-1], content[:500] + b"?" + content[501:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="has no whole checkpoint: take another folder"):
+            Trainer(replace(SAC, resume=True, out=tmp_path))
 
 
 def test_a_folder_is_held_from_the_start_to_the_close(tmp_path: Path) -> None:
-    config = replace(SAC, out=str(tmp_path))
+    config = replace(SAC, out=tmp_path)
     with locked(tmp_path), pytest.raises(ValueError, match="worked on by another process"):
         Trainer(config)
     trainer = Trainer(config)
@@ -129,11 +117,11 @@ def test_networks_that_are_not_finite_leave_the_checkpoint_before(
         return {}
 
     monkeypatch.setattr(SACLearner, "learn", learn)
-    assert main([*COMMAND, "--out", str(tmp_path)]) == 2
-    path = tmp_path / "checkpoint.pt"
-    message = f"the networks are not finite at step 40: {path} stays as it was"
+    assert main([*COMMAND, "--out", str(tmp_path)]) == 1
+    message = "the networks are not finite at step 40: the checkpoint of step 20 stays"
     assert message in capsys.readouterr().err
-    state = load_checkpoint(path, replace(SAC, checkpoint_interval=20))
+    (checkpoint,) = checkpoints(tmp_path)
+    state = read_state(checkpoint / STATE, {"config"}, "era_rl.torchrl")
     assert state["learner"]["steps"] == 20
 
 
@@ -142,16 +130,17 @@ def test_a_finished_run_is_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*COMMAND, "--out", str(tmp_path)]) == 0
-    content = (tmp_path / "checkpoint.pt").read_bytes()
+    (checkpoint,) = checkpoints(tmp_path)
+    content = (checkpoint / STATE).read_bytes()
     assert main([*COMMAND, "--out", str(tmp_path)]) == 2
-    assert f"out={str(tmp_path)!r} holds a checkpoint.pt" in capsys.readouterr().err
-    assert (tmp_path / "checkpoint.pt").read_bytes() == content
+    assert f"out={str(tmp_path)!r} holds a checkpoint" in capsys.readouterr().err
+    assert (checkpoint / STATE).read_bytes() == content
 
 
 @pytest.mark.usefixtures("no_evaluation")
 def test_steps_that_are_done_again_are_logged_once(tmp_path: Path) -> None:
-    config = replace(SAC, out=str(tmp_path), log_interval=10, checkpoint_interval=20)
-    trainer = Trainer(replace(config, total_steps=20))
+    config = replace(SAC, out=tmp_path, log_freq=10, save_freq=20)
+    trainer = Trainer(replace(config, steps=20))
     trainer.run()
     trainer.learner.steps = 30  # it is killed here, ten steps after its checkpoint
     trainer._log({"loss_actor": torch.zeros(1)})
@@ -159,10 +148,10 @@ def test_steps_that_are_done_again_are_logged_once(tmp_path: Path) -> None:
     trainer = Trainer(replace(config, resume=True))
     trainer.run()
     trainer.close()
-    (path,) = tmp_path.rglob("loss_actor.csv")
-    rows = [line.split(",") for line in path.read_text().splitlines()]
-    assert [int(float(step)) for step, _ in rows] == [10, 20, 30, 40]
-    assert float(rows[2][1]) != 0.0
+    with (tmp_path / LOG).open() as file:
+        rows = [row for row in csv.DictReader(file) if row["name"] == "loss_actor"]
+    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40]
+    assert float(rows[2]["value"]) != 0.0
 
 
 def test_a_failed_start_lets_go_of_the_folder_and_the_processes(tmp_path: Path) -> None:
@@ -174,7 +163,7 @@ def test_a_failed_start_lets_go_of_the_folder_and_the_processes(tmp_path: Path) 
         return collectors[0]
 
     with pytest.raises(ZeroDivisionError) as error:
-        Trainer(replace(SAC, out=str(tmp_path)), broken)
+        Trainer(replace(SAC, out=tmp_path), broken)
     with locked(tmp_path):  # while the error holds on to the trainer
         assert collectors[0].closed
     assert error
@@ -182,7 +171,7 @@ def test_a_failed_start_lets_go_of_the_folder_and_the_processes(tmp_path: Path) 
 
 @pytest.mark.usefixtures("no_evaluation")
 def test_a_checkpoint_is_checked_before_a_collector_is_made(tmp_path: Path) -> None:
-    config = replace(SAC, out=str(tmp_path), total_steps=10)
+    config = replace(SAC, out=tmp_path, steps=10)
     trainer = Trainer(config)
     trainer.run()
     trainer.close()
@@ -192,10 +181,7 @@ def test_a_checkpoint_is_checked_before_a_collector_is_made(tmp_path: Path) -> N
     assert not made
 
 
-def test_close_closes_the_logs(tmp_path: Path) -> None:
-    trainer = Trainer(replace(SAC, out=str(tmp_path)))
-    trainer._log({"entropy": torch.zeros(1)})
-    files = trainer.loggers[0].experiment.files.values()
-    assert files
-    trainer.close()
-    assert all(file.closed for file in files)
+def test_close_closes_the_log(tmp_path: Path) -> None:
+    with Trainer(replace(SAC, out=tmp_path)) as trainer:
+        assert not trainer.log.closed
+    assert trainer.log.closed

@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torchrl.envs import SerialEnv
 
 from era_rl.torchrl.config import SACConfig
-from era_rl.torchrl.envs import derived_seed, make_env, make_envs
+from era_rl.torchrl.envs import derived_seed, make_env, make_envs, read_kwargs
 
 STEPS = 8
 
@@ -119,5 +119,16 @@ def test_a_missing_package_of_an_id_is_named_with_its_remedy(
 
 
 def test_arguments_that_an_environment_does_not_take_are_named() -> None:
-    with pytest.raises(ValueError, match=r"env='Pendulum-v1' with env_kwargs=\{'mass': 2\}"):
+    with pytest.raises(ValueError, match="env='Pendulum-v1' cannot be made: .*'mass'"):
         make_env("Pendulum-v1", (0,), {"mass": 2})
+
+
+def test_arguments_of_the_command_line_are_literals_or_texts() -> None:
+    pairs = ("terminate=false", "action_repeat=2", "name=walk", "size=(1, 2.5)", "limit=none")
+    assert read_kwargs(pairs) == {
+        "terminate": False,
+        "action_repeat": 2,
+        "name": "walk",
+        "size": (1, 2.5),
+        "limit": None,
+    }

@@ -1,8 +1,7 @@
 """The trainer learns: Pendulum-v1, walker-walk and CartPole-v1, three stacked seeds each."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import pytest
 
 from benchmarks.torchrl.learning import RUNS, measure
-
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "torchrl"
 
 
 def _meets_the_bar(name: str, result: dict[str, Any]) -> bool:
@@ -25,15 +22,6 @@ def _meets_the_bar(name: str, result: dict[str, Any]) -> bool:
     return median(means) >= 400.0
 
 
-@pytest.mark.parametrize("name", sorted(RUNS))
-def test_the_recorded_run_has_these_settings_and_meets_the_bar(name: str) -> None:
-    result = json.loads((RESULTS / f"{name}.json").read_text())
-    settings = json.loads(json.dumps(asdict(RUNS[name])))
-    # a setting that is younger than the run has the value that was built in then
-    assert {**settings, **result["config"]} == {**settings, "out": result["config"]["out"]}
-    assert _meets_the_bar(name, result)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(14_400)
 @pytest.mark.filterwarnings("ignore:No target network updater")
@@ -41,6 +29,6 @@ def test_the_recorded_run_has_these_settings_and_meets_the_bar(name: str) -> Non
 def test_the_trainer_meets_the_bar(
     name: str, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    result = measure(replace(RUNS[name], out=str(tmp_path)))
+    result = measure(replace(RUNS[name], out=tmp_path, progress=False))
     record_testsuite_property(name, result["mean_return"])
     assert _meets_the_bar(name, result)

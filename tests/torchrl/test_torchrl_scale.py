@@ -24,7 +24,7 @@ PPO = PPOConfig(**COMMON, minibatches=4)
 
 @pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
 def test_two_processes_collect_with_the_learners_policy(config: Config, tmp_path: Path) -> None:
-    trainer = Trainer(replace(config, seeds=2, num_envs=2, total_steps=120, out=str(tmp_path)))
+    trainer = Trainer(replace(config, seeds=2, n_envs=2, steps=120, out=tmp_path))
     trainer.run()
     assert trainer.learner.steps == 120
     data = next(trainer.batches)
@@ -41,7 +41,7 @@ def test_two_processes_collect_with_the_learners_policy(config: Config, tmp_path
 
 def test_ray_goes_on_after_a_worker_is_killed(tmp_path: Path) -> None:
     ray_sac = pytest.importorskip("benchmarks.torchrl.ray_sac", reason="ray is not installed")
-    config = replace(SAC, total_steps=400, checkpoint_interval=100, out=str(tmp_path))
+    config = replace(SAC, steps=400, save_freq=100, out=tmp_path)
     summary = ray_sac.train(config, kill_at=200)
     (death,) = summary["deaths"]
     assert death["died_at"] >= 200

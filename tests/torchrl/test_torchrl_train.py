@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
 
 def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = "sac --env Pendulum-v1 --seeds 2 --total-steps 20 --hidden 8 --eval-episodes 1"
+    arguments = "sac --env Toy-v0 --seeds 2 -n 20 --hidden 8 --eval-episodes 1"
     assert main([*arguments.split(), "--out", str(tmp_path)]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["steps"] == 20
@@ -26,12 +26,18 @@ def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sac", "--gamma", "1.5"], "gamma=1.5 must be in"),
+        (["sac", "--gamma", "1.5"], "--gamma: '1.5' must be a number in [0, 1]"),
+        (["sac", "--total-steps", "9"], "--total-steps is now --steps"),
+        (["sac", "--num-envs=2"], "--num-envs is now --n-envs"),
+        (["sac", "--env-kwargs", "g"], "env_kwargs='g' must be KEY=VALUE"),
         (["ppo", "--minibatches", "7"], "minibatches=7 must divide"),
-        (["sac", "--hidden", "0"], "hidden=(0,) must"),
+        (
+            ["sac", "--hidden", "0"],
+            "--hidden: '0' must be a list, each a whole number of at least 1",
+        ),
         (["sac", "--target-entropy", "9"], "target_entropy=9"),
         (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
-        (["sac", "--delta", "auto"], "delta='auto' with floor='exact' must be a number"),
+        (["sac", "--delta", "auto"], "delta='auto' with floor='exact' needs floor='gaussian'"),
         (["sac", "--device", "floppy"], "device='floppy' must be a usable torch device"),
         (["sac", "--env", "Nope-v1"], "env='Nope-v1' cannot be made: Environment `Nope`"),
         (["sac", "--env", "dm_control/walker"], "env='dm_control/walker' cannot be made"),
@@ -41,27 +47,41 @@ def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFi
         ),
     ],
     ids=[
-        *("gamma", "minibatches", "hidden", "infeasible", "delta", "learned-delta", "device"),
+        *(
+            "gamma",
+            "old-steps",
+            "old-envs",
+            "env-kwargs",
+            "minibatches",
+            "hidden",
+            "infeasible",
+            "delta",
+            "learned-delta",
+            "device",
+        ),
         *("gym-env", "dm-env", "observation"),
     ],
 )
 def test_bad_settings_end_with_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main([*arguments, "--out", str(tmp_path)]) == 2
+    try:
+        status = main([*arguments, "--out", str(tmp_path)])
+    except SystemExit as error:  # of argparse
+        status = error.code
+    assert status == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("num_envs", 2.0), ("seeds", True), ("updates", None), ("lr", "0.1"), ("resume", 1)),
-        *(("out", Path("runs")), ("hidden", 64), ("hidden", (64.0,)), ("hidden", "64")),
+        *(("n_envs", 2.0), ("seeds", True), ("updates", None), ("lr", "0.1"), ("resume", 1)),
+        *(("out", 1), ("hidden", 64), ("hidden", (64.0,)), ("hidden", "64"), ("env_kwargs", "g=9")),
     ],
 )
 def test_settings_of_another_type_are_named(name: str, value: Any) -> None:
-    shown = tuple(value) if isinstance(value, str) and name == "hidden" else value
-    with pytest.raises(ValueError, match=re.escape(f"{name}={shown!r} must be")):
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r} must be")):
         SACConfig(**{name: value})
 
 

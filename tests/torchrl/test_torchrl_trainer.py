@@ -1,10 +1,12 @@
 """The trainer: stacked agents equal single ones, resuming equals going on, and logs."""
 
+import csv
 import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -12,34 +14,38 @@ from torch import Tensor
 from torchrl.data import OneHot
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from era_rl.runs.folder import read_state
 from era_rl.torchrl import DeltaLoss
-from era_rl.torchrl import trainer as trainer_module
-from era_rl.torchrl.checkpoint import load_checkpoint
 from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
-from era_rl.torchrl.envs import ActionNoise
+from era_rl.torchrl.envs import ActionNoise, derived_seed
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.networks import head_kwargs
 from era_rl.torchrl.ppo import clip_agent_norms
-from era_rl.torchrl.trainer import Trainer, agents_first, episode_returns
+from era_rl.torchrl.trainer import (
+    EVALUATION,
+    LOG,
+    STATE,
+    Trainer,
+    agents_first,
+    episode_returns,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No target network updater"),
     pytest.mark.filterwarnings("ignore:torch._dynamo.config.inline_inbuilt_nn_modules"),
 ]
 
+COMMON = {"env": "Toy-v0", "n_envs": 2, "eval_episodes": 2, "progress": False}
 SAC = SACConfig(
-    total_steps=40,
-    num_envs=2,
+    **COMMON,
+    steps=40,
     hidden=(16, 16),
     learning_starts=10,
     batch_size=16,
     buffer_size=30,  # the ring is overwritten
-    eval_episodes=1,
-    log_interval=20,
+    log_freq=20,
 )
-PPO = PPOConfig(
-    total_steps=64, num_envs=2, steps_per_batch=16, minibatches=4, epochs=2, eval_episodes=1
-)
+PPO = PPOConfig(**COMMON, steps=64, steps_per_batch=16, minibatches=4, epochs=2)
 LEARNED_DELTA = replace(SAC, floor="gaussian", delta="auto", lr=1e-2)
 ALGORITHMS = pytest.mark.parametrize(
     "config", [SAC, PPO, LEARNED_DELTA], ids=["sac", "ppo", "learned-delta"]
@@ -48,7 +54,7 @@ ALGORITHMS = pytest.mark.parametrize(
 
 def _run(config: Config, out: Path) -> tuple[TensorDictBase, Tensor]:
     """Return the trained parameters (agents, ...) and the last returns (agents, episodes)."""
-    trainer = Trainer(replace(config, out=str(out)))
+    trainer = Trainer(replace(config, out=out))
     returns = trainer.run()
     trainer.close()
     return trainer.learner.params.data.clone(), returns
@@ -73,10 +79,10 @@ def test_stacked_agents_equal_agents_trained_alone(config: Config, tmp_path: Pat
 
 @ALGORITHMS
 def test_a_resumed_run_equals_the_uninterrupted_one(config: Config, tmp_path: Path) -> None:
-    half = config.total_steps // 2
-    config = replace(config, seeds=2, checkpoint_interval=half)
+    half = config.steps // 2
+    config = replace(config, seeds=2, save_freq=half)
     params, returns = _run(config, tmp_path / "whole")
-    _run(replace(config, total_steps=half), tmp_path / "parts")
+    _run(replace(config, steps=half), tmp_path / "parts")
     resumed, resumed_returns = _run(replace(config, resume=True), tmp_path / "parts")
     assert _difference(params, resumed) == 0.0
     assert torch.equal(returns, resumed_returns)
@@ -85,8 +91,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(config: Config, tmp_path: Pa
 @pytest.mark.usefixtures("no_evaluation")
 def test_resuming_a_finished_run_begins_other_episodes(tmp_path: Path) -> None:
     starts = []
-    for total_steps in (20, 40, 60):
-        trainer = Trainer(replace(SAC, total_steps=total_steps, resume=True, out=str(tmp_path)))
+    for steps in (20, 40, 60):
+        trainer = Trainer(replace(SAC, steps=steps, resume=True, out=tmp_path))
         starts.append(next(trainer.batches)["observation"])
         trainer.run()
         trainer.close()
@@ -100,17 +106,17 @@ def test_a_checkpoint_at_the_last_step_is_written_once(
 ) -> None:
     steps: list[int] = []
     monkeypatch.setattr(
-        trainer_module, "save_checkpoint", lambda *a: steps.append(a[2]["learner"]["steps"])
+        "era_rl.torchrl.trainer.save_state",
+        lambda _, state: steps.append(state["learner"]["steps"]),
     )
-    _run(replace(SAC, total_steps=60, checkpoint_interval=20), tmp_path / "due")
-    _run(replace(SAC, total_steps=50, checkpoint_interval=20), tmp_path / "not-due")
+    _run(replace(SAC, steps=60, save_freq=20), tmp_path / "due")
+    _run(replace(SAC, steps=50, save_freq=20), tmp_path / "not-due")
     assert steps == [20, 40, 60, 20, 40, 50]
 
 
 def test_evaluations_do_not_change_what_is_learned(tmp_path: Path) -> None:
-    config = replace(PPO, env="CartPole-v1")
-    params, _ = _run(config, tmp_path / "few")
-    often, _ = _run(replace(config, eval_interval=32, eval_episodes=2), tmp_path / "many")
+    params, _ = _run(PPO, tmp_path / "few")
+    often, _ = _run(replace(PPO, eval_freq=32, eval_episodes=3), tmp_path / "many")
     assert _difference(params, often) == 0.0
 
 
@@ -128,16 +134,16 @@ def test_a_checkpoint_has_the_transitions_that_there_are(tmp_path: Path) -> None
     for capacity in (300, 60_000):
         out = tmp_path / str(capacity)
         _run(replace(SAC, buffer_size=capacity), out)
-        sizes.append((out / "checkpoint.pt").stat().st_size)
+        sizes.append((out / "checkpoint-40" / STATE).stat().st_size)
     # the unused 59,700 transitions would take 2 MB; torch.save aligns to 64 bytes
     assert abs(sizes[0] - sizes[1]) < 1_000
 
 
 @pytest.mark.usefixtures("no_evaluation")
 def test_the_device_auto_is_one_of_this_machine(tmp_path: Path) -> None:
-    _run(replace(SAC, total_steps=20, device="auto"), tmp_path)
+    _run(replace(SAC, steps=20, device="auto"), tmp_path)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    state = load_checkpoint(tmp_path / "checkpoint.pt", replace(SAC, device=device))
+    state = read_state(tmp_path / "checkpoint-20" / STATE, {"config"}, "era_rl.torchrl")
     assert state["config"]["device"] == device
 
 
@@ -148,7 +154,7 @@ def test_the_device_auto_is_one_of_this_machine(tmp_path: Path) -> None:
 def test_trains_on_cuda_with_the_learners_own_policy(
     config: Config, compile: bool, tmp_path: Path
 ) -> None:
-    trainer = Trainer(replace(config, out=str(tmp_path), device="cuda", compile=compile))
+    trainer = Trainer(replace(config, out=tmp_path, device="cuda", compile=compile))
     before = trainer.learner.params.data.clone()
     trainer.run()
     trainer.close()
@@ -161,23 +167,37 @@ def test_trains_on_cuda_with_the_learners_own_policy(
 
 
 @pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
-def test_the_logged_entropy_is_that_of_normalised_actions(config: Config, tmp_path: Path) -> None:
-    trainer = Trainer(replace(config, out=str(tmp_path)))
+def test_the_logged_entropy_is_the_closed_form_in_units_of_the_floor(
+    config: Config, tmp_path: Path
+) -> None:
+    """H = -E[ln p(a|s)] - ln 2 by samples, for bounds of [-2, 2], state by state; never below H0."""
+    trainer = Trainer(replace(config, seeds=2, log_freq=32, out=tmp_path))
+    trainer.run()
     trainer.close()
     learner, n = trainer.learner, 1_000
-    batch = TensorDict({"observation": torch.randn(3).expand(1, n, 3)}, [1, n])
-    batch["noise"] = ((torch.arange(n) + 0.5) / n).view(1, n, 1)
+    logged = {name: _last(tmp_path, name, seed=1) for name in ("entropy", "entropy_min")}
+    found = {name: values[1].item() for name, values in learner.entropies().items()}
+    assert found == pytest.approx(logged, rel=1e-5)
+    assert logged["entropy"] >= logged["entropy_min"] >= learner.actor.target_entropy - 1e-5
+    states = learner.observation[1]
+    noise = (torch.arange(n) + 0.5) / n
+    data = TensorDict({"observation": states.repeat_interleave(n, 0)}, [len(states) * n])
+    data["noise"] = noise.repeat(len(states))[:, None]
     with (
-        learner.params[ACTOR][0].data.to_module(learner.actor),
+        learner.params[ACTOR][1].data.to_module(learner.actor),
         set_exploration_type(ExplorationType.RANDOM),
     ):
-        batch = learner.actor(batch)
-        entropy = learner.actor.entropy(batch).mean()
-    zeros = torch.zeros(1, n, 1)
-    batch.update({"advantage": zeros, "value_target": zeros, "reward": zeros})
-    batch["next"] = batch.clone().update({"done": zeros.bool(), "terminated": zeros.bool()})
-    _, metrics = learner._plain_losses(batch)
-    torch.testing.assert_close(metrics["entropy"], entropy[None], atol=2e-3, rtol=0.0)
+        action = learner.actor(data.clone())["action"]
+        log_prob = learner.actor.get_dist(data).log_prob(action)
+    estimates = -log_prob.view(-1, n).mean(1) - math.log(2.0)
+    assert estimates.mean().item() == pytest.approx(logged["entropy"], abs=2e-3)
+    assert estimates.min().item() == pytest.approx(logged["entropy_min"], abs=2e-3)
+
+
+def _last(folder: Path, name: str, seed: int) -> float:
+    with (folder / LOG).open() as file:
+        rows = [r for r in csv.DictReader(file) if (r["name"], r["seed"]) == (name, str(seed))]
+    return float(rows[-1]["value"])
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -187,7 +207,7 @@ def test_optimizers_count_on_the_device_for_cuda_graphs_alone(compiled: bool) ->
 
 
 def test_optimizers_of_a_checkpoint_take_the_settings_of_now(tmp_path: Path) -> None:
-    trainer = Trainer(replace(LEARNED_DELTA, out=str(tmp_path)))
+    trainer = Trainer(replace(LEARNED_DELTA, out=tmp_path))
     trainer.close()
     state = trainer.learner.state_dict()
     for optimizer in state["optimizers"]:
@@ -200,7 +220,7 @@ def test_optimizers_of_a_checkpoint_take_the_settings_of_now(tmp_path: Path) -> 
 def test_evaluation_reads_no_noise_and_leaves_the_normalization_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer(replace(PPO, seeds=2, out=str(tmp_path)))
+    trainer = Trainer(replace(PPO, seeds=2, out=tmp_path))
     returns = trainer.run()
     before = {k: v.clone() for k, v in trainer.learner.policy.own_state().items()}
     noise = torch.full((1,), 0.9)
@@ -208,12 +228,34 @@ def test_evaluation_reads_no_noise_and_leaves_the_normalization_as_it_is(
     assert torch.equal(trainer.evaluate(), returns)
     trainer.close()
     after = trainer.learner.policy.own_state()
-    assert before["normalize.count"] == PPO.total_steps
+    assert before["normalize.count"] == PPO.steps
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_evaluations_are_whole_episodes_of_deterministic_actions(tmp_path: Path) -> None:
+    """R = the rewards' sum from the seed's start to its end, a = the mode, by a loop over gymnasium."""
+    trainer = Trainer(replace(SAC, seed=3, seeds=2, out=tmp_path))
+    returns, again = trainer.evaluate(), trainer.evaluate()
+    assert torch.equal(returns, again)
+    learner = trainer.learner
+    trainer.close()
+    for agent, seed in enumerate((3, 4)):
+        for episode in range(2):
+            env = gymnasium.make("Toy-v0")
+            observation, _ = env.reset(seed=derived_seed(seed, EVALUATION, episode, 0))
+            total, ended = 0.0, False
+            while not ended:
+                raw = torch.as_tensor(observation)
+                with learner.params[ACTOR][agent].data.to_module(learner.actor):
+                    mode = 2.0 * torch.tanh(learner.actor[0][0].module(raw)[:1])
+                observation, reward, terminated, truncated, _ = env.step(mode.numpy())
+                total, ended = total + reward, terminated or truncated
+            assert returns[agent, episode].item() == pytest.approx(total, rel=1e-4)
+    assert len(set(returns.flatten().tolist())) == 4
+
+
 def test_ratios_begin_at_one_with_normalized_observations(tmp_path: Path) -> None:
-    trainer = Trainer(replace(PPO, seeds=2, total_steps=32, out=str(tmp_path)))
+    trainer = Trainer(replace(PPO, seeds=2, steps=32, out=tmp_path))
     trainer.run()
     data = agents_first(next(trainer.batches), 2)
     trainer.close()
@@ -225,7 +267,7 @@ def test_ratios_begin_at_one_with_normalized_observations(tmp_path: Path) -> Non
 
 
 def test_learned_delta_is_that_of_delta_loss(tmp_path: Path) -> None:
-    trainer = Trainer(replace(LEARNED_DELTA, seeds=2, out=str(tmp_path)))
+    trainer = Trainer(replace(LEARNED_DELTA, seeds=2, out=tmp_path))
     trainer.run()
     trainer.close()
     learner = trainer.learner
@@ -251,18 +293,22 @@ def _delta_gradient(learner: Learner, batch: TensorDict) -> Tensor:
     return torch.autograd.grad(total, learner.params["delta"])[0]
 
 
-def test_resuming_refuses_other_settings_and_broken_files(tmp_path: Path) -> None:
-    _run(replace(SAC, total_steps=20), tmp_path)
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(ValueError, match=r"gamma: 0\.99, now 0\.9"):
-        load_checkpoint(path, replace(SAC, gamma=0.9))
-    with pytest.raises(ValueError, match="device: 'cpu', now 'cuda'"):
-        load_checkpoint(path, replace(SAC, device="cuda"))
-    with pytest.raises(ValueError, match="algorithm: 'SACConfig', now 'PPOConfig'"):
-        load_checkpoint(path, PPO)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="truncated"):
-        load_checkpoint(path, SAC)
+@pytest.mark.usefixtures("no_evaluation")
+def test_resuming_refuses_other_settings(tmp_path: Path) -> None:
+    _run(replace(SAC, steps=20), tmp_path)
+    for config, message in [
+        (replace(SAC, gamma=0.9), r"gamma: 0\.99, now 0\.9"),
+        (replace(SAC, seeds=2), "seeds: 1, now 2"),
+        (PPO, "algorithm: 'SACConfig', now 'PPOConfig'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Trainer(replace(config, resume=True, out=tmp_path))
+
+
+def test_a_run_of_an_earlier_version_is_not_gone_on_from(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(ValueError, match="holds a run of an earlier era_rl"):
+        Trainer(replace(SAC, resume=True, out=tmp_path))
 
 
 def test_the_logged_return_is_the_mean_over_the_episodes_that_ended() -> None:
@@ -274,19 +320,26 @@ def test_the_logged_return_is_the_mean_over_the_episodes_that_ended() -> None:
     torch.testing.assert_close(found, expected, equal_nan=True, atol=0.0, rtol=0.0)
 
 
-def test_each_agents_metrics_are_logged(tmp_path: Path) -> None:
-    _run(replace(SAC, seeds=2, eval_interval=20), tmp_path)
-    for seed in (0, 1):
-        for name in ("loss_actor", "loss_qvalue", "entropy", "eval_return", "steps_per_second"):
-            (path,) = tmp_path.rglob(f"seed{seed}/{name}.csv")
-            rows = [line.split(",") for line in path.read_text().splitlines()]
-            assert [int(float(step)) for step, _ in rows] == [20, 40]
-            assert all(math.isfinite(float(value)) for _, value in rows)
+def test_each_agents_metrics_are_logged_with_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(replace(SAC, seeds=2, eval_freq=20, progress=True), tmp_path)
+    with (tmp_path / LOG).open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "seed", "name", "value"]
+    names = ("loss_actor", "loss_qvalue", "entropy", "eval_return", "steps_per_second")
+    for seed in ("0", "1"):
+        for name in names:
+            own = [row for row in rows if (row["seed"], row["name"]) == (seed, name)]
+            assert [int(row["step"]) for row in own] == [20, 40]
+            assert all(math.isfinite(float(row["value"])) for row in own)
     assert list(tmp_path.rglob("events.out.tfevents*"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("step 40 of 40: eval_return ")
 
 
 def test_actions_are_uniform_until_learning_starts(tmp_path: Path) -> None:
-    trainer = Trainer(replace(SAC, out=str(tmp_path)))
+    trainer = Trainer(replace(SAC, out=tmp_path))
     data = next(trainer.batches)
     torch.testing.assert_close(data["action"], -2.0 + 4.0 * data["noise"])
     trainer.learner.policy.uniform.zero_()
@@ -296,10 +349,11 @@ def test_actions_are_uniform_until_learning_starts(tmp_path: Path) -> None:
 
 
 def test_discrete_actions_train_with_ppo_and_not_with_sac(tmp_path: Path) -> None:
-    _, returns = _run(replace(PPO, env="CartPole-v1", seeds=2), tmp_path)
-    assert (returns >= 1).all()
+    discrete = {"env_kwargs": ("discrete=True",), "seeds": 2}
+    _, returns = _run(replace(PPO, **discrete), tmp_path)
+    assert returns.isfinite().all()
     with pytest.raises(ValueError, match="discrete"):
-        Trainer(replace(SAC, env="CartPole-v1", out=str(tmp_path / "sac")))
+        Trainer(replace(SAC, **discrete, out=tmp_path / "sac"))
 
 
 def test_settings_of_bounded_actions_are_refused_for_discrete_ones() -> None:
@@ -312,9 +366,9 @@ def test_settings_of_bounded_actions_are_refused_for_discrete_ones() -> None:
 
 
 def test_many_environments_and_few_updates_are_settings(tmp_path: Path) -> None:
-    fast = {**PRESETS["fastsac"], "num_envs": 8, "env_processes": False, "batch_size": 64}
-    config = SACConfig(**{**fast, "hidden": (16,), "learning_starts": 16, "total_steps": 40})
-    trainer = Trainer(replace(config, eval_episodes=1, out=str(tmp_path)))
+    fast = {**PRESETS["fastsac"], "n_envs": 8, "env_processes": False, "batch_size": 64}
+    config = SACConfig(**{**fast, "hidden": (16,), "learning_starts": 16, "steps": 40})
+    trainer = Trainer(replace(config, env="Toy-v0", eval_episodes=1, out=tmp_path))
     updates = []
     update = trainer.learner._update
     trainer.learner._update = lambda batch: updates.append(batch.shape) or update(batch)
