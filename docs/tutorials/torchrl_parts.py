@@ -9,6 +9,7 @@ from torchrl.modules import MLP, ValueOperator
 from torchrl.objectives import ClipPPOLoss, SoftUpdate
 from torchrl.objectives.value import GAE
 
+from era_rl.core import OnPolicyOptions, PolicyOptions
 from era_rl.torchrl import ERAActor, SACERALoss, raw_dim
 
 torch.manual_seed(0)
@@ -16,7 +17,7 @@ env = GymEnv("Pendulum-v1")
 actor = ERAActor(
     MLP(out_features=raw_dim(env.action_spec), num_cells=[64, 64]),
     env.action_spec,  # bounds of [-2, 2]; the floor is that of the action normalised to [-1, 1]
-    head_kwargs={"target_entropy": -0.5},
+    PolicyOptions(target_entropy=-0.5),
 )
 # --8<-- [end:actor]
 
@@ -44,7 +45,7 @@ assert entropy.min() >= actor.target_entropy - 1e-5
 policy = ERAActor(
     MLP(out_features=raw_dim(env.action_spec), num_cells=[64, 64]),
     env.action_spec,
-    head_kwargs={"target_entropy": -0.3, "log_std_min": -5.0},
+    OnPolicyOptions(),  # the default floor of PPO, -0.3 nats a dimension
     return_log_prob=True,
 )
 value = ValueOperator(MLP(out_features=1, num_cells=[64, 64]), ["observation"])

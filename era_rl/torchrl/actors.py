@@ -1,9 +1,8 @@
 """Actors with an entropy floor for any action spec, as TorchRL's own ProbabilisticActor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import (
     CompositeDistribution,
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 from torchrl.modules import ProbabilisticActor
 
-from era_rl.core import GaussianHead, TruncatedGaussianHead
-from era_rl.torchrl.specs import BoundedDistribution, Heads, Leaf, action_leaves
+from era_rl.core import Head, TruncatedGaussianHead
+from era_rl.torchrl.specs import Heads, Leaf, Options, action_leaves
 
 ERAParamExtractor = TruncatedGaussianHead
 """The drop-in for ``NormalParamExtractor``: raw outputs (..., raw_dim) -> (loc, scale) on [-1, 1]."""
@@ -38,6 +37,7 @@ class ERAActor(ProbabilisticActor):
 
     Example: SAC on Pendulum-v1 from TorchRL's parts::
 
+        >>> import torch
         >>> from torchrl.collectors import Collector
         >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
         >>> from torchrl.envs import GymEnv
@@ -64,62 +64,60 @@ class ERAActor(ProbabilisticActor):
             bounded action is a vector: dimensions before the last are those of the batch. On
             the network's device, ``env.action_spec.to(device)``: bounds other than [-1, 1] stay where
             the spec has them when the actor is moved, and are then copied at every call.
+        options: What is asked of the policy: ``PolicyOptions(target_entropy=-3.0)``, for PPO and A2C
+            ``OnPolicyOptions()``, whose default floor is theirs; for a composite spec also a mapping
+            from its leaf keys to such options.
         in_keys: What the network reads, where ``module`` is a plain ``nn.Module``.
         action_key: Where the action is written; a composite spec's keys name its own actions.
-        distribution: "truncated" or "tanh", for bounded specs.
-        head_kwargs: Arguments of the head (:class:`TruncatedGaussianHead`, :class:`GaussianHead` or
-            :class:`CategoricalHead`), ``target_entropy`` among them; for a composite spec, also of
-            one leaf, a mapping from its leaf keys to such arguments.
         noise_key: Read the uniform noise of the samples, (..., action_dim) or (..., 1), from this key.
+        mask_key: Read which actions are valid, (..., num_actions), from this key, "action_mask" for
+            TorchRL's ActionMask: the others get no probability, and the floor is the same fraction
+            of the largest entropy of those that are.
         **kwargs: Arguments of ProbabilisticActor, such as ``return_log_prob``.
 
     Raises:
         ValueError: If the spec is not one of these, a bound is not finite, the batch shapes of a
-            composite's leaves differ, or the head refuses its arguments.
-        TypeError: If ``head_kwargs`` has an argument that the head does not know.
+            composite's leaves differ, a mask would be ignored, or the floor cannot be held.
     """
 
     def __init__(
         self,
         module: nn.Module | TensorDictModuleBase,
         action_spec: TensorSpec,
+        options: Options | None = None,
         *,
         in_keys: Sequence[NestedKey] = ("observation",),
         action_key: NestedKey = "action",
-        distribution: BoundedDistribution = "truncated",
-        head_kwargs: Mapping[Any, Any] | None = None,
         noise_key: NestedKey | None = None,
+        mask_key: NestedKey | None = None,
         **kwargs: Any,
     ) -> None:
-        leaves = action_leaves(action_spec, action_key, distribution, head_kwargs)
-        prefix = _prefix(leaves[0].key) if len(leaves) == 1 else ()
+        leaves = action_leaves(action_spec, action_key, options)
+        _check_mask(action_spec, leaves, mask_key)
+        one = len(leaves) == 1
+        prefix = _path(leaves[0].key)[:-1] if one else ()
         if not isinstance(module, TensorDictModuleBase):
             module = TensorDictModule(module, list(in_keys), [(*prefix, "raw")])
-        (raw_key,) = module.out_keys
-        if len(leaves) == 1:
-            wiring = _one_leaf(leaves[0], noise_key)
-        elif noise_key is None:
-            wiring = _several_leaves(leaves)
-        else:
-            raise ValueError(f"noise_key={noise_key!r} needs a spec with one action")
-        params = [(*_param_prefix(leaves, leaf), name) for leaf in leaves for name in leaf.params]
-        heads = TensorDictModule(Heads(leaves), [raw_key], params)
+        read = [*module.out_keys, *([] if mask_key is None else [mask_key])]
+        params = [
+            (*(prefix if one else ("params", *_path(leaf.key))), name)
+            for leaf in leaves
+            for name in leaf.head.default_out_keys
+        ]
+        heads = TensorDictModule(Heads(leaves), read, params)
         super().__init__(
             TensorDictSequential(module, heads),
             spec=_composite(action_spec, leaves),
-            **wiring,
+            **(_one_leaf(leaves[0], params, noise_key) if one else _several(leaves, noise_key)),
             **kwargs,
         )
         self._leaves = leaves
 
     def entropy(self, tensordict: TensorDictBase) -> Tensor:
         """Return the policy's own entropy in nats, shape (...), for actions normalised to [-1, 1]."""
-        policy = self.get_dist(tensordict)
-        if isinstance(policy, CompositeDistribution):
-            return torch.stack([leaf.entropy(policy.dists[leaf.key]) for leaf in self._leaves]).sum(
-                0
-            )
-        return self._leaves[0].entropy(policy)
+        network, heads = self[0]
+        data = network(tensordict.select(*self[0].in_keys))
+        return heads.module.entropy(*(data[key] for key in heads.in_keys))
 
     @property
     def target_entropy(self) -> float:
@@ -132,30 +130,38 @@ class ERAActor(ProbabilisticActor):
         return self._leaves[0].bounds if len(self._leaves) == 1 else {}
 
     @property
-    def log_half_widths(self) -> float:
-        """What entropies of a single action are above those of it normalised to [-1, 1], in nats."""
-        if not self.bounds:
-            return 0.0
-        half_width = torch.as_tensor(0.5 * (self.bounds["high"] - self.bounds["low"]))
-        return half_width.log().sum().item()
-
-    @property
-    def gaussian_head(self) -> GaussianHead | TruncatedGaussianHead:
+    def gaussian_head(self) -> Head:
         """The head that holds Eq. 11 and its delta.
 
         Raises:
             ValueError: If the actor has none: it needs floor="gaussian" or distribution="tanh".
         """
-        heads: list[Any] = [leaf.head for leaf in self._leaves]
+        heads = [leaf.head for leaf in self._leaves]
         if len(heads) != 1 or getattr(heads[0], "floor", None) != "gaussian":
             raise ValueError("delta needs one action with floor='gaussian' or distribution='tanh'")
         return heads[0]
 
 
-def _one_leaf(leaf: Leaf, noise_key: NestedKey | None) -> dict[str, Any]:
+def _check_mask(action_spec: TensorSpec, leaves: list[Leaf], mask_key: NestedKey | None) -> None:
+    """Raise ValueError where a mask has nothing to hide, or would be ignored."""
+    if mask_key is not None:
+        if len(leaves) != 1 or leaves[0].bounds:
+            raise ValueError(f"mask_key={mask_key!r} needs a spec with one discrete action")
+        return
+    for leaf in leaves:
+        spec = action_spec[leaf.key] if isinstance(action_spec, Composite) else action_spec
+        if getattr(spec, "mask", None) is not None:
+            raise ValueError(
+                f"the action spec of {leaf.key!r} has a mask: give mask_key, where the data has it"
+                " ('action_mask' with TorchRL's ActionMask)"
+            )
+
+
+def _one_leaf(
+    leaf: Leaf, params: list[tuple[str, ...]], noise_key: NestedKey | None
+) -> dict[str, Any]:
     """Return ProbabilisticActor's arguments for a spec with one action."""
-    prefix = _prefix(leaf.key)
-    keys: dict[str, NestedKey] = {name: (*prefix, name) for name in leaf.params}
+    keys: dict[str, NestedKey] = {key[-1]: key for key in params}
     distribution = leaf.distribution
     if noise_key is not None:
         if leaf.noise_distribution is None:
@@ -169,8 +175,10 @@ def _one_leaf(leaf: Leaf, noise_key: NestedKey | None) -> dict[str, Any]:
     }
 
 
-def _several_leaves(leaves: list[Leaf]) -> dict[str, Any]:
+def _several(leaves: list[Leaf], noise_key: NestedKey | None) -> dict[str, Any]:
     """Return ProbabilisticActor's arguments for a composite spec."""
+    if noise_key is not None:
+        raise ValueError(f"noise_key={noise_key!r} needs a spec with one action")
     return {
         "in_keys": ["params"],
         "out_keys": [leaf.key for leaf in leaves],
@@ -182,16 +190,8 @@ def _several_leaves(leaves: list[Leaf]) -> dict[str, Any]:
     }
 
 
-def _param_prefix(leaves: list[Leaf], leaf: Leaf) -> tuple[str, ...]:
-    return _prefix(leaf.key) if len(leaves) == 1 else ("params", *_path(leaf.key))
-
-
 def _path(key: NestedKey) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else tuple(key)
-
-
-def _prefix(key: NestedKey) -> tuple[str, ...]:
-    return _path(key)[:-1]
 
 
 def _composite(action_spec: TensorSpec, leaves: list[Leaf]) -> Composite:

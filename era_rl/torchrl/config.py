@@ -1,14 +1,16 @@
 """Every setting of a training run: what the command line fills in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from era_rl.core import OnPolicyOptions, PolicyOptions
 from era_rl.runs.settings import Setting, Settings, SettingsError
 
 Activation = Literal["relu", "elu", "tanh"]
-Delta = float | Literal["auto"]
+Auto = float | Literal["auto"]
+Floor = Literal["exact", "gaussian"]
 SAVE_FREQ = "steps between checkpoints, each of which begins new episodes; 0: at the end alone"
 
 free = partial(Setting, free=True)
@@ -29,6 +31,8 @@ class Config(Settings):
         SettingsError: If a value is outside its range, or of another type.
     """
 
+    options_class: ClassVar[type[PolicyOptions]] = PolicyOptions
+
     env: Annotated[str, Setting("gymnasium id, such as dm_control/walker-walk-v0")] = "Pendulum-v1"
     env_kwargs: Annotated[tuple[str, ...], Setting("KEY=VALUE, for gymnasium.make")] = ()
     seed: Annotated[int, Setting("seed of the first agent", low=0)] = 0
@@ -45,12 +49,12 @@ class Config(Settings):
     layer_norm: LayerNorm = True
     lr: Annotated[float, Setting("learning rate", low=0.0)] = 3e-4
     gamma: Annotated[float, Setting("discount", low=0.0, high=1.0)] = 0.99
-    target_entropy: Annotated[float | None, Setting("H0 in nats, none for the default")] = None
-    nats_per_dim: NatsPerDim = -0.5
-    floor: Annotated[Literal["exact", "gaussian"], Setting("gaussian is Eq. 11")] = "exact"
+    target_entropy: Annotated[Auto, Setting("H0 in nats")] = "auto"
+    nats_per_dim: NatsPerDim = PolicyOptions.nats_per_dim
+    floor: Annotated[Floor | None, Setting("exact, or gaussian, which is Eq. 11")] = None
     slack: Annotated[float | None, Setting("share of the entropy budget first unspent")] = None
-    delta: Annotated[Delta, Setting("compensation in nats of Eq. 11; auto: learned", low=0.0)] = 0.0
-    log_std_min: LogStdMin = -8.0
+    delta: Annotated[Auto, Setting("compensation in nats of Eq. 11; auto: learned", low=0.0)] = 0.0
+    log_std_min: LogStdMin = PolicyOptions.log_std_min
     device: Annotated[str, Setting("of networks, data and noise; auto: CUDA if there is")] = "cpu"
     compile: Annotated[bool, free("torch.compile, and CUDA graphs on CUDA")] = False
     log_freq: Annotated[int, free("steps between log lines", low=1, was="log_interval")] = 1_000
@@ -75,20 +79,13 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.delta == "auto" and self.floor != "gaussian":
-            raise SettingsError(f"delta='auto' with floor={self.floor!r} needs floor='gaussian'")
+        self.policy_options()
 
-    def bounded_head_kwargs(self, action_dim: int) -> dict[str, Any]:
-        """Return the arguments of the head of a bounded action, the default floor filled in."""
-        target = self.target_entropy
-        kwargs: dict[str, Any] = {
-            "target_entropy": self.nats_per_dim * action_dim if target is None else target,
-            "floor": self.floor,
-            "log_std_min": self.log_std_min,
-        }
-        delta = None if self.delta == "auto" else self.delta or None
-        given = {"slack": self.slack, "delta": delta}
-        return kwargs | {name: value for name, value in given.items() if value is not None}
+    def policy_options(self) -> PolicyOptions:
+        """Return what is asked of the policy: the settings that are fields of the options."""
+        names = {field.name for field in fields(PolicyOptions)}
+        given = {name: value for name, value in vars(self).items() if name in names}
+        return self.options_class(**given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +105,14 @@ class SACConfig(Config):
 class PPOConfig(Config):
     """PPO-ERA; the default floor is -0.3 nats a dimension."""
 
+    options_class = OnPolicyOptions
+
     steps_per_batch: StepsPerBatch = 2_048
     activation: Layers = "tanh"
     hidden: Hidden = (64, 64)
     layer_norm: LayerNorm = False
-    nats_per_dim: NatsPerDim = -0.3
-    log_std_min: LogStdMin = -5.0
+    nats_per_dim: NatsPerDim = OnPolicyOptions.nats_per_dim
+    log_std_min: LogStdMin = OnPolicyOptions.log_std_min
     epochs: Annotated[int, Setting("passes over a batch of data", low=1)] = 10
     minibatches: Annotated[int, Setting("updates a pass", low=1)] = 32
     lmbda: Annotated[float, Setting("of the advantage estimate", low=0.0, high=1.0)] = 0.95

@@ -3,13 +3,10 @@
 import ast
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
-import torch
-from tensordict import TensorDictBase
-from torchrl.data import Bounded, Composite
 from torchrl.envs import (
     Compose,
     DoubleToFloat,
@@ -19,7 +16,6 @@ from torchrl.envs import (
     ParallelEnv,
     RewardSum,
     SerialEnv,
-    Transform,
     TransformedEnv,
 )
 
@@ -27,55 +23,42 @@ import era_rl.envs  # noqa: F401 (registers ids)
 from era_rl.torchrl.config import Config
 
 
-class ActionNoise(Transform):
-    """Adds uniform noise in [0, 1), which the policy turns into its action, to every observation.
+class StreamEnv(gymnasium.Wrapper):
+    """An environment with a random stream: the seeds it is given, and noise for the policy's actions.
 
-    With it a policy is a function of what it observes, in whatever process it runs.
-
-    Args:
-        noise_dim: Last dimension of the noise.
-        generator: Source of the noise.
+    The stream's name is mixed into every seed, so that one ``set_seed(epoch)`` for a whole batch of
+    environments gives each the seed that it would get in any other batch, and environments of
+    different agents share none. Observations have, beside ``observation``, uniform ``noise`` in [0, 1),
+    which the policy turns into its action: it is a function of what it observes, in whatever process.
     """
 
-    def __init__(self, noise_dim: int, generator: torch.Generator) -> None:
-        super().__init__(out_keys=["noise"])
-        self.noise_dim, self.generator = noise_dim, generator
+    def __init__(self, env: gymnasium.Env, stream: tuple[int, ...]) -> None:
+        super().__init__(env)
+        self.stream, self.seed, self.noise = stream, None, np.random.default_rng()
+        self.noise_shape = getattr(env.action_space, "shape", None) or (1,)
+        noise = gymnasium.spaces.Box(0.0, 1.0, self.noise_shape, np.float32)
+        spaces = {"observation": env.observation_space, "noise": noise}
+        self.observation_space = gymnasium.spaces.Dict(spaces)
 
-    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return next_tensordict.set("noise", torch.rand(self.noise_dim, generator=self.generator))
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin the seed's own episode, and again at the next call: TorchRL's set_seed is the first."""
+        seed, self.seed = self.seed if seed is None else seed, seed
+        if seed is not None:
+            self.noise = np.random.default_rng((*self.stream, seed, 1))
+            seed = derived_seed(*self.stream, seed)
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._with_noise(observation), info
 
-    def _reset(
-        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
-    ) -> TensorDictBase:
-        return self._call(tensordict_reset)
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Take a step, and draw new noise."""
+        observation, *rest = self.env.step(action)
+        return self._with_noise(observation), *rest
 
-    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
-        """Add the noise to the specs."""
-        observation_spec["noise"] = Bounded(0.0, 1.0, (self.noise_dim,))
-        return observation_spec
-
-
-class StreamEnv(GymWrapper):
-    """A gymnasium environment that mixes its stream's name into every seed it is given.
-
-    So one ``set_seed(epoch)`` for a whole batch of environments gives each the seed that it would get
-    in any other batch, and environments of different agents share none. As in Stable-Baselines3 the
-    next episode is the seed's own (TorchRL's begins that one, and gives the one after). The seed sets
-    ``generator``, of the action noise, too.
-    """
-
-    def __init__(self, env: Any, *, stream: tuple[int, ...], **kwargs: Any) -> None:
-        self.stream, self.generator = stream, torch.Generator()
-        self._next_seed: int | None = None
-        super().__init__(env, **kwargs)
-
-    def _set_seed(self, seed: int | None) -> None:
-        self.generator.manual_seed(derived_seed(*self.stream, seed or 0, 1))
-        self._next_seed = derived_seed(*self.stream, seed or 0)
-
-    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
-        seed, self._next_seed = self._next_seed, None
-        return super()._reset(tensordict, **{"seed": seed, **kwargs})
+    def _with_noise(self, observation: Any) -> dict[str, Any]:
+        noise = self.noise.random(self.noise_shape, np.float32)
+        return {"observation": observation, "noise": noise}
 
 
 def derived_seed(*words: int) -> int:
@@ -98,14 +81,11 @@ def make_env(
             take the arguments.
     """
     try:
-        env = StreamEnv(gymnasium.make(env_id, **(env_kwargs or {})), stream=stream)
+        env = GymWrapper(StreamEnv(gymnasium.make(env_id, **(env_kwargs or {})), stream))
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise ValueError(f"env={env_id!r} cannot be made: {error}") from error
-    spec = env.action_spec
-    noise_dim = spec.shape[-1] if spec.dtype.is_floating_point else 1
-    noise = ActionNoise(noise_dim, env.generator)
     # TorchRL's collectors warn where InitTracker is absent
-    return TransformedEnv(env, Compose(DoubleToFloat(), RewardSum(), InitTracker(), noise))
+    return TransformedEnv(env, Compose(DoubleToFloat(), RewardSum(), InitTracker()))
 
 
 def make_envs(config: Config, n_envs: int, purpose: int) -> EnvBase:

@@ -43,6 +43,7 @@ class Learner(ABC):
         self.config = config
         self.device = torch.device(config.device)
         self.actor = self._make_actor(env)
+        self.target_entropy = self.actor.target_entropy  # a number, for torch.compile
         self.loss, self.params = stack_losses(
             lambda: self._make_loss(env), config.agent_seeds, self.trained, self.kept
         )
@@ -127,7 +128,7 @@ class Learner(ABC):
         with torch.no_grad():
             entropy = self._entropy(batch["observation"])
         delta = self.loss.delta
-        loss = delta_loss(delta, entropy, self.actor.target_entropy)
+        loss = delta_loss(delta, entropy, self.target_entropy)
         return {**losses, "loss_delta": loss, "delta": delta.clone()}
 
     def _learn_delta(self) -> None:
@@ -139,7 +140,7 @@ class Learner(ABC):
         (in_head,) = (
             value for key, value in self.params[ACTOR].items(True, True) if key[-1] == "delta"
         )
-        delta = in_head.clone().requires_grad_()
+        delta = in_head.float().requires_grad_()
         self.params["delta"] = delta
 
         @torch.no_grad()

@@ -1,7 +1,6 @@
 """Actors and critics of a run, from its settings and its environment's specs."""
 
 from torch import nn
-from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase
 from torchrl.modules import MLP, ValueOperator
 
@@ -39,31 +38,10 @@ def make_actor(config: Config, env: EnvBase, *, log_prob: bool) -> ERAActor:
         env: An environment, or a batch of them, for its specs.
         log_prob: Whether the actor writes the log-probability of its actions.
     """
-    spec = env.action_spec_unbatched.to(config.device)
-    kwargs = head_kwargs(config, spec)
-    network = mlp(
-        config, observation_dim(config, env), raw_dim(spec, head_kwargs=kwargs), layer_norm=False
-    )
-    actor = ERAActor(network, spec, head_kwargs=kwargs, noise_key="noise", return_log_prob=log_prob)
+    spec, options = env.action_spec_unbatched.to(config.device), config.policy_options()
+    network = mlp(config, observation_dim(config, env), raw_dim(spec, options), layer_norm=False)
+    actor = ERAActor(network, spec, options, noise_key="noise", return_log_prob=log_prob)
     return actor.to(config.device)
-
-
-def head_kwargs(config: Config, spec: TensorSpec) -> dict[str, object]:
-    """Return the arguments of the head for the action spec.
-
-    Raises:
-        ValueError: If the actions are discrete and a setting of bounded ones is given.
-    """
-    if spec.dtype.is_floating_point:
-        return config.bounded_head_kwargs(spec.shape[-1])
-    for name in ("nats_per_dim", "floor", "slack", "delta", "log_std_min"):
-        value = getattr(config, name)
-        if value != getattr(type(config), name):
-            raise ValueError(
-                f"{name}={value!r} is for bounded actions, not for those of env={config.env!r}"
-            )
-    target = config.target_entropy
-    return {} if target is None else {"target_entropy": target}
 
 
 def make_critic(config: Config, env: EnvBase, *, of_action: bool) -> ValueOperator:

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torchrl.modules import OneHotCategorical
 
-from era_rl.core import TruncatedNormal, truncated_normal_sample
+from era_rl.core import TruncatedNormal, categorical_sample, truncated_normal_sample
 
 
 class NoiseTruncatedNormal(TruncatedNormal):
-    """A :class:`TruncatedNormal` that samples by the inverse CDF of given noise.
+    """A :class:`TruncatedNormal` whose sample is that of given noise.
 
     Args:
         loc: Location, shape (..., action_dim).
@@ -41,15 +41,15 @@ class NoiseTruncatedNormal(TruncatedNormal):
         return type(self)(loc, scale, noise, self.low, self.high)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        """Return the one sample of the given noise, differentiable in loc and scale."""
-        _one_sample(sample_shape)
+        """Return the one sample of the noise, differentiable in loc and scale."""
+        _check_one(sample_shape)
         return self._from_unit(
             truncated_normal_sample(self._unit_loc, self._unit_log_std, self.noise)
         )
 
 
-class NoiseCategorical(Categorical):
-    """A categorical that samples by the inverse CDF of given noise.
+class _NoiseClasses:
+    """Makes a categorical's sample that of given noise.
 
     Args:
         logits: Unnormalised log-probabilities, shape (..., num_classes).
@@ -57,41 +57,28 @@ class NoiseCategorical(Categorical):
     """
 
     def __init__(self, logits: Tensor, noise: Tensor) -> None:
-        super().__init__(logits=logits, validate_args=False)
+        super().__init__(logits=logits, validate_args=False)  # type: ignore[call-arg]
         self.noise = noise
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        """Return the one sample of the given noise, shape (...)."""
-        _one_sample(sample_shape)
-        return _inverse_cdf(self.probs, self.noise)
+        """Return the one sample of the noise, shape (...)."""
+        _check_one(sample_shape)
+        return categorical_sample(self.logits, self.noise.squeeze(-1))  # type: ignore[attr-defined]
 
 
-class NoiseOneHotCategorical(OneHotCategorical):
-    """A one-hot categorical that samples by the inverse CDF of given noise.
-
-    Args:
-        logits: Unnormalised log-probabilities, shape (..., num_classes).
-        noise: Uniform noise in [0, 1), shape (..., 1).
-    """
-
-    def __init__(self, logits: Tensor, noise: Tensor) -> None:
-        super().__init__(logits=logits, validate_args=False)
-        self.noise = noise
-
-    def sample(self, sample_shape: Sequence[int] | None = None) -> Tensor:
-        """Return the one sample of the given noise, shape (..., num_classes)."""
-        _one_sample(sample_shape or ())
-        classes = _inverse_cdf(self.probs, self.noise)
-        return torch.nn.functional.one_hot(classes, self.num_samples)
+class NoiseCategorical(_NoiseClasses, Categorical):
+    """Its sample is the class."""
 
 
-def _inverse_cdf(probs: Tensor, noise: Tensor) -> Tensor:
-    """Return the first class whose cumulative probability exceeds the noise."""
-    below = probs[..., :-1].cumsum(-1) <= noise
-    return below.sum(-1)
+class NoiseOneHotCategorical(_NoiseClasses, OneHotCategorical):
+    """Its sample is the class, one-hot."""
+
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Return the one sample of the noise, shape (..., num_classes)."""
+        return torch.nn.functional.one_hot(super().sample(sample_shape), self.logits.shape[-1])
 
 
-def _one_sample(sample_shape: Sequence[int]) -> None:
+def _check_one(sample_shape: Sequence[int]) -> None:
     if len(sample_shape) > 0:
         raise ValueError(
             f"sample_shape={tuple(sample_shape)} must be empty: the noise is one sample"

@@ -90,7 +90,7 @@ class DeltaLoss(LossModule):
         self.__dict__.update(actor=actor, head=head)
         self.delta = LearnedDelta(
             head.target_entropy, head.action_dim, log_std_max=head.log_std_max, initial=initial
-        ).to(head.delta)
+        ).to(head.delta.device)
         # the network's: an entropy needs no noise
         self.in_keys, self.out_keys = list(actor[0].in_keys), ["loss_delta", "delta", "entropy"]
         self.update_head()

@@ -10,8 +10,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 from era_rl.torchrl.config import PPOConfig
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.networks import make_critic, observation_dim
-from era_rl.torchrl.normalization import AgentObservationNorm
-from era_rl.torchrl.stacked import leaves
+from era_rl.torchrl.stacked import AgentNorm, leaves
 
 CRITIC = "critic_network_params"
 
@@ -26,9 +25,8 @@ class PPOLearner(Learner):
     def __init__(self, config: PPOConfig, env: EnvBase) -> None:
         super().__init__(config, env)
         if config.normalize_observations:
-            self.policy.normalize = AgentObservationNorm(
-                config.seeds, observation_dim(config, env), self.device
-            )
+            norm = AgentNorm(config.seeds, observation_dim(config, env))
+            self.policy.normalize = norm.to(self.device)
 
     def _make_loss(self, env: EnvBase) -> ClipPPOLoss:
         actor = self._make_actor(env)
@@ -64,7 +62,7 @@ class PPOLearner(Learner):
         self.observation = batch["observation"]
         metrics = []
         for _ in range(self.config.epochs):
-            order = self.streams.permutation(batch.shape[1])
+            order = self.streams.draw(torch.randperm, batch.shape[1])
             for index in order.chunk(self.config.minibatches, dim=1):
                 agents = torch.arange(len(index), device=self.device)[:, None]
                 metrics.append(self._update(batch[agents, index]))

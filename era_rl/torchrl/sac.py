@@ -12,7 +12,7 @@ from era_rl.torchrl.config import SACConfig
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.networks import make_critic
 from era_rl.torchrl.objectives import SACERALoss
-from era_rl.torchrl.stacked import StackedSampler, leaves
+from era_rl.torchrl.stacked import leaves
 
 CRITIC, TARGET = "qvalue_network_params", "target_qvalue_network_params"
 
@@ -35,10 +35,10 @@ class SACLearner(Learner):
         self.action_dim = env.action_spec_unbatched.shape[-1]
         self.policy.uniform.fill_(config.learning_starts > 0)
         self.buffer = ReplayBuffer(
-            storage=LazyTensorStorage(config.buffer_size, device=self.device),
-            sampler=StackedSampler(self.streams),
-            batch_size=config.batch_size,
+            storage=LazyTensorStorage(config.buffer_size, device=self.device)
         )
+        agents = torch.arange(config.seeds, device=self.device)
+        self.agents = agents[:, None].expand(-1, config.batch_size)
 
     def _make_loss(self, env: EnvBase) -> SACERALoss:
         loss = SACERALoss(
@@ -65,8 +65,9 @@ class SACLearner(Learner):
         self.policy.uniform.zero_()
         metrics = {}
         for _ in range(self.config.updates):
-            batch = self.buffer.sample()
-            noise = self.streams.uniform(2, self.config.batch_size, self.action_dim)
+            time = self.streams.draw(torch.randint, len(self.buffer), (self.config.batch_size,))
+            batch = self.buffer.storage.get((time, self.agents))
+            noise = self.streams.draw(torch.rand, 2, self.config.batch_size, self.action_dim)
             batch["noise"], batch["next", "noise"] = noise.unbind(1)
             metrics = self._update(batch)
             self.observation = batch["observation"]

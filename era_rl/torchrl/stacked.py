@@ -7,10 +7,10 @@ import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
-from torchrl.data.replay_buffers import Sampler, Storage
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
 
+from era_rl.networks.moments import RunningNorm, standardise
 from era_rl.torchrl.actors import ERAActor
 from era_rl.torchrl.envs import derived_seed
 
@@ -29,20 +29,9 @@ class AgentStreams:
         for generator, seed in zip(self.generators, seeds, strict=True):
             generator.manual_seed(derived_seed(seed))
 
-    def uniform(self, *shape: int) -> Tensor:
-        """Return numbers in [0, 1), shape (agents, *shape)."""
-        return self._stack(lambda g: torch.rand(shape, generator=g, device=self.device))
-
-    def integers(self, high: int, *shape: int) -> Tensor:
-        """Return integers in [0, high), shape (agents, *shape)."""
-        return self._stack(lambda g: torch.randint(high, shape, generator=g, device=self.device))
-
-    def permutation(self, n: int) -> Tensor:
-        """Return one permutation of n an agent, shape (agents, n)."""
-        return self._stack(lambda g: torch.randperm(n, generator=g, device=self.device))
-
-    def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return torch.stack([draw(generator) for generator in self.generators])
+    def draw(self, sample: Callable[..., Tensor], *args: Any) -> Tensor:
+        """Return what torch.rand, randint or randperm gives for the arguments, (agents, ...)."""
+        return torch.stack([sample(*args, generator=g, device=self.device) for g in self.generators])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generators' states."""
@@ -54,36 +43,13 @@ class AgentStreams:
             generator.set_state(value)
 
 
-class StackedSampler(Sampler):
-    """Draws uniform transitions of each agent from a storage of elements of shape (agents,).
+class AgentNorm(RunningNorm):
+    """Standardises each agent's observations, (agents, n, observation_dim), by its own moments."""
 
-    A batch has the shape (agents, batch_size); the streams are saved with the learner.
-    """
-
-    def __init__(self, streams: AgentStreams) -> None:
-        self.streams = streams
-
-    def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[Tensor, Tensor], dict]:
-        """Return the indices (time, agent), each (agents, batch_size)."""
-        time = self.streams.integers(len(storage), batch_size)
-        agent = torch.arange(time.shape[0], device=time.device)[:, None].expand_as(time)
-        return (time, agent), {}
-
-    def _empty(self) -> None:
-        pass
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is no state but the streams'."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def dumps(self, path: Any) -> None:
-        """Do nothing."""
-
-    def loads(self, path: Any) -> None:
-        """Do nothing."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the standardised observations, shape of x."""
+        mean, var = self.mean.unsqueeze(-2), self.var.unsqueeze(-2)
+        return standardise(x, mean, var, eps=self.eps, clip=self.clip)
 
 
 def stack_losses(
@@ -174,7 +140,7 @@ class StackedPolicy(TensorDictModuleBase):
         data = tensordict.select(*self.in_keys).view(self.agents, -1).to(self.uniform.device)
         data["observation"] = self.normalize(data["observation"])
         out = torch.vmap(self._act)(self.params.data, data)
-        return tensordict.update(out.select(*self.out_keys).view(-1).to(environment_device))
+        return tensordict.update(out.select(*self.out_keys).reshape(-1).to(environment_device))
 
     def _act(self, params: TensorDictBase, data: TensorDictBase) -> TensorDictBase:
         with params.to_module(self.actor):

@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Bounded, Categorical, OneHot
 
+from era_rl.core import PolicyOptions
 from era_rl.torchrl import DeltaLoss, ERAActor, raw_dim
 from tests.fuzzing import NUMBERS, built, examples, raw_inputs
 
@@ -24,17 +25,15 @@ ARGUMENTS = {
     },
     "categorical": {
         "target_entropy": st.floats(0.0, 1.3) | NUMBERS | st.just("auto"),
-        "method": st.sampled_from(["temperature", "lambert", "paper", "x"]),
-        "tau": st.floats(2.0, 9.0) | NUMBERS,
+        "target_entropy_fraction": st.floats(0.0, 1.0) | NUMBERS,
     },
 }
 ARGUMENTS["one-hot"] = ARGUMENTS["categorical"]
 
 
-def _actor(kind: str, **head_kwargs: Any) -> ERAActor:
-    spec = SPECS[kind]
-    width = raw_dim(spec, head_kwargs=head_kwargs)
-    return ERAActor(nn.Identity(), spec, head_kwargs=head_kwargs, in_keys=["observation"]), width
+def _actor(kind: str, **arguments: Any) -> tuple[ERAActor, int]:
+    spec, options = SPECS[kind], PolicyOptions(**arguments)
+    return ERAActor(nn.Identity(), spec, options), raw_dim(spec, options)
 
 
 def fuzz(kind: str, count: int) -> None:

@@ -1,7 +1,10 @@
 """ERAActor on every kind of action spec, inside TorchRL."""
 
 import doctest
+import math
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -16,14 +19,17 @@ from torchrl.data import (
     TensorSpec,
     Unbounded,
 )
+from torchrl.envs import ActionMask, GymWrapper, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import NormalParamExtractor
 
-from era_rl.core import TruncatedGaussianHead, TruncatedNormal
+from era_rl.core import OnPolicyOptions, PolicyOptions, TruncatedGaussianHead, TruncatedNormal
 from era_rl.torchrl import ERAActor, ERAParamExtractor, actors, raw_dim
 from era_rl.torchrl.noise import NoiseTruncatedNormal
 
 LOW, HIGH = torch.tensor([-2.0, 0.0, -0.5]), torch.tensor([1.0, 10.0, 0.5])
+MASK = torch.tensor([True, False, True, True])
+TANH = PolicyOptions(distribution="tanh")
 SPECS = {
     "unit": Bounded(-1.0, 1.0, (3,)),
     "per-dimension": Bounded(LOW, HIGH, (3,)),
@@ -39,8 +45,10 @@ SPECS = {
 }
 
 
-def _network(spec: TensorSpec, gain: float = 1.0, **kwargs: object) -> nn.Linear:
-    network = nn.Linear(3, raw_dim(spec, **kwargs))
+def _network(
+    spec: TensorSpec, gain: float = 1.0, options: PolicyOptions | None = None
+) -> nn.Linear:
+    network = nn.Linear(3, raw_dim(spec, options))
     nn.init.normal_(network.weight, std=gain)
     return network
 
@@ -150,8 +158,8 @@ def test_samples_of_given_noise_follow_the_policy() -> None:
 
 def test_tanh_is_eq_11_with_its_compensation() -> None:
     spec = Bounded(-2.0, 2.0, (3,))
-    kwargs = {"target_entropy": -1.0, "delta": 0.5}
-    actor = ERAActor(_network(spec), spec, distribution="tanh", head_kwargs=kwargs)
+    options = PolicyOptions(target_entropy=-1.0, delta=0.5, distribution="tanh")
+    actor = ERAActor(_network(spec), spec, options)
     data = _observations(50)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         actor(data)
@@ -173,9 +181,8 @@ def test_param_extractor_is_a_drop_in_for_normal_param_extractor() -> None:
 
 
 def test_slack_lets_entropy_rise_above_the_floor() -> None:
-    spec, kwargs = SPECS["unit"], {"slack": 0.2}
-    network = _network(spec, gain=0.1, head_kwargs=kwargs)
-    actor = ERAActor(network, spec, head_kwargs=kwargs)
+    spec, options = SPECS["unit"], PolicyOptions(slack=0.2)
+    actor = ERAActor(_network(spec, 0.1, options), spec, options)
     assert actor.entropy(_observations(50)).amin() > actor.target_entropy + 0.01
 
 
@@ -198,11 +205,17 @@ def _nan_bound() -> TensorSpec:
             r"one batch shape, not .*'arm': \(4,\), 'grip': \(\)",
         ),
         (Bounded(-torch.tensor([[1.0], [2.0]]), 1.0, (2, 1)), {}, "batch"),
-        (SPECS["unit"], {"distribution": "normal"}, "distribution='normal'"),
-        (SPECS["unit"], {"distribution": "tanh", "noise_key": "noise"}, "noise_key"),
-        (SPECS["unit"], {"head_kwargs": {"target_entropy": 5.0}}, "target_entropy"),
-        (SPECS["composite"], {"head_kwargs": {"leg": {}}}, "leg"),
+        (SPECS["unit"], {"options": PolicyOptions(distribution="normal")}, "distribution='normal'"),
+        (SPECS["unit"], {"options": TANH, "noise_key": "noise"}, "noise_key"),
+        (SPECS["unit"], {"options": PolicyOptions(target_entropy=5.0)}, "target_entropy"),
+        (SPECS["unit"], {"options": PolicyOptions(deterministic_action="mean")}, "MEAN"),
+        (OneHot(4), {"options": TANH}, "distribution='tanh' is for bounded actions"),
+        (SPECS["composite"], {"options": {"leg": PolicyOptions()}}, "leg"),
         (SPECS["composite"], {"noise_key": "noise"}, "noise_key"),
+        (SPECS["unit"], {"mask_key": "action_mask"}, "mask_key"),
+        (SPECS["composite"], {"mask_key": "action_mask"}, "mask_key"),
+        (OneHot(4, mask=MASK), {}, "the action spec of 'action' has a mask: give mask_key"),
+        (Composite(action=Categorical(4, mask=MASK)), {}, "has a mask: give mask_key"),
     ],
     ids=[
         *(
@@ -215,7 +228,8 @@ def _nan_bound() -> TensorSpec:
             "leading",
         ),
         "rows-differ",
-        *("distribution", "tanh-noise", "infeasible", "unknown-leaf", "composite-noise"),
+        *("distribution", "tanh-noise", "infeasible", "mean", "discrete-tanh", "unknown-leaf"),
+        *("composite-noise", "bounded-mask", "composite-mask", "one-hot-masked", "leaf-masked"),
     ],
 )
 def test_bad_input_is_refused(spec: TensorSpec, kwargs: dict[str, object], message: str) -> None:
@@ -231,17 +245,25 @@ def test_wrong_network_width_is_refused() -> None:
 
 def test_composite_floors_are_given_by_leaf() -> None:
     spec = Composite(arm=Bounded(-1.0, 1.0, (2,)), grip=OneHot(3))
-    kwargs = {"arm": {"target_entropy": -2.0}, "grip": {"target_entropy": 0.5}}
-    actor = ERAActor(_network(spec), spec, head_kwargs=kwargs)
-    assert actor.target_entropy == -1.5
+    options = {leaf: PolicyOptions(target_entropy=h0) for leaf, h0 in (("arm", -2.0), ("grip", 0.5))}
+    assert ERAActor(_network(spec), spec, options).target_entropy == pytest.approx(-1.5)
+    one = {"grip": PolicyOptions(target_entropy=0.5)}
+    assert ERAActor(_network(spec), spec, one).target_entropy == pytest.approx(-0.5)
 
 
 def test_a_composite_of_one_takes_its_arguments_by_leaf_too() -> None:
     spec = SPECS["composite-of-one"]
-    kwargs = {"action": {"target_entropy": 0.5}}
-    assert ERAActor(_network(spec), spec, head_kwargs=kwargs).target_entropy == 0.5
-    with pytest.raises(ValueError, match="head_kwargs has the keys"):
-        raw_dim(spec, head_kwargs=kwargs["action"])
+    options = {"action": PolicyOptions(target_entropy=0.5)}
+    assert ERAActor(_network(spec), spec, options).target_entropy == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="options has the keys"):
+        raw_dim(spec, {"arm": PolicyOptions()})
+
+
+def test_ppo_gets_its_default_floor_by_one_argument() -> None:
+    """H0 = -0.3 nats a dimension, as PPOERA's."""
+    spec = SPECS["unit"]
+    actor = ERAActor(_network(spec), spec, OnPolicyOptions())
+    assert actor.target_entropy == pytest.approx(-0.3 * 3)
 
 
 def test_expanded_distributions_keep_their_noise() -> None:
@@ -252,6 +274,44 @@ def test_expanded_distributions_keep_their_noise() -> None:
     torch.testing.assert_close(expanded.rsample(), policy.rsample().expand(5, 3))
     torch.testing.assert_close(expanded.entropy(), policy.entropy().expand(5))
     assert torch.equal(expanded.high, HIGH)
+
+
+class _Masked(gymnasium.Env):
+    """Of five actions those that the mask, drawn at every step, forbids end in an error."""
+
+    action_space = gymnasium.spaces.Discrete(5)
+    observation_space = gymnasium.spaces.Dict(
+        observation=gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32),
+        action_mask=gymnasium.spaces.Box(0, 1, (5,), np.bool_),
+    )
+
+    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        self.mask = self.np_random.random(5) < 0.5
+        self.mask[self.np_random.integers(5)] = True
+        observation = self.np_random.uniform(-1.0, 1.0, 3).astype(np.float32)
+        return {"observation": observation, "action_mask": self.mask}, {}
+
+    def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
+        assert self.mask[action]
+        return self.reset()[0], 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("categorical", [False, True], ids=["one-hot", "categorical"])
+def test_masked_actions_are_never_taken_and_the_floor_holds_of_those_left(
+    categorical: bool,
+) -> None:
+    """H >= f ln n of n valid actions, f = H0 / ln 5, in an environment with TorchRL's ActionMask."""
+    host = GymWrapper(_Masked(), categorical_action_encoding=categorical)
+    env = TransformedEnv(host, ActionMask())
+    spec = env.action_spec
+    actor = ERAActor(_network(spec, gain=30.0), spec, mask_key="action_mask")
+    with set_exploration_type(ExplorationType.RANDOM):
+        data = env.rollout(60, actor)
+    valid = data["action_mask"].sum(-1)
+    fraction = actor.target_entropy / math.log(5)
+    assert (actor.entropy(data) >= fraction * valid.log() - 1e-5).all()
+    assert valid.unique().numel() > 2
 
 
 @pytest.mark.filterwarnings("ignore:The env passed to Collector")

@@ -13,6 +13,7 @@ from torchrl.objectives import ClipPPOLoss, SoftUpdate
 from torchrl.objectives.value import GAE
 from torchrl_helpers import GAMMA, TARGET, clipped_objective, sac_losses
 
+from era_rl.core import PolicyOptions
 from era_rl.torchrl import DeltaLoss, ERAActor, SACERALoss, raw_dim
 
 SPEC = Bounded(-1.0, 1.0, (2,))
@@ -21,10 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
 
 def _actor(**kwargs: object) -> ERAActor:
-    head_kwargs = kwargs.pop("head_kwargs", {"target_entropy": TARGET})
-    width = raw_dim(SPEC, kwargs.get("distribution", "truncated"), head_kwargs)
-    network = MLP(in_features=3, out_features=width, num_cells=[16])
-    return ERAActor(network, SPEC, head_kwargs=head_kwargs, **kwargs)
+    options = kwargs.pop("options", PolicyOptions(target_entropy=TARGET))
+    network = MLP(in_features=3, out_features=raw_dim(SPEC, options), num_cells=[16])
+    return ERAActor(network, SPEC, options, **kwargs)
 
 
 def _critic() -> ValueOperator:
@@ -100,7 +100,7 @@ def test_sac_has_no_temperature() -> None:
 
 
 def test_sac_is_finite_at_the_extremes_of_the_head() -> None:
-    actor = _actor(noise_key="noise", head_kwargs={"target_entropy": -12.0})
+    actor = _actor(noise_key="noise", options=PolicyOptions(target_entropy=-12.0))
     loss = SACERALoss(actor, _critic())
     with torch.no_grad():
         for parameter in actor.parameters():
@@ -169,8 +169,9 @@ def test_the_heads_compile_to_one_graph(backend: str) -> None:
 
 @pytest.mark.parametrize("distribution", ["truncated", "tanh"])
 def test_delta_loss_is_the_dual_of_the_floor(distribution: str) -> None:
-    floor = {"floor": "gaussian"} if distribution == "truncated" else {}
-    actor = _actor(distribution=distribution, head_kwargs={"target_entropy": TARGET, **floor})
+    actor = _actor(
+        options=PolicyOptions(target_entropy=TARGET, floor="gaussian", distribution=distribution)
+    )
     delta_loss = DeltaLoss(actor, initial=0.25)
     assert [name for name, _ in delta_loss.named_parameters()] == ["delta.parameter"]
     batch = _batch()
@@ -182,7 +183,7 @@ def test_delta_loss_is_the_dual_of_the_floor(distribution: str) -> None:
 
 
 def test_delta_reaches_the_actor_inside_a_loss_and_meets_the_floor_on_average() -> None:
-    actor = _actor(head_kwargs={"target_entropy": TARGET, "floor": "gaussian"})
+    actor = _actor(options=PolicyOptions(target_entropy=TARGET, floor="gaussian"))
     SACERALoss(actor, _critic())  # moves the actor's parameters and buffers into the loss
     delta_loss = DeltaLoss(actor)
     optimizer = torch.optim.Adam(delta_loss.parameters(), lr=0.05)
@@ -198,7 +199,7 @@ def test_delta_reaches_the_actor_inside_a_loss_and_meets_the_floor_on_average() 
 
 
 def test_delta_needs_no_noise() -> None:
-    actor = _actor(head_kwargs={"floor": "gaussian"}, noise_key="noise")
+    actor = _actor(options=PolicyOptions(floor="gaussian"), noise_key="noise")
     delta_loss = DeltaLoss(actor, initial=0.25)
     assert delta_loss.in_keys == ["observation"]
     batch = _batch()
@@ -210,7 +211,7 @@ def test_delta_needs_eq_11() -> None:
     with pytest.raises(ValueError, match="floor='gaussian'"):
         DeltaLoss(_actor())
     with pytest.raises(ValueError, match="initial=-1"):
-        DeltaLoss(_actor(head_kwargs={"floor": "gaussian"}), initial=-1.0)
+        DeltaLoss(_actor(options=PolicyOptions(floor="gaussian")), initial=-1.0)
 
 
 def _rollout(actor: ERAActor, n: int = 64) -> TensorDict:

@@ -6,7 +6,7 @@ import pytest
 from tensordict.nn import CudaGraphModule, ProbabilisticTensorDictModule
 from torchrl.collectors import Collector, MultiSyncCollector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.envs import EnvBase, GymWrapper, RewardSum, Transform
+from torchrl.envs import EnvBase, RewardSum
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import SACLoss
 
@@ -16,11 +16,6 @@ HOOKS: list[tuple[str, Any, str, str]] = [
     ("torchrl", SACLoss, "qvalue_v2_loss", "self tensordict"),
     ("torchrl", SACLoss, "actor_loss", "self tensordict"),
     ("torchrl", SACLoss, "forward", "self tensordict"),
-    ("torchrl", GymWrapper, "_set_seed", "self seed"),
-    ("torchrl", GymWrapper, "_reset", "self tensordict"),
-    ("torchrl", Transform, "_call", "self next_tensordict"),
-    ("torchrl", Transform, "_reset", "self tensordict tensordict_reset"),
-    ("torchrl", Transform, "transform_observation_spec", "self observation_spec"),
     ("torchrl", EnvBase, "set_seed", "self seed static_seed"),
     ("torchrl", EnvBase, "step_and_maybe_reset", "self tensordict"),
     ("torchrl", Collector, "set_seed", "self seed static_seed"),

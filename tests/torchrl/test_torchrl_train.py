@@ -37,7 +37,7 @@ def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFi
         ),
         (["sac", "--target-entropy", "9"], "target_entropy=9"),
         (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
-        (["sac", "--delta", "auto"], "delta='auto' with floor='exact' needs floor='gaussian'"),
+        (["sac", "--delta", "auto"], "delta='auto' needs floor='gaussian', not 'exact'"),
         (["sac", "--device", "floppy"], "device='floppy' must be a usable torch device"),
         (["sac", "--env", "Nope-v1"], "env='Nope-v1' cannot be made: Environment `Nope`"),
         (["sac", "--env", "dm_control/walker"], "env='dm_control/walker' cannot be made"),
@@ -94,8 +94,9 @@ def test_presets_are_settings(name: str) -> None:
 def test_the_papers_preset_is_that_of_sb3() -> None:
     config = SACConfig(**PRESETS["paper"])
     other = paper_preset(spaces.Box(-1.0, 1.0, (6,)))
-    head = config.bounded_head_kwargs(6)
-    assert {name: other[name] for name in head} == head
+    options = config.policy_options()
+    assert options.bounded_head(6).target_entropy == other["target_entropy"]
+    assert (options.floor, options.log_std_min) == (other["floor"], other["log_std_min"])
     kwargs = other["policy_kwargs"]
     assert list(config.hidden) == kwargs["net_arch"]
     assert config.critic_weight_decay == kwargs["critic_weight_decay"]

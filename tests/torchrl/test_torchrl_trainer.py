@@ -7,19 +7,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data import OneHot
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from era_rl.runs.folder import read_state
-from era_rl.torchrl import DeltaLoss
+from era_rl.torchrl import DeltaLoss, ERAActor, raw_dim
 from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
-from era_rl.torchrl.envs import ActionNoise, derived_seed
+from era_rl.torchrl.envs import StreamEnv, derived_seed
 from era_rl.torchrl.learner import ACTOR, Learner
-from era_rl.torchrl.networks import head_kwargs
 from era_rl.torchrl.ppo import clip_agent_norms
 from era_rl.torchrl.trainer import (
     EVALUATION,
@@ -223,8 +223,9 @@ def test_evaluation_reads_no_noise_and_leaves_the_normalization_as_it_is(
     trainer = Trainer(replace(PPO, seeds=2, out=tmp_path))
     returns = trainer.run()
     before = {k: v.clone() for k, v in trainer.learner.policy.own_state().items()}
-    noise = torch.full((1,), 0.9)
-    monkeypatch.setattr(ActionNoise, "_call", lambda _, data: data.set("noise", noise))
+    noise = np.full(1, 0.9, np.float32)
+    observe = StreamEnv._with_noise
+    monkeypatch.setattr(StreamEnv, "_with_noise", lambda *a: {**observe(*a), "noise": noise})
     assert torch.equal(trainer.evaluate(), returns)
     trainer.close()
     after = trainer.learner.policy.own_state()
@@ -357,12 +358,14 @@ def test_discrete_actions_train_with_ppo_and_not_with_sac(tmp_path: Path) -> Non
 
 
 def test_settings_of_bounded_actions_are_refused_for_discrete_ones() -> None:
-    given = {"floor": "gaussian", "slack": 0.1, "delta": 0.2, "log_std_min": -8.0}
-    for name, value in {**given, "nats_per_dim": -0.5}.items():
-        config = replace(PPO, env="CartPole-v1", **{name: value})
-        with pytest.raises(ValueError, match=f"{name}={value!r} is for bounded actions, not for"):
-            head_kwargs(config, OneHot(2))
-    assert head_kwargs(replace(PPO, target_entropy=0.2), OneHot(2)) == {"target_entropy": 0.2}
+    given = {"floor": "gaussian", "slack": 0.1, "log_std_min": -8.0, "nats_per_dim": -0.5}
+    for name, value in given.items():
+        options = replace(PPO, **{name: value}).policy_options()
+        with pytest.raises(ValueError, match=f"{name}={value!r} is for bounded actions"):
+            raw_dim(OneHot(2), options)
+    options = replace(PPO, target_entropy=0.2).policy_options()
+    actor = ERAActor(nn.Linear(3, 2), OneHot(2), options)
+    assert actor.target_entropy == pytest.approx(0.2)
 
 
 def test_many_environments_and_few_updates_are_settings(tmp_path: Path) -> None:
