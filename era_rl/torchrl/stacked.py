@@ -31,7 +31,9 @@ class AgentStreams:
 
     def draw(self, sample: Callable[..., Tensor], *args: Any) -> Tensor:
         """Return what torch.rand, randint or randperm gives for the arguments, (agents, ...)."""
-        return torch.stack([sample(*args, generator=g, device=self.device) for g in self.generators])
+        return torch.stack(
+            [sample(*args, generator=g, device=self.device) for g in self.generators]
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generators' states."""

@@ -245,7 +245,9 @@ def test_wrong_network_width_is_refused() -> None:
 
 def test_composite_floors_are_given_by_leaf() -> None:
     spec = Composite(arm=Bounded(-1.0, 1.0, (2,)), grip=OneHot(3))
-    options = {leaf: PolicyOptions(target_entropy=h0) for leaf, h0 in (("arm", -2.0), ("grip", 0.5))}
+    options = {
+        leaf: PolicyOptions(target_entropy=h0) for leaf, h0 in (("arm", -2.0), ("grip", 0.5))
+    }
     assert ERAActor(_network(spec), spec, options).target_entropy == pytest.approx(-1.5)
     one = {"grip": PolicyOptions(target_entropy=0.5)}
     assert ERAActor(_network(spec), spec, one).target_entropy == pytest.approx(-0.5)

@@ -119,7 +119,7 @@ def test_a_missing_package_of_an_id_is_named_with_its_remedy(
 
 
 def test_arguments_that_an_environment_does_not_take_are_named() -> None:
-    with pytest.raises(ValueError, match="env='Pendulum-v1' cannot be made: .*'mass'"):
+    with pytest.raises(ValueError, match=r"env='Pendulum-v1' cannot be made: .*'mass'"):
         make_env("Pendulum-v1", (0,), {"mass": 2})
 
 
