@@ -5,6 +5,7 @@ from era_rl.core.categorical_heads import CategoricalHead, MultiCategoricalHead
 from era_rl.core.compensation import LearnedDelta, delta_loss
 from era_rl.core.distributions import (
     TruncatedNormal,
+    truncated_normal_kl,
     truncated_normal_log_prob,
     truncated_normal_mean,
     truncated_normal_sample,
@@ -52,6 +53,7 @@ __all__ = [
     "tanh_normal_entropy",
     "truncated_normal_entropy",
     "truncated_normal_era",
+    "truncated_normal_kl",
     "truncated_normal_log_prob",
     "truncated_normal_log_std",
     "truncated_normal_mean",

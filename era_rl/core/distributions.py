@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+from torch.distributions.kl import register_kl
 
 from era_rl.core.entropy import at_least_float32
 from era_rl.core.truncation import (
@@ -129,6 +130,36 @@ def truncated_normal_variance(loc: Tensor, log_std: Tensor) -> Tensor:
     mean = (p * x).sum(-1, keepdim=True)
     wide = (p * (x - mean).square()).sum(-1)
     return torch.where(log_std > 0.0, wide, narrow)
+
+
+def truncated_normal_kl(
+    loc: Tensor, log_std: Tensor, other_loc: Tensor, other_log_std: Tensor
+) -> Tensor:
+    """Return KL(p || q) of two normals truncated to [-1, 1], p of loc and log_std, q of the others.
+
+    KL = ln(sigma_q mass_q) - ln(sigma_p mass_p) + (E_p[xi_q^2] - E_p[xi_p^2]) / 2, xi = (x - loc) /
+    sigma of each, E_p[xi_p^2] = m2 and E_p[xi_q^2] = (sigma_p^2 m2 + 2 sigma_p d m1 + d^2) / sigma_q^2,
+    d = loc_p - loc_q, m1 and m2 the standardised moments of p.
+
+    Args:
+        loc: Location of p in [-1, 1], shape (..., action_dim).
+        log_std: Log scale of p's parent normal, broadcastable with ``loc``.
+        other_loc: Location of q, broadcastable with ``loc``.
+        other_log_std: Log scale of q's parent normal, broadcastable with ``loc``.
+
+    Returns:
+        KL divergences in nats per dimension, the broadcast shape.
+    """
+    loc, log_std, other_loc, other_log_std = torch.broadcast_tensors(
+        *at_least_float32(loc, log_std, other_loc, other_log_std)
+    )
+    p, q = truncation(loc, log_std), truncation(other_loc, other_log_std)
+    m1, m2 = p.ratios.sum(0), second_moment(p)
+    ratio = torch.exp(log_std - other_log_std)
+    shift = (loc - other_loc) * torch.exp(-other_log_std)
+    seen_by_q = ratio * ratio * m2 + 2.0 * ratio * shift * m1 + shift * shift
+    log_scales = other_log_std - log_std + (q.mass / p.mass).log()
+    return log_scales + 0.5 * (seen_by_q - m2)
 
 
 class TruncatedNormal(Distribution):
@@ -259,3 +290,10 @@ class TruncatedNormal(Distribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self._from_unit(truncated_normal_sample(self._unit_loc, self._unit_log_std, u))
+
+
+@register_kl(TruncatedNormal, TruncatedNormal)
+def _kl(p: TruncatedNormal, q: TruncatedNormal) -> Tensor:
+    """Return ``torch.distributions.kl_divergence`` of two of the same bounds, which is not checked."""
+    unit = truncated_normal_kl(p._unit_loc, p._unit_log_std, q._unit_loc, q._unit_log_std)
+    return p._sum_events(unit)

@@ -47,6 +47,25 @@ def log_std_slopes_mp(loc: float, entropy: float) -> tuple[float, float]:
     return float(along_loc / (2 * step)), float(along_entropy / (2 * step))
 
 
+def kl_mp(loc: float, log_std: float, other_loc: float, other_log_std: float) -> float:
+    """int p ln(p / q) by quadrature in 30 digits."""
+
+    def log_density(x: mp.mpf, loc: float, log_std: float) -> mp.mpf:
+        sigma = mp.exp(mp.mpf(log_std))
+        bounds = [(side - mp.mpf(loc)) / (sigma * mp.sqrt(2)) for side in (-1, 1)]
+        mass = (mp.erf(bounds[1]) - mp.erf(bounds[0])) / 2
+        return -(((x - loc) / sigma) ** 2) / 2 - mp.log(sigma * mass * mp.sqrt(2 * mp.pi))
+
+    def integrand(x: mp.mpf) -> mp.mpf:
+        log_p = log_density(x, loc, log_std)
+        return mp.exp(log_p) * (log_p - log_density(x, other_loc, other_log_std))
+
+    width = 12 * mp.exp(mp.mpf(log_std))
+    ends = [-1, max(-1, loc - width), min(1, loc + width), 1]
+    with mp.workdps(30):
+        return float(mp.quad(integrand, [*ends[:2], loc, *ends[2:]]))
+
+
 def sample_mp(loc: float, log_std: float, u: float) -> mp.mpf:
     """The x in [-1, 1] with F(x) = u."""
     loc, sigma, u = mp.mpf(loc), mp.exp(mp.mpf(log_std)), mp.mpf(u)

@@ -7,10 +7,12 @@ import oracle
 import pytest
 import torch
 from scipy import stats
+from torch.distributions import kl_divergence
 
 from era_rl.core import (
     TruncatedNormal,
     truncated_normal_entropy,
+    truncated_normal_kl,
     truncated_normal_log_prob,
     truncated_normal_mean,
     truncated_normal_sample,
@@ -261,3 +263,34 @@ def test_validation_refuses_a_value_off_the_support() -> None:
     policy = TruncatedNormal(torch.zeros(2), torch.ones(2), validate_args=True)
     with pytest.raises(ValueError, match="support"):
         policy.log_prob(torch.tensor([0.0, 1.5]))
+
+
+KL_CASES = [
+    (0.0, 0.0, 0.3, -1.0),
+    (-0.9, -2.0, 0.9, -0.5),
+    (1.0, -3.0, 0.99, -2.9),
+    (0.2, -1.5, 0.2, -1.5),
+    (0.5, 4.0, -0.5, 5.0),
+    (-0.3, -4.0, 0.1, 2.0),
+]
+
+
+def test_kl_is_the_integral_of_its_definition() -> None:
+    """KL(p || q) = int p ln(p / q), at float64's rounding; 0 where p = q."""
+    p_loc, p_log_std, q_loc, q_log_std = torch.tensor(KL_CASES, dtype=torch.float64).T
+    kl = truncated_normal_kl(p_loc, p_log_std, q_loc, q_log_std)
+    expected = torch.tensor([oracle.kl_mp(*case) for case in KL_CASES], dtype=torch.float64)
+    torch.testing.assert_close(kl, expected, rtol=1e-9, atol=1e-12)
+    assert kl[3] == 0.0
+
+
+def test_kl_divergence_of_torch_takes_truncated_normals() -> None:
+    """kl_divergence sums over dimensions and does not depend on the units of the actions."""
+    loc, log_std = torch.tensor([[0.1, -0.7]]), torch.tensor([[-1.0, -2.0]])
+    other = torch.tensor([[0.3, -0.6]])
+    unit = kl_divergence(TruncatedNormal(loc, log_std.exp()), TruncatedNormal(other, log_std.exp()))
+    wide = [
+        TruncatedNormal(3.0 * mean + 1.0, 3.0 * log_std.exp(), -2.0, 4.0) for mean in (loc, other)
+    ]
+    torch.testing.assert_close(unit, truncated_normal_kl(loc, log_std, other, log_std).sum(-1))
+    torch.testing.assert_close(kl_divergence(*wide), unit, rtol=1e-5, atol=1e-6)
