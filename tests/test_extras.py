@@ -26,6 +26,7 @@ PARTS = {
         *("era_rl/envs", "era_rl/zoo", "era_rl/demo.py"),
         *("benchmarks/*.py", "benchmarks/gpu"),
     ],
+    "rsl_rl": ["era_rl/rsl_rl"],
     "vision": ["era_vision", "era_rl/runs/yaml_files.py", "benchmarks/vision"],
     "llm": ["era_llm", "benchmarks/llm"],
 }
