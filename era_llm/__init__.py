@@ -1,38 +1,27 @@
 """ERA for reinforcement learning of language models.
 
-`era_llm.functional` needs torch alone; the trainers load TRL when first used.
+The functions need torch alone; the trainers load TRL when first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from era_llm.functional import (
+    approximate_era_advantages,
+    era_logps,
+    era_reference,
+    era_scale,
+    paper_form,
+    select_tokens,
+    straight_through,
+    token_entropies,
+    top_entropy_mean,
+)
+
 if TYPE_CHECKING:
-    from era_llm.functional import (
-        approximate_era_advantages,
-        era_logps,
-        era_scale,
-        paper_form,
-        select_tokens,
-        straight_through,
-        token_entropies,
-        top_entropy_mean,
-    )
     from era_llm.trl import GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATrainer
 
-_MODULES = {
-    "approximate_era_advantages": "functional",
-    "era_logps": "functional",
-    "era_scale": "functional",
-    "paper_form": "functional",
-    "select_tokens": "functional",
-    "straight_through": "functional",
-    "token_entropies": "functional",
-    "top_entropy_mean": "functional",
-    "GRPOERAConfig": "trl",
-    "GRPOERATrainer": "trl",
-    "RLOOERAConfig": "trl",
-    "RLOOERATrainer": "trl",
-}
+_TRAINERS = ("GRPOERAConfig", "GRPOERATrainer", "RLOOERAConfig", "RLOOERATrainer")
 
 __all__ = [
     "GRPOERAConfig",
@@ -41,6 +30,7 @@ __all__ = [
     "RLOOERATrainer",
     "approximate_era_advantages",
     "era_logps",
+    "era_reference",
     "era_scale",
     "paper_form",
     "select_tokens",
@@ -51,12 +41,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name from its module on first use (PEP 562)."""
-    if name not in _MODULES:
+    """Load a trainer from its module on first use (PEP 562)."""
+    if name not in _TRAINERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module("era_llm.trl"), name)
 
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,8 @@
 """`python -m era_llm`."""
 
+import sys
+
 from era_llm.cli import main
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,94 +1,128 @@
 """Thresholds for ERA from the response entropies of the initial model."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import log
 from typing import Any
 
 import torch
 from torch import Tensor
+from trl.trainer.utils import add_fused_lm_head
 
-from era_llm.evaluate import end_tokens, sample
-from era_llm.functional import Tokens, token_entropies, top_entropy_mean
+from era_llm.data import Reward
+from era_llm.evaluate import Samples, prompt_text, sample, total_reward
+from era_llm.functional import Tokens, top_entropy_mean
 
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
 def calibrate(
-    model: Any, tokenizer: Any, prompts: list[str], samples: int = 8, ratio: float = 0.2,
-    tokens: Tokens = "top", temperature: float = 1.0, **sampling: Any,
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], rewards: Sequence[Reward] = (),
+    samples: int = 8, ratio: float = 0.2, tokens: Tokens = "top", temperature: float = 1.0,
+    weights: Sequence[float] | None = None, **sampling: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure H_resp of an initial model and suggest thresholds.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        prompts: Texts.
+        rows: Rows with "prompt" and the columns that the rewards take.
+        rewards: Reward functions of TRL's form, to count what ERA would scale; without them every
+            response counts as one of a positive advantage.
         samples: Responses to each prompt.
         ratio: era_top_ratio.
         tokens: era_tokens.
         temperature: Temperature of the training run; entropies are those under it.
+        weights: Weight of each reward; 1 if None.
         **sampling: Further arguments of `era_llm.evaluate.sample`.
 
     Returns:
-        "responses", "quantiles" of H_resp in nats, and the suggested "era_entropy_low" and
-        "era_entropy_high".
+        What `suggest` returns, and the mean "reward" where there are rewards.
 
     Raises:
         ValueError: If there is nothing to sample.
     """
-    if not prompts or samples < 1:
+    if not rows or samples < 1:
         raise ValueError(
-            f"prompts and samples must be at least 1, got {len(prompts)} prompts, samples={samples}"
+            f"rows and samples must be at least 1, got {len(rows)} rows, samples={samples}"
         )
-    values = torch.cat(
-        [
-            response_entropies(model, ids, length, tokenizer, ratio, tokens, temperature)
-            for prompt in prompts
-            for ids, length in sample(
-                model, tokenizer, prompt, samples, temperature=temperature, **sampling
-            )
-        ]
-    )
-    return {"responses": len(values), **suggest(values)}
+    prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
+    drawn = sample(model, tokenizer, prompts, samples, temperature=temperature, **sampling)
+    found, totals = [], []
+    with scoring(model, temperature):
+        for batch in drawn:
+            found.append(response_entropies(model, batch, ratio, tokens).cpu())
+            totals.append(total_reward(tokenizer, rows, batch, rewards, weights))
+    total = torch.cat(totals).view(len(rows), samples)
+    positive = (total > total.mean(-1, keepdim=True)) if rewards else torch.ones_like(total).bool()
+    highest = log(model.get_output_embeddings().weight.size(0))
+    result = suggest(torch.cat(found), positive.flatten(), highest)
+    return {**result, "reward": round(float(total.mean()), 4)} if rewards else result
 
 
-def suggest(h_resp: Tensor) -> dict[str, Any]:
-    """Return quantiles of H_resp and thresholds: the 10% quantile and twice the 99% quantile.
+def suggest(h_resp: Tensor, positive: Tensor, highest: float) -> dict[str, Any]:
+    """Return quantiles of H_resp, thresholds and how many responses those would scale.
 
-    A heuristic. At the low one a tenth of the initial responses, and more as entropy falls, are
-    sharpened; the high one stops only a blow-up that the initial model is far from.
+    A heuristic: the low threshold is the 10% quantile, so that a tenth of the initial responses, and
+    more as entropy falls, are sharpened; the high one is twice the 99% quantile, which stops only a
+    blow-up that the initial model is far from, but at most half-way from there to what can be reached.
 
     Args:
-        h_resp: Response entropies in nats, (responses,).
+        h_resp: Response entropies in nats, (responses,); NaN where a response is empty.
+        positive: Whether the advantage of a response is positive, (responses,).
+        highest: ln of the vocabulary, the highest entropy there is.
+
+    Returns:
+        "responses", "positive", "sharpened" and "flattened" (numbers of responses), "quantiles",
+        "era_entropy_low" and "era_entropy_high" (nats).
     """
-    values = h_resp.cpu().double()
+    known = ~h_resp.isnan()
+    values, positive = h_resp[known].double(), positive[known]
     levels = values.new_tensor(_QUANTILES)
     found = dict(zip(_QUANTILES, values.quantile(levels).tolist(), strict=True))
+    low, high = found[0.1], min(2 * found[0.99], (found[0.99] + highest) / 2)
     return {
+        "responses": len(values),
+        "positive": int(positive.sum()),
+        "sharpened": int((positive & (values < low)).sum()),
+        "flattened": int((positive & (values > high)).sum()),
         "quantiles": {str(level): round(value, 4) for level, value in found.items()},
-        "era_entropy_low": round(found[0.1], 4),
-        "era_entropy_high": round(2 * found[0.99], 4),
+        "era_entropy_low": round(low, 4),
+        "era_entropy_high": round(high, 4),
     }
 
 
-@torch.no_grad()
-def response_entropies(
-    model: Any, ids: Tensor, prompt: int, tokenizer: Any, ratio: float, tokens: Tokens,
-    temperature: float,
-) -> Tensor:  # fmt: skip
-    """Return H_resp of sampled sequences, (sequences,).
+@contextmanager
+def scoring(model: Any, temperature: float) -> Iterator[None]:
+    """Let a model score tokens by TRL's fused head, which never holds the logits.
 
     Args:
         model: A causal language model.
-        ids: Token ids, (sequences, time), padded on the right.
-        prompt: Number of prompt tokens.
-        tokenizer: Its tokenizer, for the end token; those of the model's generation_config end too.
-        ratio: Share of the tokens that count.
-        tokens: Which of them, see `era_llm.functional.select_tokens`.
         temperature: Temperature of the distribution.
     """
-    completion = ids[:, prompt:]
-    is_end = torch.isin(completion, completion.new_tensor(end_tokens(model, tokenizer)))
-    ended = is_end.cumsum(-1)
-    mask = (ended == 0) | ((ended == 1) & is_end)
-    logits = model(input_ids=ids).logits[:, prompt - 1 : -1]
-    entropies = token_entropies(logits.float() / temperature)
-    return top_entropy_mean(entropies, mask, ratio, tokens)
+    own = vars(model).get("forward")
+    add_fused_lm_head(model, temperature, outputs=("entropy",))
+    try:
+        yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
+
+
+@torch.no_grad()
+def response_entropies(model: Any, batch: Samples, ratio: float, tokens: Tokens) -> Tensor:
+    """Return H_resp of sampled completions, (batch,).
+
+    Args:
+        model: A causal language model, within `scoring`.
+        batch: The completions.
+        ratio: Share of the tokens that count.
+        tokens: Which of them, see `era_llm.functional.select_tokens`.
+    """
+    ids = torch.cat([batch.prompt_ids, batch.ids], 1)
+    seen = torch.cat([batch.prompt_mask, batch.mask], 1)
+    labels = torch.cat([torch.full_like(batch.prompt_ids, -100), batch.ids], 1)
+    labels = labels.masked_fill(seen == 0, -100)
+    scored = model(input_ids=ids, attention_mask=seen, labels=labels, fused_lm_head=True)
+    return top_entropy_mean(scored.entropy[:, -batch.ids.size(1) :], batch.mask, ratio, tokens)

@@ -1,21 +1,32 @@
-"""The era-llm command: train, eval, calibrate, toy."""
+"""The era-llm command: train, eval, calibrate."""
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
+from era_rl.runs.command import exit_status, refuse_old
 from era_rl.runs.folder import write_json
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line.
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status: 2, with one line of text, for bad input.
 
     Args:
         arguments: The arguments; those of the process if None.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    refused = (ValueError, OSError, ImportError, YAMLError)
+    return exit_status("era-llm", lambda: _run(given), refused)
+
+
+def _run(given: list[str]) -> None:
+    if given[:1] == ["toy"]:
+        raise ValueError("toy is now python -m benchmarks.llm.toy_runs, in a checkout")
     if given[:1] == ["train"]:
         from era_llm.train import train
 
@@ -30,98 +41,89 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     commands.add_parser("train", help="GRPO with ERA; era-llm train --help lists TRL's options")
 
-    evaluation = commands.add_parser("eval", help="pass@k and avg@k on a local data set file")
-    _add_model(evaluation)
-    evaluation.add_argument("--samples", type=int, default=16, help="samples of each prompt")
+    evaluation = commands.add_parser("eval", help="pass@k and avg@k on a data set")
+    _add_model(evaluation, 16, _evaluate)
     evaluation.add_argument("--k", type=int, nargs="+", default=[1, 8, 16])
-    evaluation.add_argument("--reward", default="era_llm.rewards.math_reward")
-    evaluation.set_defaults(run=_evaluate)
 
     calibration = commands.add_parser("calibrate", help="thresholds from the initial model")
-    _add_model(calibration)
-    calibration.add_argument("--samples", type=int, default=8, help="responses to each prompt")
+    _add_model(calibration, 8, _calibrate)
     calibration.add_argument("--top-ratio", type=float, default=0.2, help="era_top_ratio")
     calibration.add_argument("--tokens", default="top", help="era_tokens: top, bottom or random")
-    calibration.set_defaults(run=_calibrate)
-
-    toy = commands.add_parser("toy", help="the offline comparison: a table and a figure")
-    toy.add_argument("--output", type=Path, default=Path("toy"))
-    toy.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    toy.add_argument("--steps", type=int, default=260)
-    toy.set_defaults(run=_toy)
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(
+    parser: argparse.ArgumentParser, samples: int, run: Callable[[argparse.Namespace], None]
+) -> None:
     parser.add_argument("--model", required=True, help="model id or local path")
-    parser.add_argument("--data", required=True, help="local .jsonl, .json, .csv or .parquet file")
+    parser.add_argument("--data", required=True, help="Hub id, or local .jsonl, .csv or .parquet")
+    parser.add_argument("--split", default="test", help="of a data set of the Hub")
     parser.add_argument("--prompt-column", default="prompt")
-    parser.add_argument("--answer-column", default="answer")
+    parser.add_argument("--answer-column", help="what rewards get as answer; a.b is field b of a")
     parser.add_argument("--chat", action="store_true", help="use the chat template on text prompts")
+    parser.add_argument("--system-prompt", help="first message of every conversation")
     parser.add_argument("--limit", type=int, help="use the first prompts alone")
+    parser.add_argument("--reward", nargs="+", default=[], help="dotted names of functions")
+    parser.add_argument("--reward-weights", type=float, nargs="+", help="one for each reward")
+    parser.add_argument("--samples", type=int, default=samples, help="samples of each prompt")
     parser.add_argument("--max-new-tokens", type=int, default=1024)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="also write the result to this JSON file")
+    parser.add_argument("--out", type=Path, help="also write the result to this JSON file")
+    refuse_old(parser, {"--output": "--out"})
+    parser.set_defaults(run=run)
 
 
-def _load(options: argparse.Namespace) -> tuple[Any, Any, list[dict[str, Any]], dict[str, Any]]:
-    """Return the model, its tokenizer, the rows and the arguments of sampling."""
+def _load(options: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return model, tokenizer, rows and rewards, and the arguments of sampling and weighing."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from era_llm.evaluate import prompt_text
-    from era_llm.train import TrainArguments, load_rows
+    from era_llm.data import DataArguments, load_rewards, load_rows
 
     torch.manual_seed(options.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = DataArguments(options.data, dataset_split=options.split)
+    for name in ("prompt_column", "answer_column", "chat", "system_prompt"):
+        setattr(source, name, getattr(options, name))
+    rows = load_rows(source)
+    rewards = load_rewards(options.reward, rows.column_names)
+    weights = options.reward_weights
+    if weights is not None and len(weights) != len(rewards):
+        raise ValueError(f"--reward-weights must be {len(rewards)} numbers, got {weights}")
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype)
-    model = model.to(device)
-    tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    source = TrainArguments(
-        options.data,
-        prompt_column=options.prompt_column,
-        answer_column=options.answer_column,
-        chat=options.chat,
-    )
-    rows = load_rows(source).to_list()[: options.limit]
-    for row in rows:
-        row["prompt"] = prompt_text(tokenizer, row["prompt"])
-    names = ("max_new_tokens", "temperature", "batch_size")
-    return model, tokenizer, rows, {name: getattr(options, name) for name in names}
+    names = ("samples", "max_new_tokens", "temperature", "batch_size")
+    sampling = {name: getattr(options, name) for name in names}
+    loaded = model.to(device), tokenizer, rows.to_list()[: options.limit], rewards
+    return loaded, {**sampling, "weights": weights}
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from era_llm.evaluate import evaluate
-    from era_llm.train import resolve
 
-    model, tokenizer, rows, sampling = _load(options)
-    reward = resolve(options.reward)
-    scores = evaluate(model, tokenizer, rows, reward, options.samples, options.k, **sampling)
-    _report({"prompts": len(rows), **scores}, options.output)
+    options.reward = options.reward or ["era_llm.rewards.math_reward"]
+    loaded, sampling = _load(options)
+    scores = evaluate(*loaded, ks=options.k, **sampling)
+    _report({"prompts": len(loaded[2]), **scores}, options.out)
 
 
 def _calibrate(options: argparse.Namespace) -> None:
     from era_llm.calibrate import calibrate
 
-    model, tokenizer, rows, sampling = _load(options)
-    prompts = [row["prompt"] for row in rows]
-    selection = options.top_ratio, options.tokens
-    found = calibrate(model, tokenizer, prompts, options.samples, *selection, **sampling)
-    _report(found, options.output)
+    loaded, sampling = _load(options)
+    found = calibrate(*loaded, ratio=options.top_ratio, tokens=options.tokens, **sampling)
+    _report(found, options.out)
 
 
-def _toy(options: argparse.Namespace) -> None:
-    from era_llm.toy_runs import compare
-
-    sys.stdout.write(compare(options.output, options.seeds, options.steps) + "\n")
-
-
-def _report(result: dict[str, Any], output: Path | None) -> None:
+def _report(result: dict[str, Any], out: Path | None) -> None:
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    if output is not None:
-        write_json(output, result)
+    if out is not None:
+        write_json(out, result)

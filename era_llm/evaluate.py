@@ -1,12 +1,13 @@
 """pass@k and avg@k, and sampling a model to measure them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from math import comb
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-Reward = Callable[..., list[float]]
+from era_llm.data import Reward
 
 _PLAIN_SAMPLING = {
     "do_sample": True,
@@ -20,6 +21,24 @@ _PLAIN_SAMPLING = {
     "no_repeat_ngram_size": 0,
 }
 """From softmax(z / temperature) itself: what is not said here is the model's generation_config's."""
+
+
+class Samples(NamedTuple):
+    """A batch of sampled completions.
+
+    Attributes:
+        rows: Index of the prompt of each.
+        prompt_ids: Prompts, padded on the left, (batch, prompt time).
+        prompt_mask: 1 at their tokens.
+        ids: Completions, padded on the right, (batch, time).
+        mask: 1 at their tokens, the end token included.
+    """
+
+    rows: list[int]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    ids: Tensor
+    mask: Tensor
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -42,7 +61,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1.0 - comb(samples - right, k) / comb(samples, k)
 
 
-def summarise(right: list[int], samples: int, ks: list[int]) -> dict[str, float]:
+def summarise(right: list[int], samples: int, ks: Sequence[int]) -> dict[str, float]:
     """Return avg@n and pass@k, mean over prompts.
 
     Args:
@@ -57,18 +76,19 @@ def summarise(right: list[int], samples: int, ks: list[int]) -> dict[str, float]
 
 
 def evaluate(
-    model: Any, tokenizer: Any, rows: list[dict[str, Any]], reward: Reward, samples: int,
-    ks: list[int], **sampling: Any,
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], rewards: Sequence[Reward],
+    samples: int, ks: Sequence[int], weights: Sequence[float] | None = None, **sampling: Any,
 ) -> dict[str, float]:  # fmt: skip
     """Sample every prompt and return avg@samples and pass@k; a reward above 0 counts as right.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        rows: Rows with "prompt" and "answer".
-        reward: A reward function of TRL's form.
+        rows: Rows with "prompt" and the columns that the rewards take.
+        rewards: Reward functions of TRL's form.
         samples: Samples of each prompt.
         ks: Values of k, each at most samples.
+        weights: Weight of each reward; 1 if None.
         **sampling: Arguments of `sample`.
 
     Raises:
@@ -78,13 +98,42 @@ def evaluate(
         raise ValueError("rows must hold at least one prompt, got none")
     for k in ks:  # refused before the sampling, not after it
         pass_at_k(samples, 0, k)
-    right = []
-    for row in rows:
-        batches = sample(model, tokenizer, row["prompt"], samples, **sampling)
-        texts = [text for tokens, prompt in batches for text in _decode(tokenizer, tokens, prompt)]
-        rewards = reward(texts, answer=[row["answer"]] * samples)
-        right.append(sum(value > 0 for value in rewards))
+    right = [0] * len(rows)
+    prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
+    for batch in sample(model, tokenizer, prompts, samples, **sampling):
+        totals = total_reward(tokenizer, rows, batch, rewards, weights)
+        for index, total in zip(batch.rows, totals.tolist(), strict=True):
+            right[index] += total > 0
     return summarise(right, samples, ks)
+
+
+def total_reward(
+    tokenizer: Any, rows: list[dict[str, Any]], batch: Samples, rewards: Sequence[Reward],
+    weights: Sequence[float] | None = None,
+) -> Tensor:  # fmt: skip
+    """Return the weighted sum of the rewards of completions, (batch,), as TRL gives and adds them.
+
+    Args:
+        tokenizer: The tokenizer.
+        rows: Rows with "prompt" and the columns that the rewards take.
+        batch: The completions.
+        rewards: Reward functions of TRL's form; None of one of them adds nothing.
+        weights: Weight of each reward; 1 if None.
+    """
+    texts = tokenizer.batch_decode(batch.ids, skip_special_tokens=True)
+    given = [rows[index] for index in batch.rows]
+    completions = [
+        text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
+        for row, text in zip(given, texts, strict=True)
+    ]
+    columns = {name: [row[name] for row in given] for name in given[0] if name != "prompt"}
+    ids = [row[kept.bool()].tolist() for row, kept in zip(batch.ids, batch.mask, strict=True)]
+    columns |= {"prompts": [row["prompt"] for row in given], "completion_ids": ids}
+    total = torch.zeros(len(given))
+    for weight, reward in zip(weights or [1.0] * len(rewards), rewards, strict=True):
+        values = reward(completions=completions, **columns)
+        total += weight * torch.tensor([0.0 if value is None else value for value in values])
+    return total
 
 
 def prompt_text(tokenizer: Any, prompt: Any) -> str:
@@ -103,43 +152,54 @@ def prompt_text(tokenizer: Any, prompt: Any) -> str:
 
 @torch.no_grad()
 def sample(
-    model: Any,
-    tokenizer: Any,
-    prompt: str,
-    samples: int,
-    max_new_tokens: int = 1024,
-    temperature: float = 1.0,
-    batch_size: int = 16,
-) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield batches of sampled sequences of one prompt and the length of the prompt.
+    model: Any, tokenizer: Any, prompts: Sequence[str], samples: int, max_new_tokens: int = 1024,
+    temperature: float = 1.0, batch_size: int = 16,
+) -> Iterator[Samples]:  # fmt: skip
+    """Yield batches of completions, of as many prompts at once as fit.
 
     Sampled from softmax(z / temperature), whatever the model's generation_config cuts off or penalises.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        prompt: Text.
-        samples: Number of sequences in all.
+        prompts: Texts.
+        samples: Completions of each prompt.
         max_new_tokens: Most tokens of a completion.
         temperature: Sampling temperature.
         batch_size: Most sequences at once.
-
-    Yields:
-        Token ids, (batch, time), and the number of prompt tokens.
     """
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    for start in range(0, samples, batch_size):
+    order = [index for index in range(len(prompts)) for _ in range(samples)]
+    ends = end_tokens(model, tokenizer)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        texts = [prompts[index] for index in rows]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        prompt_ids, prompt_mask = (
+            inputs[name].to(model.device) for name in ("input_ids", "attention_mask")
+        )
         tokens = model.eval().generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            input_ids=prompt_ids,
+            attention_mask=prompt_mask,
             **_PLAIN_SAMPLING,
             temperature=temperature,
             max_new_tokens=max_new_tokens,
-            num_return_sequences=min(batch_size, samples - start),
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=end_tokens(model, tokenizer),
+            eos_token_id=ends,
         )
-        yield tokens, inputs["input_ids"].size(1)
+        ids = tokens[:, prompt_ids.size(1) :]
+        yield Samples(rows, prompt_ids, prompt_mask, ids, until_end(ids, ends))
+
+
+def until_end(ids: Tensor, ends: Sequence[int]) -> Tensor:
+    """Return 1 at the tokens of completions up to the first end token, (batch, time).
+
+    Args:
+        ids: Completions, (batch, time).
+        ends: Tokens that end one.
+    """
+    is_end = torch.isin(ids, ids.new_tensor(ends))
+    ended = is_end.cumsum(-1)
+    return ((ended == 0) | ((ended == 1) & is_end)).int()
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -152,7 +212,3 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     declared = model.generation_config.eos_token_id
     declared = declared if isinstance(declared, list) else [declared]
     return [token for token in {tokenizer.eos_token_id, *declared} if token is not None]
-
-
-def _decode(tokenizer: Any, tokens: torch.Tensor, prompt: int) -> list[str]:
-    return tokenizer.batch_decode(tokens[:, prompt:], skip_special_tokens=True)

@@ -204,6 +204,33 @@ def era_logps(
     )
 
 
+def era_reference(
+    reference: Tensor, logp: Tensor, logp_plain: Tensor, bias_correction: bool = False
+) -> Tensor:
+    """Return reference log-probabilities that leave a KL penalty the gradient of the plain policy.
+
+    A loss that adds exp(ref - logp) - (ref - logp) - 1 to a policy term, both of logp with the
+    gradient of ERA, is given ref + f (logp - logp_plain): of the value of ref, since both are, and
+    with f = 1 of the gradient that moves logp in ref - logp to logp_plain. Where that term is
+    multiplied by the importance ratio, exp(logp - sg(logp)), the ratio has ERA's gradient too, and
+    f = d / (exp(d) - 1) with d = ref - logp makes up for both.
+
+    Args:
+        reference: Log-probabilities of the reference policy, (responses, time).
+        logp: Log-probabilities with the gradient of ERA, from `era_logps`, same shape.
+        logp_plain: The same with their plain gradient.
+        bias_correction: Whether the penalty is multiplied by the importance ratio of its token.
+
+    Returns:
+        Shape (responses, time).
+    """
+    gap = logp - logp_plain
+    if bias_correction:
+        d = (reference - logp).detach()
+        gap = gap * torch.where(d == 0, 1.0, d / torch.expm1(d))
+    return reference + gap
+
+
 def paper_form(
     logits: Tensor, targets: Tensor, advantages: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:

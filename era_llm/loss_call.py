@@ -1,24 +1,13 @@
 """What one loss computation knows about its responses: selection, H_resp, scales, metrics."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from era_llm.functional import era_scale, select_tokens, selected_mean
+from era_llm.functional import era_reference, era_scale, select_tokens, selected_mean
 from era_llm.options import ERAOptions
-
-_METRICS = (
-    "h_resp",
-    "h_rest",
-    "frac_low",
-    "frac_mid",
-    "frac_high",
-    "frac_sharpened",
-    "frac_flattened",
-    "frac_positive",
-    "positive_mass",
-)
 
 
 @dataclass
@@ -28,22 +17,32 @@ class LossCall:
     Attributes:
         options: The era_* options.
         active: Whether the update is ERA's; otherwise the call only measures.
-        mask: Tokens that count for entropy, (responses, time): completion and tool masks.
-        scored: Tokens the log-probability head scores, (responses, time): the completion mask.
-        advantages: (responses,) or (responses, time).
-        scale: s of each token, (responses, time); given where an earlier pass froze it.
+        inputs: TRL's: completion_mask, advantages, perhaps tool_mask and ref_per_token_logps, and
+            era_scale where an earlier pass froze it.
+        low: era_entropy_low, in nats.
         seed: Seed of tokens="random".
+        scale: s of each token, (responses, time).
+        plain: Log-probabilities with their plain gradient, (responses, time), where a KL term asks.
+        log_ratio: log p_s(y) - log p(y), (responses, time); None until the head has run.
     """
 
     options: ERAOptions
     active: bool
-    mask: Tensor
-    scored: Tensor
-    advantages: Tensor
-    scale: Tensor | None = None
+    inputs: dict[str, Any]
+    low: float
     seed: int = 0
+    plain: Tensor | None = None
+    log_ratio: Tensor | None = None
     h_resp: Tensor = field(init=False)
     h_rest: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the tensors that ERA reads; the head scores `scored`, entropies count in `mask`."""
+        self.scored: Tensor = self.inputs["completion_mask"]
+        self.mask = self.scored * self.inputs.get("tool_mask", 1)
+        self.advantages: Tensor = self.inputs["advantages"].view(len(self.scored), -1)
+        self.scale: Tensor | None = self.inputs.get("era_scale")
+        self.reference: Tensor | None = self.inputs.get("ref_per_token_logps")
 
     def observe(self, entropies: Tensor) -> Tensor:
         """Measure the responses and return their scales, deciding them unless frozen.
@@ -69,44 +68,46 @@ class LossCall:
         one = self.h_resp.new_ones(selection.shape)
         if not self.active:
             return one
-        options = self.options
-        scale = one * era_scale(
-            self.h_resp.unsqueeze(-1),
-            self.advantages.view(len(selection), -1),
-            options.era_entropy_low,
-            options.era_entropy_high,
-            options.era_k,
-        )
-        return scale if options.era_apply_to == "response" else torch.where(selection, scale, one)
+        high, k = self.options.era_entropy_high, self.options.era_k
+        scale = one * era_scale(self.h_resp.unsqueeze(-1), self.advantages, self.low, high, k)
+        everywhere = self.options.era_apply_to == "response"
+        return scale if everywhere else torch.where(selection, scale, one)
 
-    def sums(self) -> Tensor:
-        """Return numerators and denominators of the metrics, (2, metrics); processes add them."""
-        options, scale, h_resp = self.options, self.scale, self.h_resp
+    def keep_kl(self, logp: Tensor, bias_correction: bool) -> None:
+        """Give TRL's KL term the reference with which its gradient stays that of the plain policy."""
+        if self.plain is not None and self.reference is not None and (self.scale != 1).any():
+            self.inputs["ref_per_token_logps"] = era_reference(
+                self.reference, logp, self.plain, bias_correction
+            )
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return numerator and denominator of each metric, (2,); processes add them."""
+        scale, h_resp = self.scale, self.h_resp
         assert scale is not None, "observe() comes first"
         known, rest = ~h_resp.isnan(), ~self.h_rest.isnan()
-        low, high = h_resp < options.era_entropy_low, h_resp > options.era_entropy_high
-        positive = self.advantages.clamp(min=0)
-        responses = torch.ones_like(known)
-        pairs = (
-            (h_resp.nan_to_num(), known),
-            (self.h_rest.nan_to_num(), rest),
-            (low, known),
-            (known & ~low & ~high, known),
-            (high, known),
-            ((scale > 1).any(-1), responses),
-            ((scale < 1).any(-1), responses),
-            (positive > 0, torch.ones_like(positive)),
-            (positive, self.advantages.abs()),
-        )
-        return torch.stack([torch.stack([a.float().sum(), b.float().sum()]) for a, b in pairs]).T
-
-
-def metrics(sums: Tensor) -> dict[str, float]:
-    """Return the era/ metrics from summed numerators and denominators; NaN where nothing counts.
-
-    Args:
-        sums: Shape (2, metrics), from `LossCall.sums` and added over processes.
-    """
-    return dict(
-        zip((f"era/{name}" for name in _METRICS), (sums[0] / sums[1]).tolist(), strict=True)
-    )
+        low, high = h_resp < self.low, h_resp > self.options.era_entropy_high
+        positive = (self.advantages > 0).any(-1)
+        negative = (self.advantages < 0).any(-1) & ~positive
+        sharpened, all_of_them = (scale > 1).any(-1), torch.ones_like(known)
+        level, scaled = h_resp.nan_to_num(), (scale != 1) & self.mask.bool()
+        pairs = {
+            "h_resp": (level, known),
+            "h_resp_positive": (level * positive, known & positive),
+            "h_resp_negative": (level * negative, known & negative),
+            "h_rest": (self.h_rest.nan_to_num(), rest),
+            "frac_low": (low, known),
+            "frac_mid": (known & ~low & ~high, known),
+            "frac_high": (high, known),
+            "frac_sharpened": (sharpened, all_of_them),
+            "frac_flattened": ((scale < 1).any(-1), all_of_them),
+            "frac_positive": (positive, all_of_them),
+            "frac_positive_sharpened": (sharpened, positive),
+        }
+        if self.log_ratio is not None:
+            ratio = self.log_ratio.exp()
+            # Over y from p the mean of w log w - w + 1 is KL(p_s || p), and no term is negative.
+            pairs["kl"] = ((ratio * self.log_ratio - ratio + 1) * scaled, scaled)
+        return {
+            f"era/{n}": torch.stack([a.float().sum(), b.float().sum()])
+            for n, (a, b) in pairs.items()
+        }

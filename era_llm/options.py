@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, get_args
 
 from era_llm.functional import ApplyTo, Tokens, check_selection, check_thresholds
@@ -20,9 +21,12 @@ class ERAOptions:
         default=True,
         metadata={"help": "Apply ERA to updates. If False the update is TRL's; era/ metrics stay."},
     )
-    era_entropy_low: float = field(
+    era_entropy_low: float | str = field(
         default=0.45,
-        metadata={"help": "Response entropy (nats) under which a response is sharpened."},
+        metadata={
+            "help": "Response entropy (nats) under which a response is sharpened; auto: the 10% "
+            "quantile over the first 20 steps."
+        },
     )
     era_entropy_high: float = field(
         default=3.0,
@@ -49,12 +53,15 @@ class ERAOptions:
 
 
 def check_options(args: Any) -> None:
-    """Raise ValueError for era_* values out of range or for options of TRL that ERA refuses.
+    """Raise ValueError for era_* values out of range.
 
     Args:
         args: A TRL configuration with the fields of `ERAOptions`.
     """
-    check_thresholds(args.era_entropy_low, args.era_entropy_high, args.era_k)
+    low = args.era_entropy_low
+    if isinstance(low, str) and low != "auto":
+        raise ValueError(f"era_entropy_low must be a number of nats or 'auto', got {low!r}")
+    check_thresholds(-inf if low == "auto" else low, args.era_entropy_high, args.era_k)
     check_selection(args.era_top_ratio, args.era_tokens)
     if args.era_apply_to not in get_args(ApplyTo):
         raise ValueError(
@@ -62,23 +69,24 @@ def check_options(args: Any) -> None:
         )
     if args.era_patience < 1:
         raise ValueError(f"era_patience must be at least 1, got {args.era_patience}")
-    if args.era_enabled and args.torch_compile:
-        raise ValueError("torch_compile=True is not supported with ERA (untested): unset it")
 
 
 def check_grpo_options(args: Any) -> None:
-    """Refuse a KL term in the loss, and warn of a second controller of entropy.
-
-    GRPO's beta differentiates log pi, whose gradient ERA changes; RLOO's beta sits in the reward.
+    """Refuse a KL term whose plain gradient cannot be kept, and warn of a second controller.
 
     Args:
         args: A GRPO configuration with the fields of `ERAOptions`.
+
+    Raises:
+        ValueError: If the KL term is multiplied by the importance ratio of a whole response.
     """
     if not args.era_enabled:
         return
-    if args.beta != 0:
+    by_response = args.importance_sampling_level == "sequence" and args.use_bias_correction_kl
+    if args.beta != 0 and by_response:
         raise ValueError(
-            f"beta must be 0 with ERA, got {args.beta}: the KL term would take ERA's gradient"
+            f"use_bias_correction_kl must be False with ERA, beta={args.beta} and "
+            "importance_sampling_level='sequence', got True: the ratio of a response has ERA's gradient"
         )
     if args.entropy_coef != 0 or args.use_adaptive_entropy:
         logger.warning(

@@ -1,12 +1,11 @@
 """Which checkpoint of a killed run to go on from."""
 
-import sys
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
-from era_rl.runs.folder import read_json
+from era_rl.runs.folder import newest_intact, read_json
 
 
 def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | None:
@@ -28,15 +27,10 @@ def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | Non
                 "give an older one, or true for the newest that is whole"
             )
         return str(asked)
-    names = [path.name for path in Path(output_dir).glob("checkpoint-*")]
-    steps = filter(str.isdecimal, (name.removeprefix("checkpoint-") for name in names))
-    for step in sorted(steps, key=int, reverse=True):
-        checkpoint = Path(output_dir) / f"checkpoint-{step}"
-        damaged = damaged_file(checkpoint)
-        if damaged is None:
-            return str(checkpoint)
-        sys.stderr.write(f"{checkpoint} is damaged ({damaged}): looking for an older checkpoint\n")
-    raise ValueError(f"resume_from_checkpoint=true: no whole checkpoint in {output_dir!r}")
+    newest = newest_intact(Path(output_dir), damaged_file)
+    if newest is None:
+        raise ValueError(f"resume_from_checkpoint=true: no whole checkpoint in {output_dir!r}")
+    return str(newest)
 
 
 def damaged_file(checkpoint: Path) -> str | None:

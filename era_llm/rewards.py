@@ -1,23 +1,26 @@
 """A verifiable reward for mathematics: +1 for the right final answer, -1 for any other."""
 
 import re
-from fractions import Fraction
+from functools import cache
+from importlib import import_module
+from threading import current_thread, main_thread
 from typing import Any
 
-_ANSWER_LINE = re.compile(r"(?:^|\n)[^\S\n]*\**answer\**\s*:\s*(.+)", re.IGNORECASE)
-_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
-_TEXT = re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}")
-# Fraction would write out any exponent: 1e9999999999 has ten billion digits.
-_NUMBER = re.compile(r"[-+]?(\d+/\d+|(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?)", re.IGNORECASE)
-_NOISE = re.compile(r"\\left|\\right|\\[,;!%$ ]|[\s$%]")
+_ANSWER_LINE = re.compile(r"(?:^|\n)[^\S\n]*\**answer\s*:\s*\**\s*([^\s*].*)", re.IGNORECASE)
+_SECONDS = 5
 
 
 def math_reward(completions: list[Any], answer: list[Any], **_: Any) -> list[float]:
     """Return 1 where the final answer of a completion equals the given one, else -1.
 
+    Equality is that of math_verify, so 1/2 and 0.5 are one, as are sqrt(12) and 2 sqrt(3).
+
     Args:
         completions: Texts, or conversations whose last message is the completion.
         answer: The right answers, as text or numbers.
+
+    Raises:
+        ImportError: If math_verify is not installed.
     """
     return [
         1.0 if is_right(_text(completion), str(right)) else -1.0
@@ -26,13 +29,30 @@ def math_reward(completions: list[Any], answer: list[Any], **_: Any) -> list[flo
 
 
 def is_right(completion: str, answer: str) -> bool:
-    """Return whether the final answer of a completion equals an answer, as numbers or as text."""
-    found = final_answer(completion)
+    """Return whether the final answer of a completion equals an answer."""
+    found, verifier = final_answer(completion), math_verify()
     if found is None:
         return False
-    left, right = normalised(found), normalised(final_answer(answer) or answer)
-    numbers = _number(left), _number(right)
-    return left == right if None in numbers else numbers[0] == numbers[1]
+    # math_verify stops by a signal what takes too long, which the main thread alone can do.
+    seconds = _SECONDS if current_thread() is main_thread() else None
+    right, given = (
+        verifier.parse(f"${text}$", parsing_timeout=seconds)
+        for text in (final_answer(answer) or answer, found)
+    )
+    return verifier.verify(right, given, timeout_seconds=seconds)
+
+
+@cache
+def math_verify() -> Any:
+    """Return the package math_verify.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        return import_module("math_verify")
+    except ImportError as error:
+        raise ImportError("math_reward needs math_verify: install era-rl[math]") from error
 
 
 def final_answer(text: str) -> str | None:
@@ -41,13 +61,7 @@ def final_answer(text: str) -> str | None:
     if start >= 0:
         return _braced(text, start + len(r"\boxed"))
     lines = _ANSWER_LINE.findall(text)
-    return lines[-1].strip().rstrip(".") if lines else None
-
-
-def normalised(answer: str) -> str:
-    """Return an answer without LaTeX spacing, dollar and percent signs, and with plain fractions."""
-    plain = _FRACTION.sub(r"(\1)/(\2)", _TEXT.sub(r"\1", answer))
-    return _NOISE.sub("", plain).rstrip(".")
+    return lines[-1].strip().strip("*$").rstrip(".") if lines else None
 
 
 def _braced(text: str, start: int) -> str | None:
@@ -58,18 +72,6 @@ def _braced(text: str, start: int) -> str | None:
         if depth == 0:
             return text[start + 1 : index]
     return None
-
-
-def _number(text: str) -> Fraction | None:
-    """Read "1,234", "-0.5", "1e3", "3/4" or "(3)/(4)" exactly; None for anything else."""
-    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
-    plain = re.sub(r"[()]", "", plain) if re.fullmatch(r"-?\([^()]+\)/\([^()]+\)", plain) else plain
-    if not _NUMBER.fullmatch(plain):
-        return None
-    try:
-        return Fraction(plain)
-    except (ValueError, ZeroDivisionError):
-        return None
 
 
 def _text(completion: Any) -> str:

@@ -7,23 +7,36 @@ The mixin fits other trainers of the same build, for example TRL's experimental 
 derives from `ERAOptions` and `GMPOConfig`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import inf, isnan
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from era_llm.fused_head import ERAHead, check_kernel, installed
-from era_llm.loss_call import LossCall, metrics
+from era_llm.fused_head import ScaledHead, check_kernel, installed
+from era_llm.loss_call import LossCall
 from era_llm.options import ERAOptions, check_grpo_options, check_options
+from era_llm.threshold import RunningLow
 from era_llm.watch import ERAWatch
+from era_rl.runs.folder import read_json, write_json
 
 # The mixin precedes a trainer among the bases; which one, it does not know.
 _Trainer: Any = object
 _HOOKS = ("_compute_loss", "_get_per_token_logps_and_entropies")
+_RUNNING = "era_entropy_low.json"
+_PAPER = {
+    "title": "Entropy Regularizing Activation",
+    "id": "2510.08549",
+    "citation": "@article{era2025, title = {Entropy Regularizing Activation}, "
+    "year = 2025, eprint = {arXiv:2510.08549}}",
+}
 
 
 @dataclass
@@ -31,7 +44,8 @@ class GRPOERAConfig(ERAOptions, GRPOConfig):
     """TRL's GRPOConfig with the era_* options.
 
     Raises:
-        ValueError: If an era_* option is out of range, or beta or torch_compile is set.
+        ValueError: If an era_* option is out of range, or the KL term of beta is multiplied by the
+            importance ratio of a whole response.
     """
 
     def __post_init__(self) -> None:
@@ -46,7 +60,7 @@ class RLOOERAConfig(ERAOptions, RLOOConfig):
     """TRL's RLOOConfig with the era_* options; beta is allowed, since it acts on the reward.
 
     Raises:
-        ValueError: If an era_* option is out of range, or torch_compile is set.
+        ValueError: If an era_* option is out of range.
     """
 
     def __post_init__(self) -> None:
@@ -63,6 +77,7 @@ class ERAMixin(_Trainer):
     """
 
     config_class: ClassVar[type[Any]]
+    _paper = _PAPER
     _era_call: LossCall | None = None
 
     def __init__(
@@ -85,6 +100,7 @@ class ERAMixin(_Trainer):
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         if args.era_enabled:
             self._refuse_unsupported()
+        self._running_low = RunningLow()
         self.add_callback(ERAWatch(args.era_patience))
 
     def _check_trl(self) -> None:
@@ -109,28 +125,30 @@ class ERAMixin(_Trainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Compute TRL's loss with ERA's gradient, freeze the scales and add the metrics."""
-        scored = inputs["completion_mask"]
-        active = self.args.era_enabled and self.model.training
-        call = LossCall(
-            options=self.args,
-            active=active,
-            mask=scored * inputs["tool_mask"] if "tool_mask" in inputs else scored,
-            scored=scored,
-            advantages=inputs["advantages"],
-            scale=inputs.get("era_scale"),
-            seed=self.args.seed + self.state.global_step,
-        )
-        self._era_call = call
+        options, active = self.args, self.args.era_enabled and self.model.training
+        low, auto = options.era_entropy_low, options.era_entropy_low == "auto"
+        low = self._running_low.value(options.era_entropy_high) if auto else low
+        seed = options.seed + self.state.global_step
+        self._era_call = call = LossCall(options, active, dict(inputs), low, seed)
         try:
-            loss = super()._compute_loss(model, inputs)
+            loss = super()._compute_loss(model, call.inputs)
         finally:
             self._era_call = None
         if active:
             inputs["era_scale"] = call.scale
-        log = self._metrics["train" if self.model.training else "eval"]
-        for name, value in metrics(self.accelerator.reduce(call.sums(), reduction="sum")).items():
-            log[name].append(value)
+        if auto and active:
+            self._running_low.add(self.accelerator.gather(call.h_resp), self.state.global_step)
+        self._log_era({} if low == -inf else {"era/entropy_low": low} if auto else {}, call.sums())
         return loss
+
+    def _log_era(self, values: dict[str, float], sums: dict[str, Tensor]) -> None:
+        """Add metrics to TRL's; what nothing counts for is left out, since loggers take no None."""
+        total = self.accelerator.reduce(torch.stack([*sums.values()]), reduction="sum")
+        means = (total[:, 0] / total[:, 1]).tolist()
+        log = self._metrics["train" if self.model.training else "eval"]
+        for name, value in {**values, **dict(zip(sums, means, strict=True))}.items():
+            if not isnan(value):
+                log[name].append(value)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, *args: Any, **kwargs: Any
@@ -139,13 +157,41 @@ class ERAMixin(_Trainer):
         call, score = self._era_call, super()._get_per_token_logps_and_entropies
         if call is None:
             return score(model, input_ids, *args, **kwargs)
-        if call.active:
-            bonus = getattr(self, "_entropy_bonus_enabled", False)
-            with installed(ERAHead(call, input_ids.size(1), entropy_gradient=bonus)):
-                return score(model, input_ids, *args, **kwargs)
-        result = score(model, input_ids, *args, **kwargs)
-        call.observe(result[1])
+        if not call.active:
+            result = score(model, input_ids, *args, **kwargs)
+            call.observe(result[1])
+            return result
+        with installed(ScaledHead(call, input_ids.size(1))):
+            result = score(model, input_ids, *args, **kwargs)
+        call.keep_kl(result[0], self._kl_is_corrected())
         return result
+
+    def _kl_is_corrected(self) -> bool:
+        """Return whether the loss multiplies its KL term by the importance ratio of the token."""
+        return False
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save TRL's checkpoint, and what a running threshold has seen."""
+        super()._save_checkpoint(model, trial)
+        if self.args.era_entropy_low == "auto" and self.args.should_save:
+            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            path = Path(self._get_output_dir(trial=trial)) / folder / _RUNNING
+            write_json(path, self._running_low.seen)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Go on from TRL's checkpoint, and from what a running threshold had seen."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.args.era_entropy_low == "auto" and checkpoint is not None:
+            self._running_low.seen = read_json(Path(checkpoint) / _RUNNING)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write TRL's model card, and below it the options of ERA."""
+        super().create_model_card(*args, **kwargs)
+        path = Path(self.args.output_dir) / "README.md"
+        if self.is_world_process_zero() and path.exists():
+            options = [f"- `{f.name}`: {getattr(self.args, f.name)}" for f in fields(ERAOptions)]
+            text = "\n".join(["", "## Options of ERA", "", *options, ""])
+            path.write_text(path.read_text() + text)
 
 
 class GRPOERATrainer(ERAMixin, GRPOTrainer):
@@ -168,7 +214,11 @@ class GRPOERATrainer(ERAMixin, GRPOTrainer):
     """
 
     _tag_names = ["trl", "grpo", "era"]  # noqa: RUF012
+    _name = "GRPO-ERA"
     config_class = GRPOERAConfig
+
+    def _kl_is_corrected(self) -> bool:
+        return self.args.use_bias_correction_kl
 
 
 class RLOOERATrainer(ERAMixin, RLOOTrainer):
@@ -178,4 +228,5 @@ class RLOOERATrainer(ERAMixin, RLOOTrainer):
     """
 
     _tag_names = ["trl", "rloo", "era"]  # noqa: RUF012
+    _name = "RLOO-ERA"
     config_class = RLOOERAConfig

@@ -28,7 +28,8 @@ PARTS = {
     ],
     "rsl_rl": ["era_rl/rsl_rl"],
     "vision": ["era_vision", "era_rl/runs/yaml_files.py", "benchmarks/vision"],
-    "llm": ["era_llm", "benchmarks/llm"],
+    "llm": ["era_llm"],
+    "all": ["benchmarks/llm"],
 }
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from era_llm.toy import pretrained_toy
-from era_llm.toy_runs import ERA, MEASURES, is_done, run, table
+from benchmarks.llm.toy import pretrained_toy
+from benchmarks.llm.toy_runs import ERA, MEASURES, is_done, run, table
 from era_rl.runs.folder import read_json, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
@@ -52,21 +52,21 @@ COLUMNS = (*MEASURES, "sharpened")
 def main() -> None:
     """Run what is missing, then print the table, and write it if it is complete."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--table-only", action="store_true", help="the table of what has been run")
     options = parser.parse_args()
     for seed in [] if options.table_only else options.seeds:
-        run_seed(options.output, seed)
+        run_seed(options.out, seed)
     seeds = sorted({*SEEDS, *options.seeds})
-    text = report(options.output, seeds)
+    text = report(options.out, seeds)
     sys.stdout.write(text + "\n")
-    missing = sum(len(_missing(options.output, start, s)) for start in STARTS for s in SEEDS)
+    missing = sum(len(_missing(options.out, start, s)) for start in STARTS for s in SEEDS)
     if missing:
         sys.exit(
             f"incomplete, {missing} runs of seeds {SEEDS} are missing: table.md is not written"
         )
-    (options.output / "table.md").write_text(text + "\n")
+    (options.out / "table.md").write_text(text + "\n")
 
 
 def report(output: Path, seeds: list[int]) -> str:
@@ -89,7 +89,7 @@ def report(output: Path, seeds: list[int]) -> str:
     }
     found = {title: runs for title, runs in records.items() if runs}
     if not found:
-        raise ValueError(f"output={str(output)!r} has no run of the seeds {seeds}")
+        raise ValueError(f"out={str(output)!r} has no run of the seeds {seeds}")
     return table(found, COLUMNS)
 
 

@@ -1,60 +1,72 @@
-"""Time and peak memory of the loss step at a vocabulary of 32k, forward and backward of the head.
+"""Time and peak memory of the loss step at a vocabulary of 32k, and of a whole training step.
 
     python -m benchmarks.llm.loss_step
 
-Four ways to get the log-probabilities of tokens from hidden states: TRL's fused head; the same with
-ERA, half of the responses scaled; full logits; and full logits with the scaled rows written into a
-copy, the usual way to modify logits. There are 1024 tokens. Time is in CPU seconds of one thread, in
-which other processes do not count. The ways take turns, and the ratios to stock are taken within a
-turn, so that drift of the machine falls on all alike. Memory is the peak of a fresh process above
-its level before the step (Linux).
+The head, 1024 tokens, forward and backward: TRL's fused head; the same with ERA, half of the responses
+scaled; both with an entropy bonus; full logits; and full logits with the scaled rows written into a
+copy, the usual way to modify logits. The whole step: loss and backward of TRL's trainer, on a model of
+eight layers, without and with ERA.
+
+Time is in CPU seconds of one thread, in which other processes do not count. The ways take turns, and
+ratios are taken within a turn, so that drift of the machine falls on all alike. Memory is the peak of a
+fresh process above its level before the step (Linux).
 """
 
 import argparse
+import json
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import trl.trainer.utils as trl_utils
 from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOConfig, GRPOTrainer
 from trl.kernels import ChunkedLogProbFunction
 
+from benchmarks.llm.toy import toy_prompts, toy_reward, toy_tokenizer
+from benchmarks.llm.toy_runs import versions
 from era_llm.functional import selected_logps
-from era_llm.fused_head import ERAHead
+from era_llm.fused_head import ScaledHead
 from era_llm.loss_call import LossCall
 from era_llm.options import ERAOptions
-from era_llm.toy_runs import versions
+from era_llm.trl import GRPOERAConfig, GRPOERATrainer
 from era_rl.runs.folder import write_json
+from era_rl.runs.record import command_line, peak_memory_mib
 
 RESULTS = Path("benchmarks/results/llm/loss_step.json")
-BATCH, TIME, HIDDEN, VOCABULARY = 8, 128, 512, 32_000
-Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+BATCH, TIME, HIDDEN, VOCABULARY, LAYERS = 8, 128, 512, 32_000, 8
 
 
-def stock(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+def stock(
+    hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor, bonus: float = 0
+) -> Tensor:
     """TRL's fused head."""
-    return ChunkedLogProbFunction.apply(*_head_arguments(hidden, weight, targets))[0]
+    logp, entropy, *_ = ChunkedLogProbFunction.apply(*_head_arguments(hidden, weight, targets))
+    return logp.sum() + bonus * entropy.sum() if bonus else logp.sum()
 
 
-def era(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+def era(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor, bonus: float = 0) -> Tensor:
     """TRL's fused head with ERA."""
     mask = torch.ones(targets.shape, dtype=torch.int)
-    call = LossCall(ERAOptions(), True, mask, mask, torch.ones(len(targets)), scale=scale)
-    head = ERAHead(call, TIME + 1, entropy_gradient=False)
-    logp = head.apply(*_head_arguments(hidden, weight, targets))[0]
+    inputs = {"completion_mask": mask, "advantages": torch.ones(len(targets)), "era_scale": scale}
+    head = ScaledHead(LossCall(ERAOptions(), True, inputs, 0.45), TIME + 1)
+    logp, entropy, *_ = head.apply(*_head_arguments(hidden, weight, targets))
     assert logp is not None
-    return logp
+    assert entropy is not None
+    return logp.sum() + bonus * entropy.sum() if bonus else logp.sum()
 
 
 def full(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     """Full logits, unmodified."""
-    return selected_logps(hidden @ weight.T, targets)
+    return selected_logps(hidden @ weight.T, targets).sum()
 
 
 def copied(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
@@ -63,33 +75,91 @@ def copied(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Te
     modified = logits.clone()
     rows = scale[:, 0] != 1
     modified[rows] = logits[rows] * scale[rows].unsqueeze(-1)
-    return selected_logps(modified, targets)
+    return selected_logps(modified, targets).sum()
 
 
-WAYS: dict[str, Step] = {"stock": stock, "era": era, "full_logits": full, "logits_copy": copied}
+HEADS = {
+    "stock": stock,
+    "era": era,
+    "stock_bonus": partial(stock, bonus=0.01),
+    "era_bonus": partial(era, bonus=0.01),
+    "full_logits": full,
+    "logits_copy": copied,
+}
+STEPS = {"stock_whole_step": GRPOTrainer, "era_whole_step": GRPOERATrainer}
+WAYS = (*HEADS, *STEPS)
+BASES = {"era_bonus": "stock_bonus", "era_whole_step": "stock_whole_step"}
+"""What a way is compared with, where it is not "stock"."""
 
 
-def step(way: str) -> float:
+def seconds(way: str) -> float:
     """Run one forward and backward and return its CPU seconds.
 
     Args:
-        way: A key of WAYS.
+        way: One of WAYS.
     """
     generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(3, VOCABULARY, (BATCH, TIME), generator=generator)
+    scale = torch.tensor([2.0, 1.0, 0.5, 1.0] * (BATCH // 4))[:, None].expand(BATCH, TIME)
+    if way in STEPS:
+        return _whole_step(way, targets, scale)
     hidden = torch.randn(BATCH, TIME, HIDDEN, generator=generator, requires_grad=True)
     weight = (torch.randn(VOCABULARY, HIDDEN, generator=generator) / 20).requires_grad_()
-    targets = torch.randint(VOCABULARY, (BATCH, TIME), generator=generator)
-    scale = torch.tensor([2.0, 1.0, 0.5, 1.0] * (BATCH // 4))[:, None].expand(BATCH, TIME)
     started = time.process_time()
-    WAYS[way](hidden, weight, targets, scale).sum().backward()
+    HEADS[way](hidden, weight, targets, scale).backward()
     return time.process_time() - started
 
 
+def _whole_step(way: str, targets: Tensor, scale: Tensor) -> float:
+    """Run the loss of a trainer and its backward, the scales given."""
+    trainer, ones = _trainer(way), torch.ones(BATCH, TIME, dtype=torch.int)
+    inputs = {
+        "prompt_ids": targets[:, :1],
+        "prompt_mask": ones[:, :1],
+        "completion_ids": targets,
+        "completion_mask": ones,
+        "advantages": torch.tensor([1.0, -1.0] * (BATCH // 2)),
+        "num_items_in_batch": ones.sum(),
+        "era_scale": scale,
+    }
+    trainer.model.zero_grad()
+    started = time.process_time()
+    trainer._compute_loss(trainer.model, inputs).backward()
+    return time.process_time() - started
+
+
+@cache
+def _trainer(way: str) -> Any:
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=4 * HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=2 * TIME,
+    )
+    with TemporaryDirectory() as folder:
+        settings: Any = {"output_dir": folder, "report_to": "none", "bf16": False, "use_cpu": True}
+        kind = STEPS[way]
+        args = (GRPOERAConfig if kind is GRPOERATrainer else GRPOConfig)(**settings)
+        built = kind(
+            Qwen2ForCausalLM(config),
+            toy_reward,
+            args,
+            train_dataset=toy_prompts(),
+            processing_class=toy_tokenizer(),
+        )
+    built.current_gradient_accumulation_steps = 1
+    built.model.train()
+    return built
+
+
 def peak(way: str) -> float:
-    """Return the MiB by which one step raises the peak memory of a fresh process.
+    """Return the MiB by which one step of the head raises the peak memory of a fresh process.
 
     Args:
-        way: A key of WAYS.
+        way: A key of HEADS.
     """
     command = [sys.executable, "-m", "benchmarks.llm.loss_step", "--memory-of", way]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -99,33 +169,28 @@ def measure_memory(way: str) -> float:
     """Run one step in this process and return the rise of its peak memory in MiB."""
     torch.set_num_threads(1)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the imports
-    before = _peak_mib()
-    step(way)
-    return _peak_mib() - before
-
-
-def _peak_mib() -> float:
-    """Return the peak memory of this process; getrusage would include that of its parent."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    before = peak_memory_mib() or 0.0
+    seconds(way)
+    return (peak_memory_mib() or 0.0) - before
 
 
 def main() -> None:
     """Measure, and write the figures and their settings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--memory-of", choices=list(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=list(HEADS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         sys.stdout.write(str(measure_memory(options.memory_of)))
         return
-    memory = {
+    result = {
+        **timings(options.repeats),
         "logits_mib": BATCH * TIME * VOCABULARY * 4 / 2**20,
-        "peak_mib": {way: round(peak(way)) for way in WAYS},
+        "peak_mib": {way: round(peak(way)) for way in HEADS},
     }
-    write_json(options.output, {**timings(options.repeats), **memory})
-    sys.stdout.write(options.output.read_text())
+    write_json(options.out, result)
+    sys.stdout.write(json.dumps(result["median_ratio_to_stock"]) + "\n")
 
 
 def timings(repeats: int) -> dict[str, Any]:
@@ -136,14 +201,19 @@ def timings(repeats: int) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     for way in WAYS:
-        step(way)
-    turns = [{way: step(way) for way in WAYS} for _ in range(repeats)]
-    ratios = {way: [turn[way] / turn["stock"] for turn in turns] for way in WAYS}
+        seconds(way)
+    turns = [{way: seconds(way) for way in WAYS} for _ in range(repeats)]
+    ratios = {way: [turn[way] / turn[BASES.get(way, "stock")] for turn in turns] for way in WAYS}
     return {
-        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "command": command_line(),
         "machine": {"processor": platform.machine(), "threads": 1, "dtype": "float32"},
         "versions": versions(),
-        "shape": {"tokens": BATCH * TIME, "hidden": HIDDEN, "vocabulary": VOCABULARY},
+        "shape": {
+            "tokens": BATCH * TIME,
+            "hidden": HIDDEN,
+            "vocabulary": VOCABULARY,
+            "layers": LAYERS,
+        },
         "cpu_seconds": {way: [round(turn[way], 3) for turn in turns] for way in WAYS},
         "ratio_to_stock": {way: [round(r, 3) for r in found] for way, found in ratios.items()},
         "median_ratio_to_stock": {way: round(median(r), 3) for way, r in ratios.items()},

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from era_rl.core.budget import capped_softmax
 from era_rl.core.categorical import (
     lambert_lower,
     lambert_lower_approximation,
@@ -22,6 +23,7 @@ from era_rl.core.feasibility import (
     MAX_ENTROPY,
     all_numbers,
     check_gaussian_floor,
+    check_min_entropy,
     check_softmax_floor,
     check_truncated_floor,
 )
@@ -75,6 +77,7 @@ def truncated_normal_era(
     target_entropy: float | Tensor,
     log_std_min: float | Tensor = LOG_STD_MIN,
     slack_logit: Tensor | None = None,
+    min_entropy_per_dim: float | Tensor | None = None,
 ) -> Tensor:
     """Return log_std at which the truncated normal's own entropy is at least target_entropy.
 
@@ -82,7 +85,8 @@ def truncated_normal_era(
     ln 2 - 1e-3 and S = action_dim h_max - H0, so that sum_i h_i = H0 in every state; log_std_i is the
     exact inverse h^-1(loc_i, h_i), clamped to log_std_min, which only adds entropy. A slack logit
     joins the softmax and keeps the share w_0 of S unspent: then sum_i h_i = H0 + S w_0 may rise
-    above the floor.
+    above the floor. With ``min_entropy_per_dim`` m no share exceeds (h_max - m) / S
+    (:func:`~era_rl.core.budget.capped_softmax`), so that every h_i >= m while the sum stays H0.
 
     Args:
         loc: Location of the policy on [-1, 1], shape (..., action_dim).
@@ -91,12 +95,13 @@ def truncated_normal_era(
             the bound, a tensor, broadcastable with ``loc``, is not checked.
         log_std_min: Lower bound of log_std.
         slack_logit: Logit of the unspent share, shape (..., 1), or None to spend all of S.
+        min_entropy_per_dim: m in nats, at most H0 / action_dim, or None; a tensor is not checked.
 
     Returns:
         log_std, shape (..., action_dim).
 
     Raises:
-        ValueError: If shapes differ, or the floor or log_std_min is infeasible.
+        ValueError: If shapes differ, or a floor or log_std_min is infeasible.
     """
     loc, raw_log_std = at_least_float32(loc, raw_log_std)
     action_dim = _last_dim(raw_log_std, "raw_log_std")
@@ -108,14 +113,19 @@ def truncated_normal_era(
     if all_numbers(target_entropy, log_std_min):
         check_truncated_floor(target_entropy, action_dim, log_std_min)  # type: ignore[arg-type]
     # the inverse errs by rounding; this margin puts its result on the safe side of the floor
-    margin = 16.0 * action_dim * torch.finfo(raw_log_std.dtype).eps
-    budget = (action_dim * MAX_ENTROPY - margin) - target_entropy
-    logits = raw_log_std
+    margin = 16.0 * torch.finfo(raw_log_std.dtype).eps
+    budget = action_dim * (MAX_ENTROPY - margin) - target_entropy
     if slack_logit is not None:
         if slack_logit.shape[-1:] != (1,):
             raise ValueError(f"slack_logit has shape {tuple(slack_logit.shape)}, not (..., 1)")
-        logits = torch.cat([raw_log_std, slack_logit.to(raw_log_std.dtype)], dim=-1)
-    weights = logits.softmax(-1)[..., :action_dim]
+        slack_logit = slack_logit.to(raw_log_std.dtype)
+    if min_entropy_per_dim is None:
+        weights = _softmax(raw_log_std, slack_logit)
+    else:
+        if all_numbers(target_entropy, min_entropy_per_dim):
+            check_min_entropy(min_entropy_per_dim, target_entropy, action_dim)  # type: ignore[arg-type]
+        cap = (MAX_ENTROPY - margin - min_entropy_per_dim) / budget
+        weights = capped_softmax(raw_log_std, cap, slack_logit)
     # below h(loc, log_std_min) for every |loc| <= 1, so that log_std is clamped there anyway: far from
     # uniform that is at least log_std_min + c - ln 2, the half normal's
     lowest = log_std_min + (GAUSSIAN_CONSTANT - LOG_TWO - 0.5)
@@ -170,6 +180,13 @@ def softmax_era(
         (num_classes * a - c) / (num_classes - 1)
     )
     return lambert_lower(kappa) if method == "lambert" else lambert_lower_approximation(kappa)
+
+
+def _softmax(logits: Tensor, free_logit: Tensor | None) -> Tensor:
+    """Return the shares of the logits, beside that of a free logit where there is one."""
+    if free_logit is None:
+        return logits.softmax(-1)
+    return torch.cat([logits, free_logit], dim=-1).softmax(-1)[..., : logits.shape[-1]]
 
 
 def _last_dim(tensor: Tensor, name: str) -> int:

@@ -86,6 +86,16 @@ def check_truncated_floor(target_entropy: float, action_dim: int, log_std_min: f
         )
 
 
+def check_min_entropy(min_entropy_per_dim: float, target_entropy: float, action_dim: int) -> None:
+    """Raise ValueError unless each of action_dim dimensions can have as much within the sum."""
+    highest = target_entropy / action_dim
+    if not min_entropy_per_dim <= highest:
+        raise ValueError(
+            f"min_entropy_per_dim={min_entropy_per_dim} must be at most {highest:.6g} nats, "
+            f"target_entropy={target_entropy} over {action_dim} dimension(s)"
+        )
+
+
 def check_softmax_floor(target_entropy: float, num_classes: int, tau: float, method: str) -> None:
     """Raise ValueError unless ``method`` can hold target_entropy over num_classes classes."""
     check_count("num_classes", num_classes, 2)

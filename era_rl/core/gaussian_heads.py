@@ -17,6 +17,7 @@ from era_rl.core.feasibility import (
     NATS_PER_DIM,
     check_count,
     check_gaussian_floor,
+    check_min_entropy,
     check_truncated_floor,
 )
 from era_rl.core.head import (
@@ -64,6 +65,7 @@ class _GaussianParams(Head):
         log_std_min: float,
         log_std_max: float,
         delta: float | None,
+        **settings: float,
     ) -> None:
         super().__init__()
         check_count("action_dim", action_dim)
@@ -72,7 +74,9 @@ class _GaussianParams(Head):
         nats = resolve_target_entropy(target_entropy, auto_target_entropy(action_dim))
         if delta is not None:
             self.register_buffer("delta", torch.tensor(as_number("delta", delta)))
-        self._set_up(target_entropy=nats, log_std_min=log_std_min, log_std_max=log_std_max)
+        self._set_up(
+            target_entropy=nats, log_std_min=log_std_min, log_std_max=log_std_max, **settings
+        )
 
     def check(self, **settings: float) -> None:
         """Raise ValueError unless Eq. 11 can hold the settings, given by name."""
@@ -216,10 +220,17 @@ class TruncatedGaussianHead(_GaussianParams):
         slack: For "exact": the share of the entropy budget left unspent at the start, in (0, 1), for
             a policy whose entropy may rise above the floor; the head then consumes 2 D + 1 outputs,
             the slack logit last, offset by ln D + logit(slack). None spends it all.
+        min_entropy_per_dim: For "exact": the least entropy of every dimension, in nats, at most H0 / D;
+            None lets the network take all noise from a dimension, as far as ``log_std_min``. What was
+            constructed with one may change it.
 
     Raises:
         ValueError: If an argument is outside its range, or the floor infeasible.
     """
+
+    min_entropy_per_dim = Setting()
+    """The least entropy of every dimension; -inf where there is none."""
+    _min_entropy_per_dim: Tensor
 
     def __init__(
         self,
@@ -231,6 +242,7 @@ class TruncatedGaussianHead(_GaussianParams):
         log_std_max: float = 0.0,
         delta: float = 0.0,
         slack: float | None = None,
+        min_entropy_per_dim: float | None = None,
     ) -> None:
         if floor not in ("exact", "gaussian"):
             raise ValueError(f"floor={floor!r} must be 'exact' or 'gaussian'")
@@ -240,17 +252,33 @@ class TruncatedGaussianHead(_GaussianParams):
             raise ValueError(f"slack={slack} must be in (0, 1), or None")
         if delta != 0.0 and floor == "exact":
             raise ValueError(f"delta={delta} needs floor='gaussian'; the exact floor has no bias")
+        if min_entropy_per_dim is not None and floor == "gaussian":
+            raise ValueError(f"min_entropy_per_dim={min_entropy_per_dim} needs floor='exact'")
         self.floor = floor
-        own_delta = delta if floor == "gaussian" else None
-        super().__init__(action_dim, target_entropy, log_std_min, log_std_max, own_delta)
+        self._caps_shares = min_entropy_per_dim is not None
+        super().__init__(
+            action_dim,
+            target_entropy,
+            log_std_min,
+            log_std_max,
+            delta if floor == "gaussian" else None,
+            min_entropy_per_dim=-math.inf if min_entropy_per_dim is None else min_entropy_per_dim,
+        )
         if slack is not None:
             self.raw_dim += 1
             self.slack_offset = math.log(action_dim) + math.log(slack / (1.0 - slack))
 
     def check(self, **settings: float) -> None:
         """Raise ValueError unless the floor of this head can hold the settings, given by name."""
+        least = settings.pop("min_entropy_per_dim")
         if self.floor == "gaussian":
             return super().check(**settings)
+        if self._caps_shares:
+            check_min_entropy(least, settings["target_entropy"], self.action_dim)
+        elif least != -math.inf:
+            raise ValueError(
+                f"min_entropy_per_dim={least} needs a head that was constructed with one"
+            )
         if (highest := settings["log_std_max"]) != 0.0:
             raise ValueError(
                 f"log_std_max={highest} needs floor='gaussian'; the exact floor has none"
@@ -269,6 +297,7 @@ class TruncatedGaussianHead(_GaussianParams):
             target_entropy=self._target_entropy,
             log_std_min=self._log_std_min,
             slack_logit=None if self.slack_offset is None else slack + self.slack_offset,
+            min_entropy_per_dim=self._min_entropy_per_dim if self._caps_shares else None,
         )
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:

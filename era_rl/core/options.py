@@ -50,6 +50,9 @@ class PolicyOptions:
         log_std_max: Upper bound of log_std, for "gaussian".
         slack: For "exact", the share of the entropy budget left unspent at the start, in (0, 1);
             None pins the entropy at the floor wherever log_std_min does not lift it.
+        min_entropy_per_dim: For "exact", the least entropy of every dimension, in nats, at most
+            target_entropy / action_dim: the floor on the sum alone lets the network take all noise
+            from a dimension. None sets none.
         distribution: For bounded actions: "truncated" (normal truncated to [-1, 1]), "tanh" (squashed
             normal: its floor is not per state) or "normal" (unbounded, its std in units of half the
             range; the host clips its actions).
@@ -69,6 +72,7 @@ class PolicyOptions:
     log_std_min: float = LOG_STD_MIN
     log_std_max: float = 0.0
     slack: float | None = None
+    min_entropy_per_dim: float | None = None
     distribution: BoundedDistribution = "truncated"
     deterministic_action: DeterministicAction = "mode"
 
@@ -111,6 +115,10 @@ class PolicyOptions:
             raise ValueError(f"floor='exact' must be 'gaussian', or left out, with {other}")
         if self.slack is not None:
             raise ValueError(f"slack={self.slack} must be None with {other}")
+        if self.min_entropy_per_dim is not None:
+            raise ValueError(
+                f"min_entropy_per_dim={self.min_entropy_per_dim} must be None with {other}"
+            )
         self.refuse_mean(other)
 
     def refuse_mean(self, policy: str) -> None:
@@ -145,7 +153,11 @@ class PolicyOptions:
         }
         if self.distribution == "truncated":
             return TruncatedGaussianHead(
-                action_dim, floor=self.floor_kind, slack=self.slack, **shared
+                action_dim,
+                floor=self.floor_kind,
+                slack=self.slack,
+                min_entropy_per_dim=self.min_entropy_per_dim,
+                **shared,
             )
         if self.distribution == "tanh":
             return TanhGaussianHead(action_dim, **shared)

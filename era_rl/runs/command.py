@@ -77,7 +77,7 @@ def exit_status(
             raise
     else:
         return 0
-    sys.stderr.write(f"{name}: {text}\n")
+    sys.stderr.write(f"{name}: {' '.join(text.split())}\n")
     return status
 
 

@@ -42,6 +42,18 @@ REFUSALS = [
     (truncated, {"target_entropy": 2.08}, "target_entropy=2.08 must be below 2.07644"),
     (truncated, {"target_entropy": math.nan}, "target_entropy=nan must be below 2.07644"),
     (truncated, {"target_entropy": -math.inf}, "target_entropy=-inf must be below 2.07644"),
+    (
+        truncated,
+        {"target_entropy": -3.0, "min_entropy_per_dim": -0.9},
+        "min_entropy_per_dim=-0.9 must be at most -1 nats",
+    ),
+    (
+        truncated,
+        {"target_entropy": -3.0, "min_entropy_per_dim": math.nan},
+        "min_entropy_per_dim=nan must be at most -1 nats",
+    ),
+    (exact_head, {"min_entropy_per_dim": 0.0}, "min_entropy_per_dim=0.0 must be at most -0.5 nats"),
+    (paper_head, {"min_entropy_per_dim": -1.0}, "min_entropy_per_dim=-1.0 needs floor='exact'"),
     (truncated, {"target_entropy": 0.0, "log_std_min": 0.5}, r"log_std_min=0.5 .*\[-20.0, 0\]"),
     (truncated, {"target_entropy": 0.0, "log_std_min": -25.0}, r"log_std_min=-25.0 .*\[-20.0, 0"),
     (

@@ -98,6 +98,54 @@ def test_floor_holds_with_slack(slack, dtype) -> None:
     assert (entropy.mean(-1) >= floor).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("action_dim", ACTION_DIMS)
+@pytest.mark.parametrize("slack", [None, 0.3])
+def test_every_dimension_has_its_floor_and_the_sum_stays_exact(action_dim, dtype, slack) -> None:
+    """h_i >= m in every state and dimension; sum h_i >= H0, and = H0 without slack or clamp."""
+    for floor, least in ((-0.5, -0.5), (-0.5, -0.6), (-0.5, -1.5), (0.25, -3.0), (-3.0, -4.0)):
+        head = TruncatedGaussianHead(
+            action_dim,
+            target_entropy=floor * action_dim,
+            slack=slack,
+            min_entropy_per_dim=least,
+        )
+        raw = raw_states(40_000 // action_dim + 600, action_dim, dtype)
+        if slack is not None:
+            raw = torch.cat([raw, 10.0 * raw[:, :1].sin()], dim=-1)
+        loc, log_std = head.params(raw)
+        entropy = oracle.truncated_normal_entropy(loc.double().numpy(), log_std.double().numpy())
+        assert (entropy >= least).all()
+        excess = entropy.mean(-1) - floor
+        assert (excess >= 0.0).all()
+        if slack is None:
+            assert (excess <= 1e-5).all()
+
+
+def test_a_floor_of_each_dimension_changes_nothing_where_it_is_not_met() -> None:
+    """log_std is that of the head without min_entropy_per_dim where every h_i > m, to the bit."""
+    raw = raw_states(20_000, 6, torch.float32)
+    plain = TruncatedGaussianHead(6, target_entropy=-3.0)
+    loc, log_std = plain.params(raw)
+    capped = TruncatedGaussianHead(6, target_entropy=-3.0, min_entropy_per_dim=-1.5)
+    free = (truncated_normal_entropy(loc, log_std) > -1.5 + 1e-5).all(-1)
+    assert 1000 < free.sum() < 19_000
+    assert torch.equal(capped.params(raw)[1][free], log_std[free])
+
+
+def test_a_floor_of_each_dimension_may_change_in_use() -> None:
+    """Both floors are settings: what is set is held by the next call, and checked beside the other."""
+    head = TruncatedGaussianHead(4, target_entropy=-2.0, min_entropy_per_dim=-1.0)
+    raw = torch.tensor([[0.0] * 4 + [50.0, 0.0, 0.0, 0.0]])
+    for least in (-1.0, -0.6, -2.0):
+        head.min_entropy_per_dim = least
+        entropy = truncated_normal_entropy(*head.params(raw))
+        assert entropy.min().item() == pytest.approx(least, abs=1e-5)
+        assert entropy.sum().item() == pytest.approx(-2.0, abs=1e-5)
+    with pytest.raises(ValueError, match=r"min_entropy_per_dim=-2.0 must be at most -2.5 nats"):
+        head.target_entropy = -10.0
+
+
 def test_floor_holds_at_the_scale_that_the_head_returns() -> None:
     head = TruncatedGaussianHead(6, target_entropy=-3.0)
     loc, scale = (out.double().numpy() for out in head(raw_states(100_000, 6, torch.float32)))

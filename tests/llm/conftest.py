@@ -19,6 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def toy() -> Any:
     """Return a toy model that earns the reward now and then."""
-    from era_llm.toy import pretrained_toy
+    from benchmarks.llm.toy import pretrained_toy
 
     return pretrained_toy(0, steps=150)

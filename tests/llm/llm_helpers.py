@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
+from benchmarks.llm.toy import toy_model, toy_prompts, toy_reward, toy_tokenizer
 from era_llm.functional import era_logps, paper_form, token_entropies, top_entropy_mean
-from era_llm.toy import toy_model, toy_prompts, toy_reward, toy_tokenizer
 
 PROMPT, TIME, RESPONSES = 3, 10, 8
 # no response is scaled

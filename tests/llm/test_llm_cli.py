@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -12,11 +13,13 @@ from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset
 
 import era_llm.calibrate as calibrate
+import era_llm.data as data_module
 import era_llm.train as train
+from benchmarks.llm.toy import toy_tokenizer
 from era_llm.cli import main
+from era_llm.data import DataArguments, conversation, load_rewards, load_rows
 from era_llm.rewards import math_reward
-from era_llm.toy import toy_tokenizer
-from era_llm.train import TrainArguments, load_rows
+from era_llm.train import in_trls_names
 
 
 @pytest.fixture
@@ -36,9 +39,9 @@ COLUMNS = ["--prompt-column", "question", "--answer-column", "sum", "--max-new-t
 def test_eval_command(saved: tuple[str, str], tmp_path: Path) -> None:
     model, data = saved
     output = tmp_path / "scores.json"
-    command = ["eval", "--model", model, "--data", data, *COLUMNS, "--output", str(output)]
-    rest = "--limit 3 --samples 32 --k 1 32 --reward era_llm.toy.toy_reward"
-    main([*command, *rest.split()])
+    command = ["eval", "--model", model, "--data", data, *COLUMNS, "--out", str(output)]
+    rest = "--limit 3 --samples 32 --k 1 32 --reward benchmarks.llm.toy.toy_reward"
+    assert main([*command, *rest.split()]) == 0
     scores = json.loads(output.read_text())
     assert scores["prompts"] == 3
     assert 0 < scores["avg@32"] == pytest.approx(scores["pass@1"])
@@ -50,21 +53,23 @@ def test_calibrate_command(
 ) -> None:
     model, data = saved
     output = tmp_path / "thresholds.json"
-    sample, entropies = (
-        create_autospec(function, side_effect=function)
-        for function in (calibrate.sample, calibrate.response_entropies)
-    )
-    monkeypatch.setattr(calibrate, "sample", sample)
-    monkeypatch.setattr(calibrate, "response_entropies", entropies)
+    names = ("sample", "response_entropies", "scoring")
+    spies = {n: create_autospec(f := getattr(calibrate, n), side_effect=f) for n in names}
+    for name, spy in spies.items():
+        monkeypatch.setattr(calibrate, name, spy)
     command = ["calibrate", "--model", model, "--data", data, *COLUMNS, "--limit", "2"]
-    choices = "--samples 5 --temperature 0.7 --top-ratio 0.4 --tokens bottom --batch-size 3"
-    main([*command, *choices.split(), "--output", str(output)])
+    choices = "--samples 5 --temperature 0.7 --top-ratio 0.4 --tokens bottom --batch-size 3 "
+    choices += "--reward benchmarks.llm.toy.toy_reward"
+    assert main([*command, *choices.split(), "--out", str(output)]) == 0
     found = json.loads(output.read_text())
     assert found["responses"] == 10
-    assert [call.args[2:] for call in sample.call_args_list] == [("10=", 5), ("11=", 5)]
-    sampling = {"temperature": 0.7, "max_new_tokens": 4, "batch_size": 3}
-    assert all(call.kwargs == sampling for call in sample.call_args_list)
-    assert {call.args[4:] for call in entropies.call_args_list} == {(0.4, "bottom", 0.7)}
+    (drawn,) = spies["sample"].call_args_list
+    assert drawn.args[2:] == (["10=", "11="], 5)
+    assert drawn.kwargs == {"temperature": 0.7, "max_new_tokens": 4, "batch_size": 3}
+    assert {c.args[2:] for c in spies["response_entropies"].call_args_list} == {(0.4, "bottom")}
+    assert [c.args[1] for c in spies["scoring"].call_args_list] == [0.7]
+    assert 0 <= found["sharpened"] <= found["positive"] < 10
+    assert 0 <= found["reward"] <= 1
     assert 0 < found["era_entropy_low"] < found["era_entropy_high"]
     assert found["quantiles"]["0.1"] == found["era_entropy_low"]
 
@@ -72,15 +77,15 @@ def test_calibrate_command(
 def test_train_command(saved: tuple[str, str], tmp_path: Path) -> None:
     model, data = saved
     config = tmp_path / "run.yaml"
-    config.write_text("bf16: false\nuse_cpu: true\nreport_to: none\nmax_completion_length: 4\n")
+    config.write_text("bf16: false\nreport_to: none\nmax_completion_length: 4\n")
     command = ["train", "--config", str(config), "--model_name_or_path", model]
-    command += ["--dataset_name", data, "--output_dir", str(tmp_path / "out")]
+    command += ["--dataset_name", data, "--out", str(tmp_path / "out"), "--device", "cpu"]
     rest = (
-        "--prompt_column question --answer_column sum --reward era_llm.toy.toy_reward --max_steps 2 "
+        "--prompt_column question --answer_column sum --reward benchmarks.llm.toy.toy_reward --steps 2 "
         "--per_device_train_batch_size 4 --num_generations 4 --logging_steps 1 --save_steps 2 "
         "--era_entropy_low 2.6 --era_tokens top --dtype float32 --disable_tqdm true"
     )
-    main([*command, *rest.split()])
+    assert main([*command, *rest.split()]) == 0
     assert (tmp_path / "out" / "model.safetensors").exists()
     state = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())
     assert state["log_history"][0]["era/frac_low"] == 1.0
@@ -115,21 +120,130 @@ def test_the_layouts_of_dapo_math_become_prompt_and_answer(
 ) -> None:
     data = str(tmp_path / "data.parquet")
     Dataset.from_list([row, row]).to_parquet(data)
-    arguments = TrainArguments(data, answer_column=answer_column, chat=chat)
+    arguments = DataArguments(data, answer_column=answer_column, chat=chat)
     rows = load_rows(arguments)
-    assert set(rows.column_names) == {"prompt", "answer"}
-    assert rows[1] == {"prompt": QUESTION, "answer": "34"}
-    completion = [{"role": "assistant", "content": "34.\nAnswer: 34"}]
-    assert math_reward([completion], [rows[1]["answer"]]) == [1.0]
+    assert rows[1] == {**row, "prompt": QUESTION, "answer": "34"}
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"prompt": "1+1", "solution": {"text": "2"}}))
     with pytest.raises(ValueError, match=r"answer_column must name a column .* got 'answer'"):
-        load_rows(TrainArguments(str(data)))
+        load_rows(DataArguments(str(data), answer_column="answer"))
     with pytest.raises(ValueError, match=r"answer_column must name a column .* got 'solution.x'"):
-        load_rows(TrainArguments(str(data), answer_column="solution.x"))
+        load_rows(DataArguments(str(data), answer_column="solution.x"))
+
+
+GIVEN: dict[str, Any] = {}
+
+
+def keep_columns(completions: list[str], question: list[str], sum: list[str], **_: Any) -> list:
+    """A reward that needs the columns by their own names."""
+    GIVEN.update(question=question, sum=sum)
+    return [float(len(text)) for text in completions]
+
+
+def test_several_rewards_are_weighed_and_get_every_column(
+    saved: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """total = sum of weight x reward; a module of the working folder is found."""
+    model, data = saved
+    (tmp_path / "mine.py").write_text("from test_llm_cli import keep_columns\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    command = ["eval", "--model", model, "--data", data, *COLUMNS, "--limit", "2", "--samples", "3"]
+    command += ["--k", "1", "--reward", "mine.keep_columns", "benchmarks.llm.toy.toy_reward"]
+    assert main([*command, "--reward-weights", "1", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["avg@3"] == 1.0
+    assert GIVEN == {"question": ["10="] * 3 + ["11="] * 3, "sum": ["10"] * 3 + ["11"] * 3}
+    assert main([*command, "--reward-weights", "-1", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["avg@3"] == 0.0
+    assert main([*command, "--reward-weights", "1"]) == 2
+    assert "--reward-weights must be 2 numbers, got [1.0]" in capsys.readouterr().err
+
+
+def test_rewards_that_cannot_be_given_what_they_need_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"toy_reward' needs the columns \['answer'\], the data set"
+    ):
+        load_rewards(["benchmarks.llm.toy.toy_reward"], ["prompt"])
+    with pytest.raises(ValueError, match="must be a dotted name such as"):
+        load_rewards(["reward"], [])
+    for name in ("nowhere.reward", "era_llm.rewards.nothing"):
+        with pytest.raises(
+            ValueError, match=rf"reward '{name}' cannot be loaded: .*nowhere|nothing"
+        ):
+            load_rewards([name], [])
+
+
+def test_prompts_become_conversations_with_a_system_prompt() -> None:
+    user, system = {"role": "user", "content": "2+2"}, {"role": "system", "content": "Add."}
+    assert conversation("2+2") == "2+2"
+    assert conversation("2+2", chat=True) == [user]
+    assert (
+        conversation("2+2", system="Add.") == conversation([user], system="Add.") == [system, user]
+    )
+
+
+def test_training_evaluates_on_a_data_set_of_its_own(
+    saved: tuple[str, str], built: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = saved
+    monkeypatch.setattr(train, "load_rows", load_rows)
+    command = ["train", "--model_name_or_path", model, "--dataset_name", data, *ON_CPU]
+    command += ["--eval_dataset_name", data, "--prompt_column", "question", "--out", "out"]
+    command += ["--answer_column", "sum", "--reward", "benchmarks.llm.toy.toy_reward"]
+    with pytest.raises(_Stop):
+        main([*command, "--system_prompt", "Add."])
+    assert built["eval_dataset"][0] == built["train_dataset"][0]
+    assert built["eval_dataset"][0]["prompt"][0] == {"role": "system", "content": "Add."}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train --recipe none", "recipe must be one of ['qwen2.5-math-7b'], got 'none'"),
+        ("train --max_steps 3", "--max_steps is now --steps"),
+        ("train --output-dir=x", "--output-dir is now --out"),
+        ("train --use_cpu", "--use_cpu is now --device"),
+        ("train --device tpu", "--device must be cpu, cuda or auto, got 'tpu'"),
+        ("train --config nowhere.yaml", "nowhere.yaml"),
+        ("toy --seeds 0", "toy is now python -m benchmarks.llm.toy_runs"),
+        ("eval --model nowhere --data nowhere.jsonl", "nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("era-llm: ")
+    assert message in line
+
+
+def test_the_old_name_of_the_result_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["eval", "--model", "x", "--data", "y", "--output", "z"])
+    assert exit_.value.code == 2
+    assert "--output is now --out" in capsys.readouterr().err
+
+
+def test_a_run_resumes_from_its_folder_or_one_of_its_checkpoints() -> None:
+    new = "--out x --steps=3 --device=cpu --seed 1"
+    assert in_trls_names(new.split()) == (
+        ["--output_dir", "x", "--max_steps", "3", "--use_cpu", "True", "--seed", "1"]
+    )
+    assert in_trls_names(["--resume", "x"]) == [
+        "--output_dir",
+        "x",
+        "--resume_from_checkpoint",
+        "true",
+    ]
+    one = ["--output_dir", "x", "--resume_from_checkpoint", "x/checkpoint-2"]
+    assert in_trls_names(["--resume", "x/checkpoint-2"]) == one
 
 
 class _Stop(Exception):  # noqa: N818
@@ -141,31 +255,34 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """Record what the train command would build a trainer from, and stop it there."""
     record: dict[str, Any] = {}
 
-    def stop(model: str, reward: Any, config: Any, **rest: Any) -> None:
-        record.update(model=model, reward=reward, config=config, **rest)
+    def stop(model: str, rewards: Any, config: Any, **rest: Any) -> None:
+        record.update(model=model, rewards=rewards, config=config, **rest)
         raise _Stop
 
     monkeypatch.chdir(tmp_path)  # where the folder of the run is held
     monkeypatch.setattr(train, "GRPOERATrainer", stop)
-    monkeypatch.setattr(train, "load_rows", lambda options: record.update(data=options))
+    rows = Dataset.from_list([{"prompt": "", "answer": ""}])
+    monkeypatch.setattr(train, "load_rows", lambda options: record.update(data=options) or rows)
+    monkeypatch.setattr(data_module, "math_verify", lambda: None)
     return record
 
 
-ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
+ON_CPU = ["--device", "cpu", "--bf16", "false"]
 
 
 def test_the_recipe_parses_into_the_papers_settings(built: dict[str, Any]) -> None:
     with pytest.raises(_Stop):
         main(["train", "--recipe", "qwen2.5-math-7b", *ON_CPU])
-    config, data = built["config"], built["data"]
+    config, source = built["config"], built["data"]
     assert built["model"] == "Qwen/Qwen2.5-Math-7B"
-    assert built["reward"] is math_reward
-    assert (data.dataset_name, data.dataset_config) == ("open-r1/DAPO-Math-17k-Processed", "all")
-    assert (data.prompt_column, data.answer_column, data.chat) == ("prompt", "solution", True)
+    assert built["rewards"] == [math_reward]
+    assert (source.dataset_name, source.dataset_config) == (
+        "open-r1/DAPO-Math-17k-Processed",
+        "all",
+    )
+    assert (source.prompt_column, source.answer_column, source.chat) == ("prompt", "solution", True)
     assert (config.num_generations, config.learning_rate, config.beta) == (8, 1e-6, 0.0)
     assert (config.era_entropy_low, config.era_entropy_high, config.era_k) == (0.45, 3.0, 2.0)
-    with pytest.raises(ValueError, match="recipe must be one of"):
-        main(["train", "--recipe", "none"])
 
 
 def test_the_recipes_launch_lines_give_the_papers_batch(built: dict[str, Any]) -> None:

@@ -1,19 +1,30 @@
 """Rewards, pass@k and calibration."""
 
+import sys
 from itertools import combinations
 from typing import Any
 
 import pytest
 import torch
 
-from era_llm.calibrate import calibrate, response_entropies, suggest
-from era_llm.evaluate import evaluate, pass_at_k, prompt_text, sample, summarise
+from benchmarks.llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
+from era_llm import rewards
+from era_llm.calibrate import calibrate, response_entropies, scoring, suggest
+from era_llm.data import load_rewards
+from era_llm.evaluate import (
+    end_tokens,
+    evaluate,
+    pass_at_k,
+    prompt_text,
+    sample,
+    summarise,
+    until_end,
+)
 from era_llm.functional import Tokens, token_entropies, top_entropy_mean
 from era_llm.rewards import final_answer, is_right, math_reward
-from era_llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     ("completion", "answer", "expected"),
     [
@@ -21,11 +32,16 @@ from era_llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
         (r"first \boxed{1}, then \boxed{2}", "2", True),
         (r"first \boxed{1}, then \boxed{2}", "1", False),
         (r"\boxed{\frac{1}{2}}", "0.5", True),
+        (r"\boxed{\frac12}", "1/2", True),
         (r"\boxed{\dfrac{3}{4}}", "3/4", True),
         (r"\boxed{1,234}", "1234", True),
+        (r"\boxed{1{,}000}", "1000", True),
         (r"\boxed{x^{2}+1}", "x^{2} + 1", True),
-        (r"\boxed{12\text{ cm}}", "12cm", True),
+        (r"\boxed{12\text{ cm}}", "12", True),
+        (r"\boxed{\sqrt{12}}", r"2\sqrt3", True),
         ("Answer: 7.", "7", True),
+        ("**Answer:** 34", "34", True),
+        ("Answer: x=5", "5", True),
         ("I think.\nAnswer: $-3$", "-3", True),
         ("**Answer**: 7\nAnswer: 8", "8", True),
         ("the answer is 7", "7", False),
@@ -33,7 +49,6 @@ from era_llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
         (r"\boxed{(1,2)}", "(2,1)", False),
         (r"\boxed{34}", r"The sum is \boxed{34}", True),
         (r"\boxed{1/0}", "0", False),
-        (r"\boxed{1e3}", "1000", True),
         (r"\boxed{-.5E-1}", "-1/20", True),
         (r"\boxed{1e9999999999}", "7", False),
         (r"\boxed{1e9_9_9_9_9_9_9}", "7", False),
@@ -41,10 +56,37 @@ from era_llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
     ],
 )
 def test_the_final_answer_decides(completion: str, answer: str, expected: bool) -> None:
+    pytest.importorskip("math_verify")
     assert is_right(completion, answer) is expected
     conversation = [{"role": "assistant", "content": completion}]
     reward = 1.0 if expected else -1.0
     assert math_reward([completion, conversation], [answer, answer]) == [reward, reward]
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (r"first \boxed{1}, then \boxed{2}", "2"),
+        (r"\boxed{34", None),
+        ("Answer: 7.", "7"),
+        ("**Answer:** 34", "34"),
+        ("**Answer**: 7\nAnswer: 8", "8"),
+        ("I think.\nAnswer: $-3$", "-3"),
+        ("the answer is 7", None),
+        ("\n" * 40_000, None),
+    ],
+)
+def test_the_final_answer_is_the_last_box_or_line(completion: str, expected: str | None) -> None:
+    assert final_answer(completion) == expected
+
+
+def test_without_math_verify_the_reward_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, where a command loads its rewards."""
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    rewards.math_verify.cache_clear()
+    with pytest.raises(ImportError, match=r"math_reward needs math_verify: install era-rl\[math\]"):
+        load_rewards(["era_llm.rewards.math_reward"], ["answer"])
 
 
 def test_nested_braces_are_kept_whole() -> None:
@@ -70,10 +112,10 @@ def test_what_cannot_be_measured_is_refused_before_the_sampling() -> None:
     """Nothing is sampled: there is no model."""
     rows = [{"prompt": "20=", "answer": "20"}]
     with pytest.raises(ValueError, match=r"k must lie in \[1, 8\], got 16"):
-        evaluate(None, None, rows, toy_reward, samples=8, ks=[1, 8, 16])
+        evaluate(None, None, rows, [toy_reward], samples=8, ks=[1, 8, 16])
     with pytest.raises(ValueError, match="rows must hold at least one prompt, got none"):
-        evaluate(None, None, [], toy_reward, samples=8, ks=[1])
-    with pytest.raises(ValueError, match="got 0 prompts, samples=8"):
+        evaluate(None, None, [], [toy_reward], samples=8, ks=[1])
+    with pytest.raises(ValueError, match="got 0 rows, samples=8"):
         calibrate(None, None, [])
 
 
@@ -114,7 +156,7 @@ def test_samples_are_from_the_models_own_distribution(
 
     def sampled() -> torch.Tensor:
         torch.manual_seed(0)
-        return next(sample(toy, toy_tokenizer(), "20=", 16, max_new_tokens=6))[0]
+        return next(sample(toy, toy_tokenizer(), ["20="], 16, max_new_tokens=6)).ids
 
     expected = sampled()
     cuts = {"top_p": 0.1, "top_k": 2, "min_p": 0.5, "repetition_penalty": 3.0, "typical_p": 0.1}
@@ -125,44 +167,60 @@ def test_samples_are_from_the_models_own_distribution(
             assert torch.equal(sampled(), expected), name
 
 
+def test_batches_hold_completions_of_several_prompts(toy: Any) -> None:
+    tokenizer = toy_tokenizer()
+    batches = list(sample(toy, tokenizer, ["20=", "4="], 3, max_new_tokens=4, batch_size=4))
+    assert [batch.rows for batch in batches] == [[0, 0, 0, 1], [1, 1]]
+    first, second = batches
+    assert tokenizer.batch_decode(first.prompt_ids, skip_special_tokens=True) == ["20="] * 3 + [
+        "4="
+    ]
+    assert first.prompt_mask.sum(-1).tolist() == [3, 3, 3, 2]
+    assert second.prompt_ids.shape == (2, 2)
+
+
 def test_every_end_token_of_the_model_ends_a_response(
     toy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = toy_tokenizer()
-    ids: Any = tokenizer.convert_tokens_to_ids(["5", "4"])
-    end, other = ids
-    (tokens, length), *_ = sample(toy, tokenizer, "20=", 4, max_new_tokens=6)
-    tokens[:, length:] = other
-    tokens[:, length + 2] = end
-    arguments = toy, tokens, length, tokenizer, 0.5, "bottom", 1.0
-    whole = response_entropies(*arguments)
+    end: Any = tokenizer.convert_tokens_to_ids("5")
     monkeypatch.setattr(toy.generation_config, "eos_token_id", [end])
-    logits = toy(input_ids=tokens).logits[:, length - 1 : -1]
-    mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
-    expected = top_entropy_mean(token_entropies(logits), mask, 0.5, "bottom")
-    torch.testing.assert_close(response_entropies(*arguments), expected)
-    assert not torch.allclose(whole, expected)
-    (tokens, _), *_ = sample(toy, tokenizer, "20=", 64, max_new_tokens=12)
-    for row in tokens[:, length:].tolist():
-        assert set(row[row.index(end) + 1 :] if end in row else []) <= {tokenizer.pad_token_id}
+    assert set(end_tokens(toy, tokenizer)) == {end, tokenizer.eos_token_id}
+    (batch,) = sample(toy, tokenizer, ["20="], 64, max_new_tokens=12, batch_size=64)
+    for row, mask in zip(batch.ids.tolist(), batch.mask.tolist(), strict=True):
+        length = row.index(end) + 1 if end in row else len(row)
+        assert set(row[length:]) <= {tokenizer.pad_token_id}
+        if tokenizer.eos_token_id not in row:
+            assert mask == [1] * length + [0] * (len(row) - length)
 
 
 @pytest.mark.parametrize("which", ["top", "bottom"])
-def test_response_entropies_end_at_the_end_token(toy: Any, which: Tokens) -> None:
+def test_response_entropies_are_those_of_full_logits_up_to_the_end(toy: Any, which: Tokens) -> None:
+    """H_resp of softmax(z / T), though TRL's fused head makes no logits, and of padded prompts."""
     tokenizer = toy_tokenizer()
-    (tokens, length), *_ = sample(toy, tokenizer, "20=", 8, max_new_tokens=6)
-    tokens[0, length + 2 :] = tokenizer.eos_token_id
-    found = response_entropies(toy, tokens, length, tokenizer, 0.5, which, 0.8)
-    logits = toy(input_ids=tokens[:1]).logits[:, length - 1 : -1] / 0.8
-    mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
-    expected = top_entropy_mean(token_entropies(logits), mask, 0.5, which)
-    torch.testing.assert_close(found[:1], expected)
+    (batch,) = sample(toy, tokenizer, ["20=", "4="], 4, max_new_tokens=6)
+    batch.ids[0, 2:] = tokenizer.eos_token_id
+    batch = batch._replace(mask=until_end(batch.ids, [tokenizer.eos_token_id]))
+    with scoring(toy, 0.8):
+        found = response_entropies(toy, batch, 0.5, which)
+    assert "forward" not in vars(toy)
+    assert batch.mask[0].tolist() == [1, 1, 1, 0, 0, 0]
+    ids = torch.cat([batch.prompt_ids, batch.ids], 1)
+    seen = torch.cat([batch.prompt_mask, batch.mask], 1)
+    logits = toy(input_ids=ids, attention_mask=seen).logits[:, batch.prompt_ids.size(1) - 1 : -1]
+    expected = top_entropy_mean(token_entropies(logits / 0.8), batch.mask, 0.5, which)
+    torch.testing.assert_close(found, expected)
 
 
-def test_suggested_thresholds_are_quantiles() -> None:
-    found = suggest(torch.linspace(0, 1, 101))
+def test_suggested_thresholds_are_quantiles_that_can_be_reached() -> None:
+    """low = q(10%), high = min(2 q(99%), (q(99%) + ln V) / 2), and what they would scale."""
+    values, positive = torch.linspace(0, 1, 101), torch.arange(101) % 2 == 0
+    found = suggest(values, positive, highest=5.0)
     assert found["era_entropy_low"] == pytest.approx(0.1)
     assert found["era_entropy_high"] == pytest.approx(1.98)
     assert found["quantiles"]["0.5"] == pytest.approx(0.5)
-    with torch.device("meta"):  # what is made inside must be where the entropies are
-        assert suggest(torch.linspace(0, 1, 101, device="cpu")) == found
+    counts = [found[name] for name in ("responses", "positive", "sharpened", "flattened")]
+    assert counts == [101, 51, 5, 0]
+    assert suggest(values, positive, highest=1.09)["era_entropy_high"] == pytest.approx(1.04)
+    empty = torch.cat([values, torch.tensor([float("nan")])])
+    assert suggest(empty, torch.cat([positive, positive[:1]]), highest=5.0) == found

@@ -1,21 +1,24 @@
 """The head that stands in for TRL's kernel, against the functional form on full logits."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from trl.kernels import ChunkedLogProbFunction
 
-from era_llm.functional import era_logps, token_entropies
-from era_llm.fused_head import ERAHead, check_kernel, installed
+from era_llm.functional import era_logps, selected_logps
+from era_llm.fused_head import ScaledHead, check_kernel, installed
 from era_llm.loss_call import LossCall
 from era_llm.options import ERAOptions
 
 B, T, P, HIDDEN, V = 5, 6, 2, 8, 40
 
 
-def _head(k: float, scored: Tensor, entropy_gradient: bool = False) -> ERAHead:
+def _head(k: float, scored: Tensor, **more: Tensor) -> ScaledHead:
     scale = torch.tensor([1.0, k, 1 / k, k, 1.0])[:, None].expand(B, T)
-    call = LossCall(ERAOptions(era_k=k), True, scored, scored, torch.ones(B), scale=scale)
-    return ERAHead(call, P + T, entropy_gradient)
+    inputs = {"completion_mask": scored, "advantages": torch.ones(B), "era_scale": scale, **more}
+    return ScaledHead(LossCall(ERAOptions(era_k=k), True, inputs, 0.45), P + T)
 
 
 @pytest.mark.parametrize("compact", [True, False], ids=["compact rows", "all rows"])
@@ -25,12 +28,13 @@ def _head(k: float, scored: Tensor, entropy_gradient: bool = False) -> ERAHead:
 def test_value_entropy_and_gradient(
     compact: bool, bias: bool, softcap: float | None, k: float
 ) -> None:
+    """logp has the gradient e_y - softmax(s z), the entropies and the plain logp their own."""
     scored = (torch.arange(T) < torch.tensor([6, 3, 6, 1, 4])[:, None]).int()
     hidden = torch.randn(B, P + T - 1, HIDDEN)
     weight = torch.randn(V, HIDDEN)
     offset = torch.randn(V) if bias else None
     targets = torch.randint(V, (B, P + T - 1))
-    weights = torch.randn(B, T) * scored
+    weights = torch.randn(3, B, T) * scored
     mask = torch.zeros(B, P + T - 1, dtype=torch.bool)
     mask[:, -T:] = scored.bool()
 
@@ -38,7 +42,7 @@ def test_value_entropy_and_gradient(
         return [x.clone().requires_grad_() for x in (hidden, weight, offset) if x is not None]
 
     fused = leaves()
-    head = _head(k, scored)
+    head = _head(k, scored, ref_per_token_logps=torch.zeros(B, T))
     rows = fused[0][mask] if compact else fused[0].reshape(-1, HIDDEN)
     labels = targets[mask] if compact else targets.reshape(-1)
     logp, entropy, *_ = head.apply(
@@ -47,22 +51,80 @@ def test_value_entropy_and_gradient(
     full = torch.zeros(B, P + T - 1)
     logp = full.masked_scatter(mask, logp) if compact else logp.view(B, -1)
     entropy = full.masked_scatter(mask, entropy) if compact else entropy.view(B, -1)
-    found = torch.autograd.grad((logp[:, -T:] * weights).sum(), fused)
+    assert head.call.plain is not None
+    all_three = torch.stack([logp[:, -T:], entropy[:, -T:], head.call.plain])
+    found = torch.autograd.grad((all_three * weights).sum(), fused)
 
     plain = leaves()
     logits = (plain[0] @ plain[1].T + (plain[2] if bias else 0)) * 1.5
     logits = (softcap * (logits / softcap).tanh() if softcap else logits)[:, -T:] / 0.8
     assert head.call.scale is not None
-    reference = era_logps(logits, targets[:, -T:], head.call.scale)
+    log_p = logits.log_softmax(-1)
+    reference = torch.stack(
+        [
+            era_logps(logits, targets[:, -T:], head.call.scale),
+            -(log_p.exp() * log_p).sum(-1),
+            selected_logps(logits, targets[:, -T:]),
+        ]
+    )
     expected = torch.autograd.grad((reference * weights).sum(), plain)
 
     kept = scored.bool()
-    torch.testing.assert_close(logp[:, -T:][kept], reference[kept], rtol=0, atol=1e-5)
+    torch.testing.assert_close(all_three[:, kept], reference[:, kept], rtol=0, atol=1e-5)
+    scaled = selected_logps(logits * head.call.scale[..., None], targets[:, -T:])
+    assert head.call.log_ratio is not None
     torch.testing.assert_close(
-        entropy[:, -T:][kept], token_entropies(logits)[kept], rtol=0, atol=1e-5
+        head.call.log_ratio[kept], (scaled - reference[2])[kept], rtol=0, atol=1e-5
     )
     for left, right in zip(found, expected, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("k", "scales", "bonus", "passes"),
+    [
+        (2.0, [1, 1, 1, 1, 1], False, (1, 1)),
+        (2.0, [1, 2, 2, 2, 1], False, (1, 1)),
+        (2.0, [1, 2, 0.5, 2, 1], False, (2, 1)),
+        (4.0, [1, 4, 4, 4, 1], False, (2, 1)),
+        (2.0, [1, 1, 1, 1, 1], True, (1, 1)),
+        (2.0, [1, 2, 2, 2, 1], True, (1, 2)),
+    ],
+)
+def test_the_kernel_runs_once_unless_rows_are_flattened_or_have_a_bonus(
+    k: float,
+    scales: list[float],
+    bonus: bool,
+    passes: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """log sum exp(2 z) comes from the one forward pass, ERA's gradient from the one backward pass."""
+    calls = {"forward": 0, "backward": 0}
+    for name in calls:
+        host = getattr(ChunkedLogProbFunction, name)
+
+        def counted(*args: Any, name: str = name, host: Any = host) -> Any:
+            calls[name] += 1
+            return host(*args)
+
+        monkeypatch.setattr(ChunkedLogProbFunction, name, staticmethod(counted))
+
+    def run(weight: Tensor) -> tuple[int, int]:
+        calls.update(forward=0, backward=0)
+        head = _head(k, torch.ones(B, T, dtype=torch.int))
+        head.call.scale = torch.tensor(scales)[:, None].expand(B, T)
+        rows = torch.randn(B * (P + T - 1), HIDDEN)
+        targets = torch.randint(V, (len(rows),))
+        logp, entropy, *_ = head.apply(
+            rows, weight, None, targets, 1.0, 16, None, 1.0, ("entropy",)
+        )
+        (logp.sum() + entropy.sum() if bonus else logp.sum()).backward()
+        return calls["forward"], calls["backward"]
+
+    weight = torch.randn(V, HIDDEN, requires_grad=True)
+    assert run(weight) == passes
+    weight.ds_id = 0  # as DeepSpeed marks a sharded weight: as many calls on every rank
+    assert run(weight)[1] == (2 if bonus else 1)
 
 
 def test_a_power_of_two_is_exact_in_bfloat16() -> None:
@@ -79,18 +141,6 @@ def test_a_power_of_two_is_exact_in_bfloat16() -> None:
         assert out[0] is not None
         gradients.append(torch.autograd.grad(out[0].sum(), rows)[0])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=2**-8)
-
-
-def test_the_entropy_carries_a_gradient_only_for_a_bonus() -> None:
-    scored = torch.ones(B, T, dtype=torch.int)
-    weight, targets = torch.randn(V, HIDDEN), torch.randint(V, (B * (P + T - 1),))
-    for bonus in (False, True):
-        rows = torch.randn(len(targets), HIDDEN, requires_grad=True)
-        out = _head(2.0, scored, bonus).apply(
-            rows, weight, None, targets, 1.0, 16, None, 1.0, ("entropy",)
-        )
-        assert out[1] is not None
-        assert out[1].requires_grad is bonus
 
 
 def test_rows_that_do_not_fit_the_masks_are_an_error() -> None:

@@ -23,6 +23,7 @@ from llm_helpers import (
     trainer,
 )
 from peft import LoraConfig, get_peft_model
+from torch._dynamo.testing import CompileCounter
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
@@ -82,6 +83,7 @@ def test_functional_form_equals_the_papers_loss_in_float64(
     "changes",
     [
         {"era_k": 3.0},
+        {"era_k": 4.0},
         {"era_apply_to": "forking"},
         {
             "era_tokens": "random",
@@ -92,7 +94,7 @@ def test_functional_form_equals_the_papers_loss_in_float64(
         {"temperature": 0.7, "era_entropy_low": 0.25, "era_entropy_high": 0.3},
         {"era_advantage_scale": False},
     ],
-    ids=["k", "forking", "random", "temperature", "unscaled-advantages"],
+    ids=["k", "k of a power of two", "forking", "random", "temperature", "unscaled-advantages"],
 )
 def test_variants_equal_the_papers_loss(tmp_path: Path, changes: dict[str, Any]) -> None:
     era = trainer(
@@ -201,14 +203,103 @@ def test_gradient_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
     assert largest_difference(found, gradients(whole, batch())) < 1e-6
 
 
-def test_with_an_entropy_bonus_an_unscaled_gradient_equals_stocks_to_rounding(
-    tmp_path: Path,
+def with_reference(seed: int = 5) -> dict[str, torch.Tensor]:
+    """Return a batch with log-probabilities of a reference policy."""
+    generator = torch.Generator().manual_seed(seed)
+    return {**batch(), "ref_per_token_logps": -torch.rand(8, 10, generator=generator) * 4 - 0.5}
+
+
+def check_kl_gradient(common: dict[str, Any]) -> None:
+    """grad(ERA with beta) = grad(ERA without) + (grad(stock with beta) - grad(stock without))."""
+    thresholds = _thresholds()
+
+    def found(era: bool, beta: float) -> dict[str, torch.Tensor]:
+        config = GRPOERAConfig(**common, **thresholds) if era else GRPOConfig(**common)
+        built = trainer(GRPOERATrainer if era else GRPOTrainer, config)
+        built.beta = beta  # set in the configuration, it would load a reference model too
+        return gradients(built, with_reference())
+
+    era, plain, penalised, stock = (
+        found(*case) for case in ((True, 0.3), (True, 0.0), (False, 0.3), (False, 0.0))
+    )
+    expected = {name: plain[name] + penalised[name] - stock[name] for name in plain}
+    size = max(float(gradient.abs().max()) for gradient in expected.values())
+    assert largest_difference(era, expected) < 1e-6 * max(1.0, size)
+    assert largest_difference(era, plain) > 1e-3
+
+
+@pytest.mark.parametrize("corrected", [True, False], ids=["bias correction", ""])
+@every_loss
+def test_a_kl_term_keeps_the_gradient_of_the_plain_policy(
+    tmp_path: Path, loss_type: str, corrected: bool
 ) -> None:
-    """The bonus differentiates the first pass and the loss the second; their sum rounds apart."""
-    common = options(tmp_path, entropy_coef=0.1)
-    stock = gradients(trainer(GRPOTrainer, GRPOConfig(**common)), batch())
-    era = gradients(trainer(GRPOERATrainer, GRPOERAConfig(**common, **NEVER)), batch())
-    assert largest_difference(era, stock) < 1e-6
+    check_kl_gradient(options(tmp_path, loss_type=loss_type, use_bias_correction_kl=corrected))
+
+
+def test_a_kl_term_keeps_its_gradient_beside_ratios_of_responses(tmp_path: Path) -> None:
+    sequence = {"importance_sampling_level": "sequence", "use_bias_correction_kl": False}
+    check_kl_gradient(options(tmp_path, **sequence))
+
+
+@pytest.mark.parametrize(
+    ("changes", "beta"),
+    [({}, 0.0), ({"entropy_coef": 0.1}, 0.0), ({}, 0.3), ({"use_adaptive_entropy": True}, 0.3)],
+    ids=["", "bonus", "KL", "adaptive bonus and KL"],
+)
+def test_where_nothing_is_scaled_the_gradient_is_stocks_bit_for_bit(
+    tmp_path: Path, changes: dict[str, Any], beta: float
+) -> None:
+    found = []
+    for trainer_class, config in (
+        (GRPOTrainer, GRPOConfig(**options(tmp_path, **changes))),
+        (GRPOERATrainer, GRPOERAConfig(**options(tmp_path, **changes), **NEVER)),
+    ):
+        built = trainer(trainer_class, config)
+        built.beta = beta
+        found.append(gradients(built, with_reference()))
+    assert largest_difference(*found) == 0.0
+
+
+def test_an_entropy_bonus_has_its_gradient_whatever_trl_calls_it(tmp_path: Path) -> None:
+    """The entropies carry a gradient for any loss that differentiates them, on scaled rows too."""
+
+    class OwnBonus(GRPOTrainer):
+        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+            ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+            mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
+                model, ids, mask, 10, compute_entropy=True
+            )
+            return (entropies * inputs["completion_mask"]).sum() + 0.0 * logps.sum()
+
+    class ERAOwnBonus(ERAMixin, OwnBonus):
+        config_class = GRPOERAConfig
+
+    common = options(tmp_path)
+    stock = gradients(trainer(OwnBonus, GRPOConfig(**common)), batch())
+    era = trainer(ERAOwnBonus, GRPOERAConfig(**common, **_thresholds()))
+    found = gradients(era, inputs := batch())
+    assert (inputs["era_scale"] != 1).any()
+    assert largest_difference(found, stock) < 1e-5
+
+
+# Dynamo asks what it stands before for its .grad
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_the_gradient_is_the_same_and_steps_compile_once(tmp_path: Path) -> None:
+    """Dynamo traces the model around the head, which runs as it is; without inductor, which is slow."""
+    built = trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path), **_thresholds()))
+    eager = gradients(built, batch())
+    torch._dynamo.reset()
+    compiled = torch.compile(built.model, backend=(counter := CompileCounter()))
+    for _ in range(3):
+        built.model.zero_grad()
+        built._compute_loss(compiled, inputs := batch()).backward()
+        graphs = counter.frame_count
+    assert (inputs["era_scale"] != 1).any()
+    found = {n: p.grad.clone() for n, p in built.model.named_parameters() if p.grad is not None}
+    assert largest_difference(found, eager) < 1e-6
+    built._compute_loss(compiled, batch())
+    assert counter.frame_count == graphs > 0
 
 
 def test_evaluation_is_trls_loss(tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ from era_llm.trl import ERAMixin, GRPOERAConfig, GRPOERATrainer, RLOOERAConfig
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"beta": 0.04}, "beta must be 0"),
-        ({"torch_compile": True}, "torch_compile=True"),
+        (
+            {"beta": 0.04, "importance_sampling_level": "sequence"},
+            r"use_bias_correction_kl must be False with ERA, beta=0\.04",
+        ),
+        ({"era_entropy_low": "automatic"}, "must be a number of nats or 'auto', got 'automatic'"),
         ({"era_k": 1.0}, "k must be above 1"),
         ({"era_entropy_low": 3.0}, "low must be below high"),
         ({"era_top_ratio": 0.0}, "ratio must lie in"),
@@ -36,7 +39,9 @@ def test_refused_options_are_named(tmp_path: Path, changes: dict[str, Any], mess
 
 def test_rloo_keeps_its_kl_penalty_and_a_disabled_era_refuses_nothing(tmp_path: Path) -> None:
     assert RLOOERAConfig(**options(tmp_path, beta=0.05)).beta == 0.05
-    assert GRPOERAConfig(**options(tmp_path, beta=0.05), era_enabled=False).beta == 0.05
+    sequence = options(tmp_path, beta=0.05, importance_sampling_level="sequence")
+    assert GRPOERAConfig(**sequence, era_enabled=False).beta == 0.05
+    assert GRPOERAConfig(**sequence, use_bias_correction_kl=False).beta == 0.05
 
 
 def test_a_second_entropy_controller_draws_a_warning(
@@ -104,6 +109,36 @@ def test_a_changed_kernel_signature_is_refused(
     )
     with pytest.raises(RuntimeError, match="computes log-probabilities in another way"):
         trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)))
+
+
+@pytest.mark.parametrize("version", ["1.15.2", "1.17.0", "1.160.0"])
+def test_a_version_of_trl_that_was_not_tried_is_refused(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr(trl, "__version__", version)
+    with pytest.raises(RuntimeError, match=rf"in trl {version}\. Install trl>=1\.16,<1\.17"):
+        fused_head.check_kernel()
+
+
+def test_a_kernel_that_keeps_other_tensors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signature is the same, but what stands in the place of log Z is not it."""
+    forward = fused_head.ChunkedLogProbFunction.forward
+
+    def changed(
+        ctx, hidden, weight, bias, targets, temperature, chunk_size, final_logit_softcapping,
+        logit_scale, outputs,
+    ):  # fmt: skip
+        result = forward(
+            ctx, hidden, weight, bias, targets, temperature, chunk_size,
+            final_logit_softcapping, logit_scale, outputs,
+        )  # fmt: skip
+        *tensors, log_z, entropy = ctx.saved_tensors
+        ctx.saved_tensors = (*tensors, entropy, log_z)
+        return result
+
+    monkeypatch.setattr(fused_head.ChunkedLogProbFunction, "forward", staticmethod(changed))
+    with pytest.raises(RuntimeError, match="computes log-probabilities in another way"):
+        fused_head.check_kernel()
 
 
 def test_a_forward_that_bypasses_the_head_is_an_error_not_the_stock_loss(tmp_path: Path) -> None:

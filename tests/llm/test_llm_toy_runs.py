@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-import era_llm.toy_runs as toy_runs
+import benchmarks.llm.toy_runs as toy_runs
 from benchmarks.llm import failure_injection
-from era_llm.toy import toy_perplexity
-from era_llm.toy_runs import ERA, compare, run, table
+from benchmarks.llm.toy import toy_perplexity
+from benchmarks.llm.toy_runs import ERA, compare, run, table
 from era_rl.runs.folder import read_json
 
 
@@ -59,7 +59,9 @@ def test_compare_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "table.md").read_text() == text + "\n"
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert not list(tmp_path.glob("*.part"))
-    with pytest.raises(ValueError, match=rf"folder='{tmp_path}' .*\(max_steps: 10, now 20\)"):
+    with pytest.raises(
+        ValueError, match=r"grpo-seed0\.json is of other settings \(max_steps: 10, now 20\)"
+    ):
         compare(tmp_path, [0, 1, 2], 20)
     assert ran.count(2) == 0
 
@@ -68,7 +70,7 @@ def test_the_table_of_the_failure_injection_is_written_when_it_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def main(*arguments: str) -> None:
-        monkeypatch.setattr("sys.argv", ["", "--output", str(tmp_path), *arguments])
+        monkeypatch.setattr("sys.argv", ["", "--out", str(tmp_path), *arguments])
         failure_injection.main()
 
     trained: list[int] = []
@@ -80,7 +82,7 @@ def test_the_table_of_the_failure_injection_is_written_when_it_is_complete(
 
     monkeypatch.setattr(failure_injection, "pretrained_toy", trained.append)
     monkeypatch.setattr(failure_injection, "run", fake)
-    with pytest.raises(ValueError, match=rf"output='{tmp_path}' has no run"):
+    with pytest.raises(ValueError, match=rf"out='{tmp_path}' has no run"):
         main("--table-only")
     for path in failure_injection.RESULTS.glob("*-seed[01].json"):
         shutil.copy(path, tmp_path)

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from llm_helpers import NEVER, options, trainer
 from trl import GRPOConfig, GRPOTrainer
 
+from era_llm import threshold
 from era_llm.trl import (
     GRPOERAConfig,
     GRPOERATrainer,
@@ -81,6 +83,45 @@ def test_training_resumes_from_a_checkpoint_as_if_never_stopped(
         # of the whole run against that of the part after resuming
         left.pop("train_loss", None), right.pop("train_loss", None)
         assert _untimed(left) == _untimed(right)
+
+
+def test_an_automatic_threshold_is_a_quantile_of_what_was_seen_and_resumes(
+    tmp_path: Path, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """low = q(10%) of H_resp over the first steps, -inf before them, the same when resumed."""
+    monkeypatch.setattr(threshold, "STEPS", 3)
+
+    def build(**changes: Any) -> Any:
+        common = options(tmp_path, max_steps=5, lr_scheduler_type="constant", **changes)
+        return trainer(GRPOERATrainer, GRPOERAConfig(**common, era_entropy_low="auto"), toy)
+
+    whole = build(save_strategy="steps", save_steps=2)
+    whole.train()
+    seen = torch.tensor(whole._running_low.seen)
+    assert len(seen) == 3 * whole.args.per_device_train_batch_size
+    logs = [log for log in whole.state.log_history if "era/h_resp" in log]
+    assert "era/entropy_low" not in logs[0]
+    assert logs[0]["era/frac_sharpened"] == 0
+    lows = [log["era/entropy_low"] for log in logs[1:]]
+    expected = [seen[: 8 * n].quantile(0.1).item() for n in (1, 2, 3, 3)]
+    assert lows == pytest.approx(expected)
+    resumed = build()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed._running_low.seen == whole._running_low.seen
+    again = [log for log in resumed.state.log_history if "era/h_resp" in log]
+    assert [log["era/entropy_low"] for log in again[1:]] == lows
+    card = (tmp_path / "README.md").read_text()
+    for part in ("GRPO-ERA", "2510.08549", "- `era_entropy_low`: auto", "- `era_k`: 2.0"):
+        assert part in card
+
+
+def test_an_automatic_threshold_stays_below_the_high_one() -> None:
+    running = threshold.RunningLow()
+    assert running.value(3.0) == float("-inf")
+    running.add(torch.tensor([4.0, 5.0, float("nan")]), step=0)
+    running.add(torch.tensor([1.0]), step=threshold.STEPS)
+    assert running.seen == [4.0, 5.0]
+    assert 2.999 < running.value(3.0) < 3.0
 
 
 def test_training_learns(tmp_path: Path, toy: Any) -> None:

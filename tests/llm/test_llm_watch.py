@@ -15,6 +15,7 @@ HEALTHY = {
     "era/h_resp": 1.2,
     "era/frac_sharpened": 0.1,
     "era/frac_flattened": 0.0,
+    "era/frac_positive": 0.5,
     "frac_reward_zero_std": 0.5,
     "entropy": 0.7,
     "loss": 0.01,
@@ -75,6 +76,48 @@ def test_each_cause_names_its_remedy(
     _feed(watch, range(30, 35), **changes)
     assert caplog.text.count(message) == 1
     assert remedy in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"frac_reward_zero_std": 1.0}, {"entropy": 0.01}, {"grad_norm": 40.0}, {"loss": -5.0}],
+    ids=str,
+)
+def test_what_passes_by_draws_no_warning(
+    caplog: pytest.LogCaptureFixture, changes: dict[str, float]
+) -> None:
+    watch = ERAWatch(10)
+    _feed(watch, range(1, 30))
+    for start in range(30, 60, 3):
+        _feed(watch, range(start, start + 2), **changes)
+        _feed(watch, range(start + 2, start + 3))
+    assert caplog.text == ""
+
+
+def test_batches_without_a_gradient_are_no_measure_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Else their zeros were the median, and the next gradient a spike; nor could they be scaled."""
+    watch, idle = ERAWatch(10), {"grad_norm": 0.0, "loss": 0.0, "era/frac_positive": 0.0}
+    idle |= {"era/frac_sharpened": 0.0}
+    for start in range(1, 60, 2):
+        _feed(watch, range(start, start + 1), **idle, frac_reward_zero_std=1.0)
+        _feed(watch, range(start + 1, start + 2), grad_norm=4.0)
+    _feed(watch, range(60, 80), **idle)
+    assert caplog.text == ""
+
+
+def test_completions_without_a_token_are_no_collapsed_entropy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All truncated and masked: TRL logs entropy 0, and era/h_resp is not there."""
+    watch = ERAWatch(10)
+    unmeasured = {n: v for n, v in HEALTHY.items() if n != "era/h_resp"} | {"entropy": 0.0}
+    args: Any = SimpleNamespace(era_enabled=True)
+    for step in range(1, 5):
+        state = TrainerState(global_step=step, is_world_process_zero=True)
+        watch.on_log(args, state, TrainerControl(), logs=dict(unmeasured))
+    assert caplog.text.count("no token was measured") == 1
+    assert "max_completion_length" in caplog.text
+    assert "collapsed" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from llm_helpers import options, trainer
 
-from era_llm.toy import pretrained_toy, toy_reward
+from benchmarks.llm.toy import pretrained_toy, toy_reward
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
 
 GENERATIONS, PROMPTS = 4, 2

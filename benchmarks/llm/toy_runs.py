@@ -1,10 +1,12 @@
-"""Runs on the toy language, one JSON file each, and the comparison of GRPO with and without ERA."""
+"""Runs on the toy language, one JSON file each, and the comparison of GRPO with and without ERA.
 
-import platform
+python -m benchmarks.llm.toy_runs --out toy
+"""
+
+import argparse
 import sys
 import time
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback
 
-from era_llm.toy import (
+from benchmarks.llm.toy import (
     DIGITS,
     pretrained_toy,
     toy_perplexity,
@@ -24,6 +26,7 @@ from era_llm.toy import (
 )
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
 from era_rl.runs.folder import locked, read_json, write_json
+from era_rl.runs.record import command_line, provenance, read_record
 
 ERA = {"era_enabled": True, "era_entropy_low": 1.5}
 ARMS: dict[str, dict[str, Any]] = {
@@ -48,9 +51,18 @@ CURVES = (
     "era/h_resp",
     "era/frac_sharpened",
     "era/frac_flattened",
-    "era/positive_mass",
 )
 MEASURES = ("avg@100", "pass@16", "distinct_correct", "perplexity", "entropy")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("toy"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=260)
+    options = parser.parse_args(arguments)
+    sys.stdout.write(compare(options.out, options.seeds, options.steps) + "\n")
 
 
 def compare(output: Path, seeds: list[int], steps: int) -> str:
@@ -110,7 +122,7 @@ def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dic
     logs = [log for log in trainer.state.log_history if "reward" in log]
     curves = {name: [log[name] for log in logs] for name in ("step", *CURVES)}
     record = {
-        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "command": command_line(),
         "seed": seed,
         "config": settings,
         "versions": versions(),
@@ -132,21 +144,10 @@ def is_done(path: Path, seed: int, steps: int, changes: dict[str, Any]) -> bool:
         changes: Its options.
 
     Raises:
-        ValueError: If it is of a run with other settings, or damaged.
+        SettingsError: If it is of a run with other settings, or damaged.
     """
-    if not path.exists():
-        return False
     defaults = {option.name: option.default for option in fields(GRPOERAConfig)}
-    stored = {**defaults, **read_json(path)["config"]}
-    asked = {**defaults, **_settings(seed, steps, changes)}
-    names = [name for name in asked if stored[name] != asked[name]]
-    if names:
-        listed = ", ".join(f"{name}: {stored[name]!r}, now {asked[name]!r}" for name in names)
-        raise ValueError(
-            f"{path.name} in folder={str(path.parent)!r} is of other settings ({listed}): "
-            "take another folder"
-        )
-    return True
+    return read_record(path, _settings(seed, steps, changes), defaults) is not None
 
 
 def measure(model: Any) -> dict[str, float]:
@@ -160,8 +161,7 @@ def measure(model: Any) -> dict[str, float]:
 
 def versions() -> dict[str, str]:
     """Return the versions a result depends on."""
-    packages = ("torch", "transformers", "trl", "accelerate")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return provenance(("torch", "transformers", "trl", "accelerate"))["versions"]
 
 
 def table(records: dict[str, list[dict[str, Any]]], measures: tuple[str, ...] = MEASURES) -> str:
@@ -231,3 +231,7 @@ def _settings(seed: int, steps: int, changes: dict[str, Any]) -> dict[str, Any]:
 
 def _spread(values: list[float]) -> str:
     return f"{mean(values):.3g} ± {stdev(values):.2g}" if len(values) > 1 else f"{values[0]:.3g}"
+
+
+if __name__ == "__main__":
+    main()

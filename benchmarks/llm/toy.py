@@ -154,15 +154,11 @@ def toy_samples(model: Any, per_prompt: int = 100, seed: int = 0) -> dict[str, f
     """
     tokenizer, torch_state = toy_tokenizer(), torch.random.get_rng_state()
     torch.manual_seed(seed)
-    right = []
-    for number in _NUMBERS:
-        texts = [
-            text
-            for tokens, length in sample(
-                model, tokenizer, f"{number}=", per_prompt, DIGITS, batch_size=per_prompt
-            )
-            for text in tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
-        ]
+    right, prompts = [], [f"{number}=" for number in _NUMBERS]
+    # a batch for each prompt
+    drawn = sample(model, tokenizer, prompts, per_prompt, DIGITS, batch_size=per_prompt)
+    for number, batch in zip(_NUMBERS, drawn, strict=True):
+        texts = tokenizer.batch_decode(batch.ids, skip_special_tokens=True)
         right.append([text for text in texts if is_correct(text, number)])
     torch.random.set_rng_state(torch_state)
     distinct = sum(len(set(texts)) for texts in right) / len(right)

@@ -1,0 +1,155 @@
+"""Data sets and reward functions by name, for training and evaluation alike."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from importlib import import_module
+from inspect import Parameter, signature
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+from era_llm.rewards import math_reward, math_verify
+
+Reward = Callable[..., list[float | None]]
+
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_FROM_TRL = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+
+
+@dataclass
+class DataArguments:
+    """Data sets and rewards of a run."""
+
+    dataset_name: str = field(
+        metadata={"help": "Hub id or local .jsonl, .json, .csv or .parquet file."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration on the Hub."})
+    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set for eval_strategy: as dataset_name."}
+    )
+    eval_dataset_split: str = field(default="test", metadata={"help": "Split to evaluate on."})
+    prompt_column: str = field(
+        default="prompt", metadata={"help": "Column of prompts, texts or conversations."}
+    )
+    answer_column: str | None = field(
+        default=None,
+        metadata={"help": "Column that rewards get as answer; a.b is field b of column a."},
+    )
+    chat: bool = field(
+        default=False, metadata={"help": "Send text prompts through the chat template."}
+    )
+    system_prompt: str | None = field(
+        default=None,
+        metadata={"help": "First message of every conversation; text prompts become one."},
+    )
+    reward: list[str] = field(
+        default_factory=lambda: ["era_llm.rewards.math_reward"],
+        metadata={
+            "help": "Dotted names of reward functions, of the working folder too; they are given "
+            "every column. reward_weights weighs them."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Take the name of one reward for a list: a configuration file may have it so."""
+        self.reward = [self.reward] if isinstance(self.reward, str) else self.reward
+
+
+def load_rows(options: DataArguments, evaluation: bool = False) -> Dataset:
+    """Load a data set, with its columns and "prompt", and "answer" where there is an answer column.
+
+    Args:
+        options: Where the data are and which columns to take.
+        evaluation: Load the evaluation set.
+
+    Raises:
+        ValueError: If prompt_column or answer_column names no column.
+    """
+    name = options.eval_dataset_name if evaluation else options.dataset_name
+    path = Path(name or "")
+    if path.suffix in _FORMATS and path.is_file():
+        rows = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+    else:
+        split = options.eval_dataset_split if evaluation else options.dataset_split
+        rows = load_dataset(name, options.dataset_config, split=split)
+
+    places = {"prompt": _column_path("prompt_column", options.prompt_column, rows)}
+    if options.answer_column is not None:
+        places["answer"] = _column_path("answer_column", options.answer_column, rows)
+
+    def row(given: dict[str, Any]) -> dict[str, Any]:
+        found = {name: reduce(getitem, place, given) for name, place in places.items()}
+        return {
+            **found,
+            "prompt": conversation(found["prompt"], options.chat, options.system_prompt),
+        }
+
+    return rows.map(row)
+
+
+def conversation(prompt: Any, chat: bool = False, system: str | None = None) -> Any:
+    """Return a prompt as a conversation where one is asked for, with a system prompt first.
+
+    Args:
+        prompt: Text, or a list of messages.
+        chat: Whether text is to become the message of a user; a system prompt says so too.
+        system: The system prompt.
+    """
+    if isinstance(prompt, str) and (chat or system is not None):
+        prompt = [{"role": "user", "content": prompt}]
+    return prompt if system is None else [{"role": "system", "content": system}, *prompt]
+
+
+def _column_path(option: str, name: str, rows: Dataset) -> list[str]:
+    """Return the keys that lead from a row to a value: the column, then fields of a struct."""
+    path = [name] if name in rows.column_names else name.split(".")
+    fields: Any = rows.features
+    for key in path:
+        if not isinstance(fields, dict) or key not in fields:
+            raise ValueError(f"{option} must name a column of {rows.features}, got {name!r}")
+        fields = fields[key]
+    return path
+
+
+def load_rewards(names: Sequence[str], columns: Sequence[str]) -> list[Reward]:
+    """Return the reward functions of dotted names, such as "package.function".
+
+    Args:
+        names: The names; a module of the working folder is one too.
+        columns: Columns of the data set, which the functions are given as arguments.
+
+    Raises:
+        ValueError: If there is no such function, or it needs an argument that is no column.
+    """
+    if os.getcwd() not in sys.path:  # the console script has its own folder there
+        sys.path.insert(0, os.getcwd())
+    functions = [_resolve(name) for name in names]
+    if math_reward in functions:
+        math_verify()  # an error now, not after the first samples
+    for name, function in zip(names, functions, strict=True):
+        taken = signature(function).parameters.values()
+        needed = {p.name for p in taken if p.default is p.empty and p.kind not in _VARIABLE}
+        if missing := needed - _FROM_TRL - {*columns}:
+            raise ValueError(
+                f"reward {name!r} needs the columns {sorted(missing)}, the data set has {[*columns]}"
+            )
+    return functions
+
+
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
+def _resolve(name: str) -> Reward:
+    module, _, function = name.rpartition(".")
+    if not module:
+        raise ValueError(f"reward must be a dotted name such as package.function, got {name!r}")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"reward {name!r} cannot be loaded: {error}") from error
