@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         PPOERA,
         SACERA,
         TQCERA,
+        XQCERA,
         CrossQERA,
         DeviceReplayBuffer,
         EntropyMonitor,
@@ -40,6 +41,7 @@ __all__ = [
     "PPOERA",
     "SACERA",
     "TQCERA",
+    "XQCERA",
     "CategoricalHead",
     "CrossQERA",
     "DeviceReplayBuffer",
@@ -61,7 +63,7 @@ __all__ = [
 
 _ADAPTERS = {
     "era_rl.sb3": (
-        *("A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "MaskablePPOERA"),
+        *("A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "XQCERA", "MaskablePPOERA"),
         *("DeviceReplayBuffer", "EntropyMonitor", "GradientConflict"),
     ),
     "era_rl.torchrl": ("ERAActor", "SACERALoss"),

@@ -23,12 +23,14 @@ from era_rl.sb3.policies import (
     TQCERAPolicy,
 )
 from era_rl.sb3.sac import SACERA, paper_preset
+from era_rl.sb3.xqc import XQCERA, XQCERAPolicy
 
 __all__ = [
     "A2CERA",
     "PPOERA",
     "SACERA",
     "TQCERA",
+    "XQCERA",
     "CrossQERA",
     "CrossQERAPolicy",
     "DeviceReplayBuffer",
@@ -49,6 +51,7 @@ __all__ = [
     "TQCERAPolicy",
     "TanhNormalDistribution",
     "TruncatedNormalDistribution",
+    "XQCERAPolicy",
     "paper_preset",
     "plot_gradient_conflict",
 ]

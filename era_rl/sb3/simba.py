@@ -1,5 +1,6 @@
 """SimbaPolicy of SACERA and TQCERA: residual networks on standardised observations."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -7,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import (
@@ -156,8 +158,10 @@ class ObservingMixin(BaseAlgorithm):
 
     def __init__(self, policy: Any, env: Any, *args: Any, **kwargs: Any) -> None:
         policy_class = self.policy_aliases.get(policy) if isinstance(policy, str) else policy
-        defaults = {} if args else getattr(policy_class, "algorithm_defaults", {})
-        super().__init__(policy, env, *args, **{**defaults, **kwargs})
+        defaults = getattr(policy_class, "algorithm_defaults", {})
+        host = next(base for base in type(self).__mro__ if _is_host(base))
+        given = inspect.signature(host).bind_partial(policy, env, *args, **kwargs).arguments
+        super().__init__(**{**defaults, **given})
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         normalised = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
@@ -173,6 +177,10 @@ class ObservingMixin(BaseAlgorithm):
         if isinstance(self.policy, SimbaMixin):
             self.policy.observe(self._last_obs)
         super()._store_transition(*args, **kwargs)  # type: ignore[misc]
+
+
+def _is_host(base: type) -> bool:
+    return issubclass(base, OffPolicyAlgorithm) and not issubclass(base, ObservingMixin)
 
 
 class SACERASimbaPolicy(SimbaMixin, SACERAPolicy):

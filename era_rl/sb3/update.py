@@ -80,7 +80,7 @@ class OffPolicyUpdate(Update):
         critic_loss: The critics' loss.
         value: What the actor maximises, of the critics' outputs.
         joint: Whether the critics take states and next states in one pass (CrossQ's). Then batch
-            statistics are those of the critics in their loss and of the actor in its, running ones
+            statistics are those of all critics in their loss and of the actor in its, running ones
             otherwise, and the actor's noise is drawn last.
     """
 
@@ -94,10 +94,11 @@ class OffPolicyUpdate(Update):
         super().__init__(policy)
         self.joint = joint
         actor, critic = policy.actor, policy.critic
+        target = getattr(policy, "critic_target", None)
         self.critic = GradientStep(
             CriticLoss(policy, critic_loss),
             critic.optimizer,
-            [*_modes(actor, False), *_modes(critic, True)] if joint else [],
+            [*_modes(actor, False), *_modes(critic, True), *_modes(target, True)] if joint else [],
             "the critics",
         )
         self.actor = GradientStep(
@@ -107,7 +108,7 @@ class OffPolicyUpdate(Update):
             "the actor",
         )
         self._online, self._targets, self._statistics = [], [], []
-        if (target := getattr(policy, "critic_target", None)) is not None:
+        if target is not None:
             self._online, self._targets = list(critic.parameters()), list(target.parameters())
             self._statistics = list(zip(_running(target), _running(critic), strict=True))
         self._steps: dict[bool, Callable[..., Any]] = {True: self._both, False: self._critics}
@@ -169,9 +170,10 @@ class OffPolicyUpdate(Update):
         return (group for optimizer in self.optimizers for group in optimizer.param_groups)
 
 
-def _modes(network: nn.Module, training: bool) -> list[tuple[nn.Module, bool]]:
+def _modes(network: nn.Module | None, training: bool) -> list[tuple[nn.Module, bool]]:
     """Return a network's layers with batch statistics, each with a mode."""
-    return [(m, training) for m in network.modules() if isinstance(m, BatchRenorm | _BatchNorm)]
+    modules = () if network is None else network.modules()
+    return [(m, training) for m in modules if isinstance(m, BatchRenorm | _BatchNorm)]
 
 
 def _running(network: nn.Module) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from era_rl.networks import BatchNormMLP, CategoricalValue, RewardScale, RunningNorm, SimbaEncoder
-from era_rl.networks.batch_norm import project_rows, unit_rows
+from era_rl.networks.batch_norm import UnitRowAdam, unit_rows
 from era_rl.networks.moments import Moments, merge_moments
 from era_rl.networks.simba import SimbaBlock
 from era_rl.networks.values import (
@@ -68,69 +68,42 @@ class TestBatchNorm:
         """g (x - m) / sqrt(v + 1e-3) + b by running and by batch statistics; momentum .99."""
         golden = GOLDEN["batch_norm_mlp"]
         network, x = loaded(BatchNormMLP(3, [2, 2]), golden), tensor(golden["x"])
-        same(network(x), golden["running"])
-        out, statistics = network.by_batch(x)
-        same(out, golden["by_batch"])
-        network.absorb(statistics)
+        same(network.eval()(x), golden["running"])
+        same(network.train()(x), golden["by_batch"])
         for name, expected in golden["absorbed"].items():
             same(network.state_dict()[name], expected)
 
-    def test_is_torch_s_batch_norm(self) -> None:
-        """nn.BatchNorm1d in train mode, but for its unbiased running variance; gradients too."""
-        network, x = BatchNormMLP(3, [4]).double(), torch.randn(6, 3, dtype=torch.float64)
-        layers: list[nn.Module] = [nn.BatchNorm1d(3, 1e-3), nn.Linear(3, 4, bias=False)]
-        host = nn.Sequential(*layers, nn.BatchNorm1d(4, 1e-3), nn.ReLU()).double()
-        host[1].load_state_dict(network.linears[0].state_dict())
-        for pass_, linear in (
-            (lambda x: network.by_batch(x)[0], network.linears[0]),
-            (host, host[1]),
-        ):
-            pass_(x).square().sum().backward()
-            assert linear.weight.grad is not None
-        torch.testing.assert_close(network.by_batch(x)[0], host(x))
-        torch.testing.assert_close(network.linears[0].weight.grad, host[1].weight.grad)
-
-    def test_a_pass_changes_nothing(self) -> None:
-        """Running statistics move in absorb alone, in train mode too."""
-        network = BatchNormMLP(3, [4, 4]).train()
-        before = {k: v.clone() for k, v in network.state_dict().items()}
-        network.by_batch(torch.randn(5, 3))
-        network(torch.randn(5, 3))
-        assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
-
-    def test_works_under_torch_func(self) -> None:
-        """grad of a functional call with its statistics beside is autograd's."""
+    def test_statistics_move_under_torch_func(self) -> None:
+        """Copies in a functional call move as buffers do, which stay; gradients are autograd's."""
         network, x = BatchNormMLP(3, [4]), torch.randn(6, 3)
-
-        class Pass(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.network = network
-
-            def forward(self, x: Tensor) -> Any:
-                return network.by_batch(x)
+        parameters = {name: value.detach() for name, value in network.named_parameters()}
+        before = {name: value.clone() for name, value in network.named_buffers()}
 
         def loss(parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
-            out, statistics = functional_call(Pass(), parameters, (x,))
-            return out.square().mean(), statistics
+            moved = {name: value.clone() for name, value in network.named_buffers()}
+            return functional_call(network, {**parameters, **moved}, x).square().mean(), moved
 
-        parameters = {f"network.{k}": v.detach() for k, v in network.named_parameters()}
-        gradients, (_, statistics) = grad_and_value(loss, has_aux=True)(parameters)
-        out, expected = network.by_batch(x)
-        out.square().mean().backward()
+        gradients, (_, moved) = grad_and_value(loss, has_aux=True)(parameters)
+        assert all(torch.equal(before[name], value) for name, value in network.named_buffers())
+        network(x).square().mean().backward()
         for name, parameter in network.named_parameters():
-            torch.testing.assert_close(gradients[f"network.{name}"], parameter.grad)
-        torch.testing.assert_close(statistics, expected)
+            torch.testing.assert_close(gradients[name], parameter.grad)
+        torch.testing.assert_close(moved, dict(network.named_buffers()))
 
-    def test_rows_are_projected_to_unit_norm(self) -> None:
-        """|w_i| = 1 for each row, in place, directions kept; any leading dimensions."""
+    def test_rows_have_unit_norm_after_each_step(self) -> None:
+        """|w_i| = 1 for each row, directions those of Adam's step; vectors are Adam's."""
+        layer, free = nn.Linear(3, 4), nn.Linear(3, 4)
+        optimizer = UnitRowAdam(layer.parameters(), lr=0.1)
+        free.load_state_dict(layer.state_dict())
+        reference = torch.optim.Adam(free.parameters(), lr=0.1)
+        torch.testing.assert_close(layer.weight.norm(dim=1), torch.ones(4))
+        for each, step in ((layer, optimizer), (free, reference)):
+            each(torch.ones(2, 3)).square().sum().backward()
+            step.step()
+        torch.testing.assert_close(layer.weight, unit_rows(free.weight))
+        torch.testing.assert_close(layer.bias, free.bias)
         weight = torch.randn(2, 4, 3)
-        projected = unit_rows(weight)
-        torch.testing.assert_close(projected.norm(dim=-1), torch.ones(2, 4))
-        torch.testing.assert_close(projected * weight.norm(dim=-1, keepdim=True), weight)
-        parameter = nn.Parameter(weight[0].clone())
-        project_rows([parameter])
-        assert torch.equal(parameter.data, projected[0])
+        torch.testing.assert_close(unit_rows(weight) * weight.norm(dim=-1, keepdim=True), weight)
 
     @pytest.mark.parametrize("widths", [[], [4, 0]])
     def test_refuses_no_or_empty_layers(self, widths: list[int]) -> None:

@@ -10,7 +10,7 @@ from sb3_toys import TargetEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
-from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, CrossQERA, MaskablePPOERA
+from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, XQCERA, CrossQERA, MaskablePPOERA
 from era_rl.sb3.actor_critic import num_actions
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -18,7 +18,12 @@ DISCRETE = spaces.Discrete(4)
 MULTI_DISCRETE = spaces.MultiDiscrete([3, 1, 4])
 MULTI_BINARY = spaces.MultiBinary(3)
 
-OFF_POLICY: dict[str, Any] = {"SACERA": SACERA, "TQCERA": TQCERA, "CrossQERA": CrossQERA}
+OFF_POLICY: dict[str, Any] = {
+    "SACERA": SACERA,
+    "TQCERA": TQCERA,
+    "CrossQERA": CrossQERA,
+    "XQCERA": XQCERA,
+}
 ON_POLICY: dict[str, Any] = {"PPOERA": PPOERA, "A2CERA": A2CERA}
 FAMILY: dict[str, Any] = {**OFF_POLICY, **ON_POLICY, "MaskablePPOERA": MaskablePPOERA}
 

@@ -18,7 +18,7 @@ from era_rl.sb3 import SACERA
 from era_rl.sb3.base import refuse_nonfinite
 
 AT = 63
-CONTINUOUS = ["SACERA", "TQCERA", "CrossQERA", "PPOERA", "A2CERA"]
+CONTINUOUS = ["SACERA", "TQCERA", "CrossQERA", "XQCERA", "PPOERA", "A2CERA"]
 
 
 class FaultyEnv(gym.Env):

@@ -252,6 +252,7 @@ DROPOUT = {"module": nn.Dropout, "argument": 0.5}
         ("PPOERA", "MultiInputPolicy", spaces.Dict({"a": VECTOR, "b": IMAGE}), None),
         ("TQCERA", "MlpPolicy", VECTOR, None),
         ("CrossQERA", "MlpPolicy", VECTOR, None),
+        ("XQCERA", "MlpPolicy", VECTOR, None),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -264,6 +265,7 @@ DROPOUT = {"module": nn.Dropout, "argument": 0.5}
                 ("TQCERA", "MultiInputPolicy", spaces.Dict({"a": VECTOR, "b": IMAGE}), None),
                 ("TQCERA", "MlpPolicy", VECTOR, BATCH_NORM),
                 ("SACERA", "MlpPolicy", VECTOR, DROPOUT),
+                ("SACERA", "SimbaPolicy", VECTOR, None),
             )
         ),
     ],
@@ -271,10 +273,11 @@ DROPOUT = {"module": nn.Dropout, "argument": 0.5}
         "ppo-dict",
         "tqc",
         "crossq",
+        "xqc",
         "ppo-cnn",
         "ppo-bn",
         "ppo-dropout",
-        *("dict", "cnn", "bn", "tqc-dict", "tqc-bn", "dropout"),
+        *("dict", "cnn", "bn", "tqc-dict", "tqc-bn", "dropout", "simba"),
     ],
 )
 def test_every_policy_is_traced_and_equals_eager(

@@ -128,18 +128,6 @@ def test_dict_observations_and_hindsight(name: str) -> None:
     assert norm(model).count == 40
 
 
-def test_the_compiled_update_is_the_eager_one() -> None:
-    """The same parameters up to rounding, normaliser included, though it moves in between."""
-    models = [simba("SACERA", compile=on) for on in (False, True)]
-    for model in models:
-        torch.manual_seed(0)
-        np.random.seed(0)
-        model.learn(40)
-    eager, compiled = (model.policy.state_dict() for model in models)
-    for key, value in eager.items():
-        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-5)
-
-
 @HOSTS
 def test_warns_where_both_normalise(name: str) -> None:
     env = VecNormalize(make_vec_env(lambda: TargetEnv(), 1, seed=0))

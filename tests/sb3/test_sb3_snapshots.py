@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, spaces.Space, dict[str, Any]]] = {
     "sacera_gaussian": ("SACERA", BOX, {"floor": "gaussian", "delta": 0.1}),
     "tqcera": ("TQCERA", BOX, {}),
     "crossqera": ("CrossQERA", BOX, {}),
+    "xqcera": ("XQCERA", BOX, {}),
     "ppoera": ("PPOERA", BOX, {"n_epochs": UPDATES}),
     "ppoera_unbounded": ("PPOERA", BOX, {"n_epochs": UPDATES, "squash": False}),
     "ppoera_discrete": ("PPOERA", DISCRETE, {"n_epochs": UPDATES}),
