@@ -108,6 +108,7 @@ class Trainer:
         steps = len(self.order)
         self.average = averaged(self.model, config.ema, config.epochs * steps)
         self.network = self.model if self.head is None else ERAClassifier(self.model, self.head)
+        self.network.to(self.device)
         if config.compile:
             self.network.compile()
         if distributed:
