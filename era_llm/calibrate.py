@@ -67,11 +67,6 @@ def suggest(h_resp: Tensor, positive: Tensor, highest: float) -> dict[str, Any]:
     more as entropy falls, are sharpened; the high one is twice the 99% quantile, which stops only a
     blow-up that the initial model is far from, but at most half-way from there to what can be reached.
 
-    Args:
-        h_resp: Response entropies in nats, (responses,); NaN where a response is empty.
-        positive: Whether the advantage of a response is positive, (responses,).
-        highest: ln of the vocabulary, the highest entropy there is.
-
     Returns:
         "responses", "positive", "sharpened" and "flattened" (numbers of responses), "quantiles",
         "era_entropy_low" and "era_entropy_high" (nats).
@@ -94,12 +89,7 @@ def suggest(h_resp: Tensor, positive: Tensor, highest: float) -> dict[str, Any]:
 
 @contextmanager
 def scoring(model: Any, temperature: float) -> Iterator[None]:
-    """Let a model score tokens by TRL's fused head, which never holds the logits.
-
-    Args:
-        model: A causal language model.
-        temperature: Temperature of the distribution.
-    """
+    """Let a model score tokens by TRL's fused head, which never holds the logits."""
     own = vars(model).get("forward")
     add_fused_lm_head(model, temperature, outputs=("entropy",))
     try:
@@ -112,14 +102,7 @@ def scoring(model: Any, temperature: float) -> Iterator[None]:
 
 @torch.no_grad()
 def response_entropies(model: Any, batch: Samples, ratio: float, tokens: Tokens) -> Tensor:
-    """Return H_resp of sampled completions, (batch,).
-
-    Args:
-        model: A causal language model, within `scoring`.
-        batch: The completions.
-        ratio: Share of the tokens that count.
-        tokens: Which of them, see `era_llm.functional.select_tokens`.
-    """
+    """Return H_resp of sampled completions, (batch,)."""
     ids = torch.cat([batch.prompt_ids, batch.ids], 1)
     seen = torch.cat([batch.prompt_mask, batch.mask], 1)
     labels = torch.cat([torch.full_like(batch.prompt_ids, -100), batch.ids], 1)

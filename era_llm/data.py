@@ -64,15 +64,11 @@ class DataArguments:
 def load_rows(options: DataArguments, evaluation: bool = False) -> Dataset:
     """Load a data set, with its columns and "prompt", and "answer" where there is an answer column.
 
-    Args:
-        options: Where the data are and which columns to take.
-        evaluation: Load the evaluation set.
-
     Raises:
         ValueError: If prompt_column or answer_column names no column.
     """
-    name = options.eval_dataset_name if evaluation else options.dataset_name
-    path = Path(name or "")
+    name = (options.eval_dataset_name if evaluation else None) or options.dataset_name
+    path = Path(name)
     if path.suffix in _FORMATS and path.is_file():
         rows = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
     else:
@@ -94,13 +90,7 @@ def load_rows(options: DataArguments, evaluation: bool = False) -> Dataset:
 
 
 def conversation(prompt: Any, chat: bool = False, system: str | None = None) -> Any:
-    """Return a prompt as a conversation where one is asked for, with a system prompt first.
-
-    Args:
-        prompt: Text, or a list of messages.
-        chat: Whether text is to become the message of a user; a system prompt says so too.
-        system: The system prompt.
-    """
+    """Return a prompt as a conversation where one is asked for, with a system prompt first."""
     if isinstance(prompt, str) and (chat or system is not None):
         prompt = [{"role": "user", "content": prompt}]
     return prompt if system is None else [{"role": "system", "content": system}, *prompt]
@@ -119,10 +109,6 @@ def _column_path(option: str, name: str, rows: Dataset) -> list[str]:
 
 def load_rewards(names: Sequence[str], columns: Sequence[str]) -> list[Reward]:
     """Return the reward functions of dotted names, such as "package.function".
-
-    Args:
-        names: The names; a module of the working folder is one too.
-        columns: Columns of the data set, which the functions are given as arguments.
 
     Raises:
         ValueError: If there is no such function, or it needs an argument that is no column.

@@ -62,13 +62,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def summarise(right: list[int], samples: int, ks: Sequence[int]) -> dict[str, float]:
-    """Return avg@n and pass@k, mean over prompts.
-
-    Args:
-        right: Right samples of each prompt.
-        samples: Samples of each prompt.
-        ks: Values of k.
-    """
+    """Return avg@n and pass@k, mean over prompts."""
     scores = {f"avg@{samples}": sum(right) / (samples * len(right))}
     for k in ks:
         scores[f"pass@{k}"] = sum(pass_at_k(samples, count, k) for count in right) / len(right)
@@ -137,12 +131,7 @@ def total_reward(
 
 
 def prompt_text(tokenizer: Any, prompt: Any) -> str:
-    """Return a prompt as text for `sample`; a conversation goes through the chat template.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        prompt: Text, or a list of messages.
-    """
+    """Return a prompt as text for `sample`; a conversation goes through the chat template."""
     if isinstance(prompt, str):
         return prompt
     text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
@@ -191,24 +180,14 @@ def sample(
 
 
 def until_end(ids: Tensor, ends: Sequence[int]) -> Tensor:
-    """Return 1 at the tokens of completions up to the first end token, (batch, time).
-
-    Args:
-        ids: Completions, (batch, time).
-        ends: Tokens that end one.
-    """
+    """Return 1 at the tokens of completions up to the first end token, (batch, time)."""
     is_end = torch.isin(ids, ids.new_tensor(ends))
     ended = is_end.cumsum(-1)
     return ((ended == 0) | ((ended == 1) & is_end)).int()
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Return the tokens that end a completion: the tokenizer's and those the model declares.
-
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer.
-    """
+    """Return the tokens that end a completion: the tokenizer's and those the model declares."""
     declared = model.generation_config.eos_token_id
     declared = declared if isinstance(declared, list) else [declared]
     return [token for token in {tokenizer.eos_token_id, *declared} if token is not None]

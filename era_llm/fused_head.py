@@ -105,11 +105,8 @@ class _Gradients:
 
     def __init__(self, ctx: Any) -> None:
         self.hidden_states, self.weight, self.bias, self.targets, *_ = ctx.saved_tensors
-        self.entropy, self.kept, self.needs = (
-            ctx.saved_tensors[6],
-            ctx.kept,
-            ctx.needs_input_grad[:3],
-        )
+        self.entropy, self.kept = ctx.saved_tensors[6], ctx.kept
+        self.needs = ctx.needs_input_grad[:3]
         self.total: list[Tensor | None] = [None, None, None]
 
     def add(
@@ -213,12 +210,7 @@ class ScaledHead:
     """
 
     def __init__(self, call: LossCall, sequence_length: int) -> None:
-        """Bind the head to the responses of one loss computation.
-
-        Args:
-            call: The responses.
-            sequence_length: Tokens of prompt and completion.
-        """
+        """Bind the head to responses whose prompts and completions are sequence_length tokens."""
         self.call = call
         self.calls = 0
         time = call.scored.size(1)
@@ -282,9 +274,6 @@ _STAND_IN = _StandIn()
 @contextmanager
 def installed(head: ScaledHead) -> Iterator[None]:
     """Let TRL's fused forward call the head in place of its kernel.
-
-    Args:
-        head: The head of this loss computation.
 
     Raises:
         RuntimeError: If the model's forward did not call it exactly once.

@@ -106,7 +106,8 @@ class LossCall:
         if self.log_ratio is not None:
             ratio = self.log_ratio.exp()
             # Over y from p the mean of w log w - w + 1 is KL(p_s || p), and no term is negative.
-            pairs["kl"] = ((ratio * self.log_ratio - ratio + 1) * scaled, scaled)
+            terms = (ratio * self.log_ratio - ratio + 1).masked_fill(~scaled, 0.0)
+            pairs["kl"] = (terms, scaled)
         return {
             f"era/{n}": torch.stack([a.float().sum(), b.float().sum()])
             for n, (a, b) in pairs.items()

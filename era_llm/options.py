@@ -53,11 +53,7 @@ class ERAOptions:
 
 
 def check_options(args: Any) -> None:
-    """Raise ValueError for era_* values out of range.
-
-    Args:
-        args: A TRL configuration with the fields of `ERAOptions`.
-    """
+    """Raise ValueError for era_* values out of range."""
     low = args.era_entropy_low
     if isinstance(low, str) and low != "auto":
         raise ValueError(f"era_entropy_low must be a number of nats or 'auto', got {low!r}")
@@ -73,9 +69,6 @@ def check_options(args: Any) -> None:
 
 def check_grpo_options(args: Any) -> None:
     """Refuse a KL term whose plain gradient cannot be kept, and warn of a second controller.
-
-    Args:
-        args: A GRPO configuration with the fields of `ERAOptions`.
 
     Raises:
         ValueError: If the KL term is multiplied by the importance ratio of a whole response.

@@ -22,12 +22,7 @@ class RunningLow:
         self.seen: list[float] = []
 
     def add(self, h_resp: Tensor, step: int) -> None:
-        """Take in the responses of a step, of all processes, if it is one of the first.
-
-        Args:
-            h_resp: Response entropies in nats, NaN where empty, (responses,).
-            step: Optimizer steps done.
-        """
+        """Take in the responses of a step, of all processes, if it is one of the first."""
         if step < STEPS:
             self.seen += h_resp[~h_resp.isnan()].tolist()
 

@@ -36,8 +36,9 @@ def train(arguments: list[str]) -> None:
     """
     options, config, model = parse(arguments)
     # what can be refused at once, before the model is loaded
-    checkpoint = checkpoint_to_resume(config.resume_from_checkpoint, config.output_dir)
-    with locked(config.output_dir) if config.process_index == 0 else nullcontext():
+    out = config.output_dir or "."
+    checkpoint = checkpoint_to_resume(config.resume_from_checkpoint, out)
+    with locked(out) if config.process_index == 0 else nullcontext():
         rows = load_rows(options)
         trainer = GRPOERATrainer(
             model.model_name_or_path,
@@ -49,14 +50,11 @@ def train(arguments: list[str]) -> None:
             peft_config=get_peft_config(model),
         )
         trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model(config.output_dir)
+        trainer.save_model(out)
 
 
 def parse(arguments: list[str]) -> tuple[DataArguments, GRPOERAConfig, ModelConfig]:
     """Return the settings that command line and configuration file say.
-
-    Args:
-        arguments: As `train` takes them.
 
     Raises:
         ValueError: If a setting is wrong.
@@ -80,9 +78,6 @@ def in_trls_names(arguments: list[str]) -> list[str]:
 
     These are the names that all commands of this project share. `--resume` takes the folder of a run,
     whose newest whole checkpoint is gone on from, or one of its checkpoints.
-
-    Args:
-        arguments: Command-line arguments.
 
     Raises:
         ValueError: If an argument has TRL's name for one of them, or a device is none.
@@ -112,9 +107,6 @@ def in_trls_names(arguments: list[str]) -> list[str]:
 
 def with_recipe(arguments: list[str]) -> list[str]:
     """Replace `--recipe NAME` by `--config` and the path of the recipe.
-
-    Args:
-        arguments: Command-line arguments.
 
     Raises:
         ValueError: If no recipe has the name.

@@ -28,8 +28,9 @@ import torch
 import trl.trainer.utils as trl_utils
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from trl import GRPOConfig, GRPOTrainer
 from trl.kernels import ChunkedLogProbFunction
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from benchmarks.llm.toy import toy_prompts, toy_reward, toy_tokenizer
 from benchmarks.llm.toy_runs import versions
