@@ -3,9 +3,12 @@
 import argparse
 import math
 import os
+import sys
 import warnings
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import gymnasium
 import matplotlib.pyplot as plt
@@ -19,17 +22,51 @@ from stable_baselines3.common.monitor import Monitor
 
 import era_rl.envs  # noqa: F401  (registers dm_control/*)
 from era_rl.devices import check_device
+from era_rl.runs.command import add_arguments, exit_status
+from era_rl.runs.settings import Setting, Settings, SettingsError
 from era_rl.sb3 import SACERA, EntropyMonitor
 
 EVALUATIONS = 10
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, evaluate before and after, and print what happened and which files were written."""
+@dataclass(frozen=True, kw_only=True)
+class Demo(Settings):
+    """What the demo trains on, and for how long."""
+
+    env: Annotated[str, Setting("gymnasium id")] = "dm_control/walker-walk-v0"
+    steps: Annotated[int, Setting("environment steps", low=100, short="n")] = 20_000
+    episodes: Annotated[int, Setting("episodes of each evaluation", low=1)] = 3
+    # the evaluations' is one above
+    seed: Annotated[int, Setting("seed", low=0, high=2**32 - 2)] = 0
+    device: Annotated[str, Setting("torch device")] = "auto"
+    threads: Annotated[int, Setting("torch CPU threads; 0: all", low=0)] = 0
+    out: Annotated[Path, Setting("folder to write to")] = Path("runs/demo")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_device(self.device)
+        try:
+            with closing(gymnasium.make(self.env)) as env:
+                space = env.action_space
+        except gymnasium.error.Error as error:
+            raise SettingsError(f"env={self.env!r} cannot be made: {error}") from error
+        if not isinstance(space, gymnasium.spaces.Box):
+            raise SettingsError(f"the actions of {self.env} must be a Box, not {space}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo and return its exit status: 2, with a line of text, for a wrong argument."""
     # nothing is rendered; without a display mujoco would warn of it
     os.environ.setdefault("MUJOCO_GL", "disabled")
     warnings.filterwarnings("ignore", message="rich is experimental")
-    args = _parse(argv)
+    parser = argparse.ArgumentParser(prog="era-demo", description=__doc__)
+    add_arguments(parser, Demo)
+    given = vars(parser.parse_args(argv))
+    return exit_status("era-demo", lambda: run(Demo(**given)), (SettingsError,))
+
+
+def run(args: Demo) -> None:
+    """Train, evaluate before and after, and print what happened and which files were written."""
     args.out.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -66,40 +103,6 @@ def main(argv: list[str] | None = None) -> None:
     _plot(args.out, args.env, before, model.actor.head.target_entropy)
     after = float(np.mean(evaluation.evaluations_results[-1]))
     _report(args.out, before, after, monitor.minimum, model.actor.head.target_entropy)
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="era-demo", description=__doc__)
-    parser.add_argument("--env", default="dm_control/walker-walk-v0", help="gymnasium id")
-    parser.add_argument("--steps", type=int, default=20_000, help="environment steps (>= 100)")
-    parser.add_argument(
-        "--episodes", type=int, default=3, help="episodes of each evaluation (>= 1)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="torch device")
-    parser.add_argument("--threads", type=int, default=0, help="torch CPU threads, 0 for all")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to")
-    args = parser.parse_args(argv)
-    if args.steps < 100:
-        parser.error(f"argument --steps: {args.steps} must be at least 100")
-    if args.episodes < 1:
-        parser.error(f"argument --episodes: {args.episodes} must be at least 1")
-    if not 0 <= args.seed < 2**32 - 1:  # the evaluations' is one above
-        parser.error(f"argument --seed: {args.seed} must be in [0, 4294967294]")
-    if args.threads < 0:
-        parser.error(f"argument --threads: {args.threads} must be at least 0")
-    try:
-        check_device(args.device)
-    except ValueError as error:
-        parser.error(f"argument --device: {error}")
-    try:
-        with closing(gymnasium.make(args.env)) as env:
-            space = env.action_space
-    except gymnasium.error.Error as error:
-        parser.error(f"argument --env: {error}")
-    if not isinstance(space, gymnasium.spaces.Box):
-        parser.error(f"argument --env: the actions of {args.env} must be a Box, not {space}")
-    return args
 
 
 def _fresh(path: Path) -> Path:
@@ -152,4 +155,4 @@ def _report(out: Path, before: float, after: float, minimum: float, floor: float
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
