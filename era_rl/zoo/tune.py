@@ -27,8 +27,11 @@ from era_rl.zoo.commands import run_of
 HOSTS = {
     "sac_era": "sac",
     "sac_era_paper": "sac",
+    "sac_era_simba": "sac",
     "fastsac_era": "sac",
     "sac_paper": "sac",
+    "sac_simba": "sac",
+    "xqc_era": "sac",
     "crossq_era": "sac",
     "crossq": "sac",
     "tqc_era": "tqc",

@@ -36,6 +36,7 @@ def test_every_entry_is_accepted(algo):
     [
         ("sac_era", "sac"),
         ("sac_era_paper", "sac_paper"),
+        ("sac_era_simba", "sac_simba"),
         ("tqc_era", "tqc"),
         ("crossq_era", "crossq"),
         ("ppo_era", "ppo"),
@@ -57,6 +58,11 @@ def test_baselines_differ_in_the_entropy_alone(algo, baseline, env_id):
     assert stock.pop("ent_coef", 0.0) <= (0.003 if baseline == "ppo" else 0.0)
     stock.get("policy_kwargs", {}).pop("log_std_init", None)
     # an argument of the ERA algorithm, and of the baseline's policy
+    if baseline == "sac_simba":  # the policy's own rate and normaliser, given to stock SAC
+        assert stock.pop("learning_rate") == 1e-4
+        assert stock.pop("normalize") == {"norm_obs": True, "norm_reward": False}
+        assert stock["policy_kwargs"].pop("normalize_obs") is False
+        era.setdefault("policy_kwargs", {})
     layer_norm = {"layer_norm": True} if era.pop("layer_norm", False) else {}
     if layer_norm:
         era["policy_kwargs"] = {**era.get("policy_kwargs", {}), **layer_norm}
