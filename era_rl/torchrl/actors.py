@@ -35,27 +35,7 @@ class ERAActor(ProbabilisticActor):
     action; for "tanh" before the squashing) or ``logits``; for a composite spec under
     ``("params", leaf)``.
 
-    Example: SAC on Pendulum-v1 from TorchRL's parts::
-
-        >>> import torch
-        >>> from torchrl.collectors import Collector
-        >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
-        >>> from torchrl.envs import GymEnv
-        >>> from torchrl.modules import MLP, ValueOperator
-        >>> from torchrl.objectives import SoftUpdate
-        >>> from era_rl.torchrl import ERAActor, SACERALoss, raw_dim
-        >>> env = GymEnv("Pendulum-v1")
-        >>> spec = env.action_spec
-        >>> actor = ERAActor(MLP(out_features=raw_dim(spec), num_cells=[64, 64]), spec)
-        >>> critic = ValueOperator(MLP(out_features=1, num_cells=[64, 64]), ["observation", "action"])
-        >>> _ = critic(actor(env.reset()))  # fixes the sizes of the networks' first layers
-        >>> loss = SACERALoss(actor, critic)
-        >>> target, optimizer = SoftUpdate(loss, tau=0.005), torch.optim.Adam(loss.parameters(), 1e-3)
-        >>> buffer = ReplayBuffer(storage=LazyTensorStorage(10_000), batch_size=64)
-        >>> for data in Collector(env, actor, frames_per_batch=64, total_frames=128):
-        ...     _ = buffer.extend(data.reshape(-1))
-        ...     sum(v for k, v in loss(buffer.sample()).items() if k.startswith("loss")).backward()
-        ...     optimizer.step(); optimizer.zero_grad(); target.step()
+    SAC and PPO from TorchRL's parts are in docs/tutorials/torchrl.md.
 
     Args:
         module: Network from ``in_keys`` to one tensor (..., :func:`raw_dim` of the spec), or a

@@ -13,7 +13,6 @@ from torchrl.objectives import LossModule
 from era_rl.core import LearnedDelta, delta_loss
 from era_rl.core.compensation import DELTA_LEARNING_RATE
 from era_rl.core.compiling import Fallback, graphed
-from era_rl.torchrl.actors import ERAActor
 from era_rl.torchrl.config import Config
 from era_rl.torchrl.networks import make_actor
 from era_rl.torchrl.stacked import AgentStreams, StackedPolicy, call_with, stack_losses
@@ -40,9 +39,8 @@ class Learner(ABC):
     """Names of those that are not."""
 
     def __init__(self, config: Config, env: EnvBase) -> None:
-        self.config = config
-        self.device = torch.device(config.device)
-        self.actor = self._make_actor(env)
+        self.config, self.device, self.steps = config, torch.device(config.device), 0
+        self.actor = make_actor(config, env, log_prob=self.log_prob)
         self.target_entropy = self.actor.target_entropy  # a number, for torch.compile
         self.loss, self.params = stack_losses(
             lambda: self._make_loss(env), config.agent_seeds, self.trained, self.kept
@@ -52,16 +50,14 @@ class Learner(ABC):
             self._learn_delta()
         self.policy = StackedPolicy(self.actor, self.params[ACTOR])
         self.streams = AgentStreams(config.agent_seeds, self.device)
-        self.steps = 0
         self.observation: Tensor | None = None
         """Of the last update, (agents, n, observation_dim)."""
         self._losses: Any = self._plain_losses
         self._update: Any = self._plain_update
         if config.compile:
             fast = torch.compile(self._plain_losses, fullgraph=True, dynamic=False)
-            self._losses = Fallback(
-                fast, self._plain_losses, f"torch.compile of the {self.name} losses"
-            )
+            what = f"torch.compile of the {self.name} losses"
+            self._losses = Fallback(fast, self._plain_losses, what)
             if self.device.type == "cuda":
                 self._update = graphed(self._plain_update, f"{self.name}'s update", self.device)
 
@@ -80,9 +76,6 @@ class Learner(ABC):
     @abstractmethod
     def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Return the metrics of one agent, scalars: their ``loss_*`` are what it minimises."""
-
-    def _make_actor(self, env: EnvBase) -> ERAActor:
-        return make_actor(self.config, env, log_prob=self.log_prob)
 
     @torch.no_grad()
     def entropies(self) -> dict[str, Tensor]:
@@ -134,19 +127,13 @@ class Learner(ABC):
     def _learn_delta(self) -> None:
         """Add each agent's delta to what is trained, as :class:`DeltaLoss` does for one actor."""
         head = self.actor.gaussian_head
-        delta_max = LearnedDelta(
-            head.target_entropy, head.action_dim, log_std_max=head.log_std_max
-        ).delta_max
-        (in_head,) = (
-            value for key, value in self.params[ACTOR].items(True, True) if key[-1] == "delta"
-        )
-        delta = in_head.float().requires_grad_()
-        self.params["delta"] = delta
+        limits = LearnedDelta(head.target_entropy, head.action_dim, log_std_max=head.log_std_max)
+        (in_head,) = (v for key, v in self.params[ACTOR].items(True, True) if key[-1] == "delta")
+        delta = self.params["delta"] = in_head.float().requires_grad_()
 
         @torch.no_grad()
         def write_to_head(*_: Any) -> None:
-            delta.clamp_(0.0, delta_max)
-            in_head.copy_(delta)
+            in_head.copy_(delta.clamp_(0.0, limits.delta_max))
 
         optimizer = torch.optim.SGD([delta], lr=DELTA_LEARNING_RATE)
         optimizer.register_step_post_hook(write_to_head)
@@ -159,7 +146,7 @@ class Learner(ABC):
             "params": self.params.data.flatten_keys(".").to_dict(),
             "policy": self.policy.own_state(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "streams": self.streams.state_dict(),
+            "streams": self.streams.get_states(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,4 +159,4 @@ class Learner(ABC):
             # of the settings, compile may be another than then
             settings = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({**saved, "param_groups": settings})
-        self.streams.load_state_dict(state["streams"])
+        self.streams.set_states(state["streams"])

@@ -9,7 +9,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from era_rl.torchrl.config import PPOConfig
 from era_rl.torchrl.learner import ACTOR, Learner
-from era_rl.torchrl.networks import make_critic, observation_dim
+from era_rl.torchrl.networks import make_actor, make_critic, observation_dim
 from era_rl.torchrl.stacked import AgentNorm, leaves
 
 CRITIC = "critic_network_params"
@@ -29,7 +29,7 @@ class PPOLearner(Learner):
             self.policy.normalize = norm.to(self.device)
 
     def _make_loss(self, env: EnvBase) -> ClipPPOLoss:
-        actor = self._make_actor(env)
+        actor = make_actor(self.config, env, log_prob=self.log_prob)
         critic = make_critic(self.config, env, of_action=False)
         _initialise(actor, last_gain=0.01)
         _initialise(critic, last_gain=1.0)

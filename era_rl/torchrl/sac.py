@@ -10,7 +10,7 @@ from torchrl.envs import EnvBase
 
 from era_rl.torchrl.config import SACConfig
 from era_rl.torchrl.learner import ACTOR, Learner
-from era_rl.torchrl.networks import make_critic
+from era_rl.torchrl.networks import make_actor, make_critic
 from era_rl.torchrl.objectives import SACERALoss
 from era_rl.torchrl.stacked import leaves
 
@@ -42,7 +42,7 @@ class SACLearner(Learner):
 
     def _make_loss(self, env: EnvBase) -> SACERALoss:
         loss = SACERALoss(
-            self._make_actor(env),
+            make_actor(self.config, env, log_prob=self.log_prob),
             make_critic(self.config, env, of_action=True),
             num_qvalue_nets=self.config.num_qvalue_nets,
         )

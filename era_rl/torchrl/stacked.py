@@ -16,18 +16,11 @@ from era_rl.torchrl.envs import derived_seed
 
 
 class AgentStreams:
-    """Random numbers of several agents, each from a generator of its own.
+    """Random numbers of several agents, each from a generator of its own, seeded by its seed."""
 
-    Args:
-        seeds: The seed of each agent.
-        device: Device of the numbers.
-    """
-
-    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
-        self.device = torch.device(device)
-        self.generators = [torch.Generator(self.device) for _ in seeds]
-        for generator, seed in zip(self.generators, seeds, strict=True):
-            generator.manual_seed(derived_seed(seed))
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.device = device
+        self.generators = [torch.Generator(device).manual_seed(derived_seed(s)) for s in seeds]
 
     def draw(self, sample: Callable[..., Tensor], *args: Any) -> Tensor:
         """Return what torch.rand, randint or randperm gives for the arguments, (agents, ...)."""
@@ -35,14 +28,14 @@ class AgentStreams:
             [sample(*args, generator=g, device=self.device) for g in self.generators]
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def get_states(self) -> list[Tensor]:
         """Return the generators' states."""
-        return {"states": [generator.get_state() for generator in self.generators]}
+        return [generator.get_state() for generator in self.generators]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def set_states(self, states: Sequence[Tensor]) -> None:
         """Go on from the generators' states."""
-        for generator, value in zip(self.generators, state["states"], strict=True):
-            generator.set_state(value)
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
 
 
 class AgentNorm(RunningNorm):
@@ -77,9 +70,8 @@ def stack_losses(
         for seed in seeds:
             torch.manual_seed(derived_seed(seed))
             losses.append(build())
-    params = torch.stack(
-        [TensorDict.from_module(loss).select(*trained, *kept).data.clone() for loss in losses]
-    )
+    sets = [TensorDict.from_module(loss).select(*trained, *kept).data.clone() for loss in losses]
+    params = torch.stack(sets)
     trainable = {name for name, _ in losses[0].named_parameters()}
     for name in trained:
         for key, value in params[name].flatten_keys(".").items():
@@ -100,18 +92,16 @@ def call_with(
     The sets shadow the module's own in its ``__dict__``, which torch.compile traces in one graph
     (``params.to_module(loss)`` it does not).
     """
-    names = list(params.keys())
-    for name in names:
-        loss.__dict__[name] = params[name]
+    loss.__dict__.update(params.items())
     try:
         return function(*args)
     finally:
-        for name in names:
+        for name in params.keys():  # noqa: SIM118 (a TensorDict)
             del loss.__dict__[name]
 
 
 class StackedPolicy(TensorDictModuleBase):
-    """Acts with stacked agents on environments of shape (agents * num_envs,), agents outermost.
+    """Acts with stacked agents on environments of shape (agents * n_envs,), agents outermost.
 
     A function of ``observation`` and ``noise``, without a random state.
 
@@ -131,18 +121,27 @@ class StackedPolicy(TensorDictModuleBase):
         self.register_buffer("uniform", torch.tensor(False, device=device))
         self.normalize: nn.Module = nn.Identity()
         self.__dict__["actor"] = actor
-        self.agents = params.shape[0]
         self.in_keys = list(actor.in_keys)
         self.out_keys = [key for key in actor.out_keys if key != "raw"]
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the actions of all agents, and what else the actor writes, to the tensordict."""
+        """Write the actions of all agents, and what else the actor writes, to the tensordict.
+
+        Raises:
+            FloatingPointError: If an action or a log-probability is not finite.
+        """
         environment_device = tensordict["noise"].device
-        data = tensordict.select(*self.in_keys).view(self.agents, -1).to(self.uniform.device)
+        data = tensordict.select(*self.in_keys).view(len(self.params), -1).to(self.uniform.device)
         data["observation"] = self.normalize(data["observation"])
-        out = torch.vmap(self._act)(self.params.data, data)
-        return tensordict.update(out.select(*self.out_keys).reshape(-1).to(environment_device))
+        out = torch.vmap(self._act)(self.params.data, data).select(*self.out_keys)
+        out = out.reshape(-1).to(environment_device)
+        # on the CPU: what goes there anyway costs no wait for a GPU
+        if not all(value.isfinite().all() for value in out.values()):
+            raise FloatingPointError(
+                "the policy's actions are not finite: its network has diverged"
+            )
+        return tensordict.update(out)
 
     def _act(self, params: TensorDictBase, data: TensorDictBase) -> TensorDictBase:
         with params.to_module(self.actor):

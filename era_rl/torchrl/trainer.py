@@ -20,16 +20,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.record import TensorboardLogger
 
 from era_rl.devices import resolved_device
-from era_rl.runs.folder import (
-    FolderError,
-    checkpoints,
-    cut_rows,
-    locked,
-    new_checkpoint,
-    newest_intact,
-    read_state,
-    save_state,
-)
+from era_rl.runs import folder as files
 from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.envs import make_envs
@@ -43,16 +34,8 @@ EVALUATION, COLLECTION = 1, 2
 STATE, LOG = "state.pt", "log.csv"
 """A checkpoint's file, and the log of every agent's metrics: step, seed, name, value."""
 
+LEARNERS: dict[type[Config], type[Learner]] = {SACConfig: SACLearner, PPOConfig: PPOLearner}
 MakeCollector = Callable[[Config, StackedPolicy], BaseCollector]
-
-
-def make_learner(config: Config, env: EnvBase) -> Learner:
-    """Return the learner of the settings' algorithm."""
-    if isinstance(config, SACConfig):
-        return SACLearner(config, env)
-    if isinstance(config, PPOConfig):
-        return PPOLearner(config, env)
-    raise ValueError(f"config is {type(config).__name__}; it must be a SACConfig or a PPOConfig")
 
 
 def make_collector(config: Config, policy: StackedPolicy) -> BaseCollector:
@@ -91,7 +74,7 @@ class Trainer:
     def __init__(self, config: Config, make_collector: MakeCollector = make_collector) -> None:
         self.config = replace(config, device=resolved_device(config.device))
         with ExitStack() as held:
-            held.enter_context(locked(config.out))
+            held.enter_context(files.locked(config.out))
             self._start(held, self._saved(), make_collector)
             self._held = held.pop_all()
 
@@ -101,8 +84,9 @@ class Trainer:
         """Make what trains, each to be ended with ``held``, and go on from a checkpoint if any."""
         config = self.config
         self.evaluation_envs = make_envs(config, config.eval_episodes, EVALUATION)
-        held.callback(_close, self.evaluation_envs)
-        self.learner = make_learner(config, self.evaluation_envs)
+        # they open with the first evaluation
+        held.callback(lambda: self.evaluation_envs.is_closed or self.evaluation_envs.close())
+        self.learner = LEARNERS[type(config)](config, self.evaluation_envs)
         self.checkpoints = 0
         if saved is not None:
             self.learner.load_state_dict(saved["learner"])
@@ -111,7 +95,7 @@ class Trainer:
         self.collector = make_collector(config, self.learner.policy)
         held.callback(self.collector.shutdown)
         self.batches = iter(self.collector)  # kept: a collector ends with its iterator
-        cut_rows(config.out / LOG, self.learner.steps)
+        files.cut_rows(config.out / LOG, self.learner.steps)
         self.log = held.enter_context((config.out / LOG).open("a", newline=""))
         if not self.log.tell():
             self.log.write("step,seed,name,value\n")
@@ -151,15 +135,14 @@ class Trainer:
         self._log({"eval_return": returns.mean(1), "eval_return_min": returns.amin(1)})
         return returns
 
-    def close(self) -> None:
+    def close(self, *_: object) -> None:
         """Close the log, end the collector and the environments, and let go of the folder."""
         self._held.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    __exit__ = close
 
     def _due(self, freq: int, before: int) -> bool:
         """Whether a multiple of ``freq`` lies after ``before`` and not after now."""
@@ -170,43 +153,38 @@ class Trainer:
         self.collector.reset()
 
     def _checkpoint(self) -> None:
-        learner, out = self.learner, self.config.out
+        learner = self.learner
         if not all(value.isfinite().all() for value in learner.params.values(True, True)):
             kept = (
                 f"the checkpoint of step {self.saved_at} stays" if self.saved_at else "none is kept"
             )
             raise FloatingPointError(f"the networks are not finite at step {learner.steps}: {kept}")
         self.checkpoints += 1
-        with new_checkpoint(out, learner.steps) as folder:
-            state = {"learner": learner.state_dict(), "checkpoints": self.checkpoints}
-            save_state(folder / STATE, {"config": self._settings(), **state})
+        config = plain({"algorithm": type(self.config).__name__, **asdict(self.config)})
+        state = {"learner": learner.state_dict(), "checkpoints": self.checkpoints}
+        with files.new_checkpoint(self.config.out, learner.steps) as folder:
+            files.save_state(folder / STATE, {"config": config, **state})
         self.saved_at = learner.steps
         self._begin_episodes()
 
     def _saved(self) -> dict[str, Any] | None:
         """Return the checkpoint to go on from, if there is one."""
-        out = self.config.out
-        if (out / "checkpoint.pt").exists():
-            raise FolderError(
-                f"out={str(out)!r} holds a run of an earlier era_rl, whose episodes were others:"
-                " take another folder"
-            )
-        if not checkpoints(out):
-            return None
-        if not self.config.resume:
-            raise FolderError(
+        out, found = self.config.out, files.checkpoints(self.config.out)
+        if found and not self.config.resume:
+            raise files.FolderError(
                 f"out={str(out)!r} holds a checkpoint: go on from it with resume=True, or take"
                 " another folder"
             )
-        newest = newest_intact(out)
+        newest = files.newest_intact(out)
         if newest is None:
-            raise FolderError(f"out={str(out)!r} has no whole checkpoint: take another folder")
-        state = read_state(newest / STATE, {"config", "learner"}, "era_rl.torchrl")
+            if found or (out / "checkpoint.pt").exists():  # of before there were checksums
+                raise files.FolderError(
+                    f"out={str(out)!r} has no whole checkpoint of this version: take another folder"
+                )
+            return None
+        state = files.read_state(newest / STATE, {"config", "learner"}, "era_rl.torchrl")
         self.config.check_resumes(state["config"], newest, algorithm=type(self.config).__name__)
         return state
-
-    def _settings(self) -> dict[str, Any]:
-        return plain({"algorithm": type(self.config).__name__, **asdict(self.config)})
 
     def _log(self, metrics: Mapping[str, Tensor]) -> None:
         """Write each agent's metrics to the logs; NaN, for no episode, is left out."""
@@ -220,11 +198,6 @@ class Trainer:
         if self.config.progress:
             means = [f"{name} {values.nanmean():.4g}" for name, values in metrics.items()]
             sys.stderr.write(f"step {step} of {self.config.steps}: {', '.join(means)}\n")
-
-
-def _close(envs: EnvBase) -> None:
-    if not envs.is_closed:  # they open with the first evaluation
-        envs.close()
 
 
 def agents_first(data: TensorDictBase, agents: int) -> TensorDictBase:

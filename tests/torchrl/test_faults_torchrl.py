@@ -14,7 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from era_rl.runs.folder import checkpoints, locked, read_state
 from era_rl.torchrl.config import Config, SACConfig
 from era_rl.torchrl.learner import ACTOR
-from era_rl.torchrl.sac import SACLearner
+from era_rl.torchrl.sac import CRITIC, SACLearner
 from era_rl.torchrl.train import main
 from era_rl.torchrl.trainer import LOG, STATE, Trainer, episode_rollouts, make_collector
 
@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path) -> None:
     content = path.read_bytes()
     for damaged in (b"", content[:-1], content[:500] + b"?" + content[501:]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="has no whole checkpoint: take another folder"):
+        with pytest.raises(ValueError, match="has no whole checkpoint of this version"):
             Trainer(replace(SAC, resume=True, out=tmp_path))
 
 
@@ -107,18 +107,31 @@ def test_an_evaluation_ends_where_returns_are_nan() -> None:
     assert envs.steps == 2
 
 
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (ACTOR, "the policy's actions are not finite: its network has diverged"),
+        (CRITIC, "the networks are not finite at step 40: the checkpoint of step 20 stays"),
+    ],
+    ids=["actor", "critic"],
+)
 def test_networks_that_are_not_finite_leave_the_checkpoint_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    network: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def learn(learner: SACLearner, data: TensorDictBase) -> dict[str, torch.Tensor]:
+        assert data["action"].isfinite().all()
         learner.steps += 1
         if learner.steps > 30:
-            next(iter(learner.params[ACTOR].data.values(True, True)))[0] = math.nan
+            learner.policy.uniform.zero_()
+            next(iter(learner.params[network].data.values(True, True)))[0] = math.nan
         return {}
 
     monkeypatch.setattr(SACLearner, "learn", learn)
     assert main([*COMMAND, "--out", str(tmp_path)]) == 1
-    message = "the networks are not finite at step 40: the checkpoint of step 20 stays"
     assert message in capsys.readouterr().err
     (checkpoint,) = checkpoints(tmp_path)
     state = read_state(checkpoint / STATE, {"config"}, "era_rl.torchrl")

@@ -1,6 +1,5 @@
 """ERAActor on every kind of action spec, inside TorchRL."""
 
-import doctest
 import math
 
 import gymnasium
@@ -24,7 +23,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import NormalParamExtractor
 
 from era_rl.core import OnPolicyOptions, PolicyOptions, TruncatedGaussianHead, TruncatedNormal
-from era_rl.torchrl import ERAActor, ERAParamExtractor, actors, raw_dim
+from era_rl.torchrl import ERAActor, ERAParamExtractor, raw_dim
 from era_rl.torchrl.noise import NoiseTruncatedNormal
 
 LOW, HIGH = torch.tensor([-2.0, 0.0, -0.5]), torch.tensor([1.0, 10.0, 0.5])
@@ -314,15 +313,6 @@ def test_masked_actions_are_never_taken_and_the_floor_holds_of_those_left(
     fraction = actor.target_entropy / math.log(5)
     assert (actor.entropy(data) >= fraction * valid.log() - 1e-5).all()
     assert valid.unique().numel() > 2
-
-
-@pytest.mark.filterwarnings("ignore:The env passed to Collector")
-@pytest.mark.filterwarnings("ignore:No target network updater")
-def test_the_docstring_example_runs() -> None:
-    example = doctest.DocTestFinder().find(actors.ERAActor, "ERAActor")[0]
-    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example)
-    assert result.attempted >= 15
-    assert result.failed == 0
 
 
 def _gradients(actor: ERAActor, data: TensorDict) -> list[Tensor | None]:

@@ -106,7 +106,7 @@ def test_a_checkpoint_at_the_last_step_is_written_once(
 ) -> None:
     steps: list[int] = []
     monkeypatch.setattr(
-        "era_rl.torchrl.trainer.save_state",
+        "era_rl.runs.folder.save_state",
         lambda _, state: steps.append(state["learner"]["steps"]),
     )
     _run(replace(SAC, steps=60, save_freq=20), tmp_path / "due")
@@ -308,7 +308,7 @@ def test_resuming_refuses_other_settings(tmp_path: Path) -> None:
 
 def test_a_run_of_an_earlier_version_is_not_gone_on_from(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").touch()
-    with pytest.raises(ValueError, match="holds a run of an earlier era_rl"):
+    with pytest.raises(ValueError, match="no whole checkpoint of this version"):
         Trainer(replace(SAC, resume=True, out=tmp_path))
 
 
