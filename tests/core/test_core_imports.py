@@ -20,27 +20,31 @@ WATCHED = {
 }
 
 
-def _loaded_by(statement: str) -> set[str]:
-    code = f"import sys\n{statement}\nsys.stdout.write(' '.join(sys.modules))"
+STAGES = {
+    "import era_rl; dir(era_rl)": set(),
+    "import era_rl.core; from era_rl import TruncatedGaussianHead": {"torch"},
+    "import era_rl.networks": set(),
+    "TruncatedGaussianHead(2).as_tensordict_module()": {"tensordict"},
+    "import era_rl.sb3": {"stable_baselines3", "gymnasium", "matplotlib"},
+}
+"""Statements, and what each adds to what is loaded."""
+
+
+def test_each_part_loads_what_it_needs_and_no_more() -> None:
+    """One interpreter: torch takes seconds to load, so a part comes after those that it builds on."""
+    lines = [
+        "import sys",
+        "def show(): sys.stdout.write(' '.join(sys.modules) + '\\n')",
+        *(f"{statement}\nshow()" for statement in STAGES),
+    ]
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
     )
-    return WATCHED & set(result.stdout.split())
-
-
-def test_the_core_needs_torch_alone_and_tensordict_where_it_is_used() -> None:
-    statement = "import era_rl.core; from era_rl import TruncatedGaussianHead"
-    assert _loaded_by(statement) == {"torch"}
-    used = f"{statement}; TruncatedGaussianHead(2).as_tensordict_module()"
-    assert _loaded_by(used) == {"torch", "tensordict"}
-
-
-def test_the_networks_need_torch_alone() -> None:
-    assert _loaded_by("import era_rl.networks") == {"torch"}
-
-
-def test_the_package_alone_loads_nothing_heavy() -> None:
-    assert "stable_baselines3" not in _loaded_by("import era_rl; dir(era_rl)")
+    before: set[str] = set()
+    for (statement, added), modules in zip(STAGES.items(), result.stdout.splitlines(), strict=True):
+        found = WATCHED & set(modules.split())
+        assert found - before == added, statement
+        before = found
 
 
 def test_unknown_names_are_attribute_errors() -> None:
