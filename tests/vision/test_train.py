@@ -231,7 +231,7 @@ def test_the_settings_reach_the_augmentation_and_the_model(config):
 @pytest.mark.slow
 def test_compiled_training_equals_eager(config):
     eager = Trainer(config).fit()
-    compiled = Trainer(replace(config, compile=True)).fit()
+    compiled = Trainer(replace(config, compile=True, out=f"{config.out}-compiled")).fit()
     for row, expected in zip(compiled, eager, strict=True):
         assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
 
