@@ -1,38 +1,27 @@
 """A run of an agent as a value: trained into a folder, gone on with after a kill, loaded to act."""
 
-import copy
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
-from functools import partial, reduce
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.utils import LinearSchedule, set_random_seed
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    SubprocVecEnv,
-    VecEnv,
-    VecFrameStack,
-    VecNormalize,
-)
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
 
-import era_rl.envs  # noqa: F401 (registers ids)
 from era_rl.devices import check_device
-from era_rl.runs.agent import ALGORITHMS, AgentSettings, algorithm_class
+from era_rl.runs.agent import algorithm_class
 from era_rl.runs.folder import FolderError, checkpoints, discard, locked, newest_intact
-from era_rl.runs.settings import SettingsError, check_names, fields_of
+from era_rl.runs.settings import SettingsError, fields_of
 from era_rl.runs.yaml_files import read_mapping, write_mapping
 from era_rl.sb3.run_checkpoint import (
     BEST,
@@ -42,21 +31,14 @@ from era_rl.sb3.run_checkpoint import (
     restore_logger,
     restore_logs,
 )
-from era_rl.sb3.run_settings import (
-    EXPERIMENT_SETTINGS,
-    check,
-    config_path,
-    entry_for,
-    named_classes,
-    policy_class,
-    with_objects,
-)
+from era_rl.sb3.run_parts import RunParts, recall, save_statistics
+from era_rl.sb3.run_settings import named_classes
 
 # arguments that runs of earlier versions did not record
 ADDED = frozenset(["eval_envs", "settings"])
 
 
-class Run(AgentSettings):
+class Run(RunParts):
     """One training run: algorithm, environment, settings and seed, and what can be done with them.
 
     ``Run("sac_era", "Pendulum-v1", steps=20_000).train("runs/a")`` is what ``era-zoo train`` does,
@@ -78,32 +60,6 @@ class Run(AgentSettings):
         SettingsError: For an unknown name or setting, with those that come close, and for a value out
             of range.
     """
-
-    if TYPE_CHECKING:
-        settings: dict[str, Any]  # filled in, never None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_names("algo", [self.algo], ALGORITHMS)
-        import_packages(self.gym_packages)
-        check_names("env", [self.env], gymnasium.registry)
-        settings = self.settings
-        if settings is None:
-            settings = entry_for(self.env, config_path(self.algo))
-        given = {"n_timesteps": self.steps, "n_envs": self.n_envs}
-        given = {name: value for name, value in given.items() if value is not None}
-        object.__setattr__(self, "settings", {**copy.deepcopy(dict(settings)), **given})
-        check(self.settings, algorithm_class(self.algo))
-
-    @property
-    def name(self) -> str:
-        """The environment's id as a name of files."""
-        return file_name(self.env)
-
-    @property
-    def total_steps(self) -> int:
-        """Environment steps of the whole run."""
-        return int(self.settings["n_timesteps"])
 
     def train(self, folder: Path | str, callbacks: Sequence[BaseCallback] = ()) -> BaseAlgorithm:
         """Train a new agent and return it.
@@ -223,59 +179,6 @@ class Run(AgentSettings):
             )
         return cls(**{**found, "settings": read_mapping(file.with_name("config.yml"))})
 
-    def make_env(
-        self,
-        n_envs: int = 1,
-        *,
-        statistics: Path | None = None,
-        monitor: Path | None = None,
-        **env_kwargs: Any,
-    ) -> VecEnv:
-        """Return environments with the settings' wrappers.
-
-        Args:
-            n_envs: How many.
-            statistics: Folder of the statistics to normalise by; None for new ones.
-            monitor: Folder to log episodes in, of training: it learns statistics, normalises rewards.
-            **env_kwargs: Arguments of the environment, beside the settings'.
-        """
-        settings = self.settings
-
-        def wrapped(env: Any, setting: str) -> Any:
-            classes = named_classes(setting, settings.get(setting))
-            return reduce(lambda inner, named: named[0](inner, **named[1]), classes, env)
-
-        env = make_vec_env(
-            gymnasium.spec(self.env).make,
-            n_envs,
-            self.seed,
-            monitor_dir=None if monitor is None else str(monitor),
-            wrapper_class=partial(wrapped, setting="env_wrapper"),
-            env_kwargs={**settings.get("env_kwargs", {}), **env_kwargs},
-            vec_env_cls={"dummy": DummyVecEnv, "subproc": SubprocVecEnv}[self.vec_env],
-            monitor_kwargs=settings.get("monitor_kwargs"),
-        )
-        env = self._normalized(wrapped(env, "vec_env_wrapper"), statistics, monitor is not None)
-        if "frame_stack" in settings:
-            env = VecFrameStack(env, settings["frame_stack"])
-        return BaseAlgorithm._wrap_env(env, monitor_wrapper=False)
-
-    def _normalized(self, env: VecEnv, statistics: Path | None, training: bool) -> VecEnv:
-        normalize = self.settings.get("normalize", False)
-        if normalize is False:
-            return env
-        if statistics is None:
-            kwargs = {} if normalize is True else normalize
-            gamma = {name: self.settings[name] for name in {"gamma"} & self.settings.keys()}
-            env = VecNormalize(env, **{**kwargs, **gamma})
-        elif (path := statistics / "vecnormalize.pkl").is_file():
-            env = VecNormalize.load(str(path), env)
-        else:
-            raise SettingsError(f"there are no statistics {path}, and the settings normalize")
-        if not training:
-            env.training = env.norm_reward = False
-        return env
-
     def _prepare(
         self,
         held: ExitStack,
@@ -296,46 +199,14 @@ class Run(AgentSettings):
             if self.eval_freq > 0:
                 eval_env = self.make_env(self.eval_envs, statistics=statistics)
                 held.callback(_close, eval_env)
-                found.append(self._evaluation(eval_env, folder))
+                found.append(self.evaluation(eval_env, folder))
             found += [CheckpointCallback(folder / self.name, self.save_freq), *callbacks]
             n_envs = self.settings.get("n_envs", 1)
             env = self.make_env(n_envs, statistics=statistics, monitor=folder)
             held.callback(_close, env)
             if checkpoint is None:
-                return self._model(env), found
+                return self.model(env), found
         return self._restored(env, found, checkpoint), found
-
-    def _evaluation(self, env: VecEnv, folder: Path) -> EvalCallback:
-        entry_point = str(gymnasium.spec(self.env).entry_point)
-        return EvalCallback(
-            env,
-            callback_on_new_best=_SaveStatistics(folder / self.name / BEST),
-            n_eval_episodes=self.eval_episodes,
-            eval_freq=max(self.eval_freq // self.settings.get("n_envs", 1), 1),
-            log_path=str(folder),
-            best_model_save_path=str(folder),
-            verbose=self.verbose,
-            # games in which a policy that does not sample gets stuck
-            deterministic=not any(name in entry_point for name in ("AtariEnv", "minigrid")),
-        )
-
-    def _model(self, env: VecEnv) -> BaseAlgorithm:
-        """Return a new model with the settings' arguments."""
-        algorithm = algorithm_class(self.algo)
-        settings = with_objects(self.settings)
-        arguments = {k: v for k, v in settings.items() if k not in EXPERIMENT_SETTINGS}
-        arguments["policy"] = policy_class(settings["policy"], algorithm)
-        for name, value in arguments.items():
-            if isinstance(value, str) and value.startswith("lin_"):
-                arguments[name] = LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
-        if isinstance(settings.get("train_freq"), list):
-            arguments["train_freq"] = tuple(settings["train_freq"])
-        if "noise_type" in settings:
-            zeros = np.zeros(env.action_space.shape or 0)
-            noise = settings["noise_type"](zeros, zeros + settings["noise_std"])
-            arguments["action_noise"] = noise
-        options = {"seed": self.seed, "device": self.device, "verbose": self.verbose}
-        return algorithm(env=env, **options, **arguments)
 
     def _restored(
         self, env: VecEnv, callbacks: list[BaseCallback], checkpoint: Path
@@ -349,7 +220,7 @@ class Run(AgentSettings):
         for callback in callbacks:
             callback.n_calls = model.num_timesteps // model.n_envs
             if isinstance(callback, EvalCallback):
-                _recall(callback)
+                recall(callback)
         return model
 
     def _learn(
@@ -378,7 +249,7 @@ class Run(AgentSettings):
             ) from error
         check_finite(model, folder)
         model.save(folder / f"{self.name}.zip")
-        _save_statistics(model, folder / self.name)
+        save_statistics(model, folder / self.name)
         for old in checkpoints(folder):
             discard(old)
         return model
@@ -391,32 +262,6 @@ class Run(AgentSettings):
         write_mapping(params / "args.yml", arguments)
         with (params / "command.txt").open("a") as file:
             file.write(" ".join(sys.orig_argv) + "\n")
-
-
-class _SaveStatistics(BaseCallback):
-    """Saves what the best model was normalised by."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def _on_step(self) -> bool:
-        _save_statistics(self.model, self.folder)
-        return True
-
-
-def file_name(env: str) -> str:
-    """Return an environment's id as a name of files."""
-    return env.replace("/", "-").rpartition(":")[2]
-
-
-def import_packages(names: Sequence[str]) -> None:
-    """Import the modules that register environments; SettingsError for one that is not there."""
-    for name in names:
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise SettingsError(f"gym_packages {name}: {error}") from error
 
 
 def has_run(folder: Path) -> bool:
@@ -458,13 +303,6 @@ def _named(what: str) -> Iterator[None]:
         raise SettingsError(f"{what}: {error}") from error
 
 
-def _save_statistics(model: BaseAlgorithm, folder: Path) -> None:
-    normalize = model.get_vec_normalize_env()
-    if normalize is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        normalize.save(str(folder / "vecnormalize.pkl"))
-
-
 def _close(env: VecEnv) -> None:
     with suppress(EOFError, ConnectionError):  # of a process that has died
         env.close()
@@ -472,16 +310,3 @@ def _close(env: VecEnv) -> None:
 
 def _seed_after(seed: int, steps: int) -> int:
     return int(np.random.SeedSequence([seed, steps]).generate_state(1)[0])
-
-
-def _recall(callback: EvalCallback) -> None:
-    """Give an evaluation callback the evaluations in the file that it writes."""
-    path = Path(f"{callback.log_path}.npz")
-    if path.exists():
-        with np.load(path) as past:
-            callback.evaluations_timesteps = past["timesteps"].tolist()
-            callback.evaluations_results = past["results"].tolist()
-            callback.evaluations_length = past["ep_lengths"].tolist()
-            callback.best_mean_reward = float(past["results"].mean(axis=1).max())
-            if "successes" in past:
-                callback.evaluations_successes = past["successes"].tolist()

@@ -167,7 +167,8 @@ def _save_buffer(buffer: ReplayBuffer, path: Path) -> None:
     state = dict(_state(vars(buffer), buffer.buffer_size, used))
     plain = {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}
     arrays: dict[str, Any] = {name: value for name, value in state.items() if name not in plain}
-    np.savez(path, **arrays | {PLAIN: json.dumps(plain)})
+    arrays[PLAIN] = json.dumps(plain)
+    np.savez(path, **arrays)
 
 
 def _state(

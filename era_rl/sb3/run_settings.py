@@ -67,17 +67,8 @@ CLASSES: dict[str, tuple[type, tuple[str, ...]]] = {
 # settings of the environments and of the run; the rest are the algorithm's arguments
 EXPERIMENT_SETTINGS = frozenset(
     [
-        "n_timesteps",
-        "n_envs",
-        "normalize",
-        "frame_stack",
-        "env_wrapper",
-        "vec_env_wrapper",
-        "callback",
-        "env_kwargs",
-        "monitor_kwargs",
-        "noise_type",
-        "noise_std",
+        *("n_timesteps", "n_envs", "normalize", "frame_stack", "env_wrapper", "vec_env_wrapper"),
+        *("callback", "env_kwargs", "monitor_kwargs", "noise_type", "noise_std"),
     ]
 )
 # settings that are numbers, and the range they must lie in; schedules may be "lin_<number>" too
@@ -96,16 +87,8 @@ REAL = frozenset(["gamma", "tau", "gae_lambda", "noise_std"]) | SCHEDULES
 # arguments of algorithms and policies that are not settings: the command line or SB3 gives them
 GIVEN = frozenset(
     [
-        "self",
-        "env",
-        "seed",
-        "device",
-        "verbose",
-        "tensorboard_log",
-        "_init_setup_model",
-        "observation_space",
-        "action_space",
-        "lr_schedule",
+        *("self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"),
+        *("observation_space", "action_space", "lr_schedule"),
     ]
 )
 

@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from era_rl.runs.agent import ALGORITHMS
 from era_rl.runs.settings import SettingsError
 from era_rl.runs.yaml_files import override
-from era_rl.sb3.run import Run, agent_files, file_name, has_ended
+from era_rl.sb3.run import Run, agent_files, has_ended
+from era_rl.sb3.run_parts import file_name
 from era_rl.sb3.run_settings import config_path, entry_for, read_config
 from era_rl.zoo.cli import Agent, Enjoy, Evaluate, Film, Listing, Train, has_display
 

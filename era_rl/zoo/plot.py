@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from era_rl.runs.settings import SettingsError
-from era_rl.sb3.run import file_name
+from era_rl.sb3.run_parts import file_name
 from era_rl.zoo.cli import Plot
 
 

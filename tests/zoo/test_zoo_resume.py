@@ -23,6 +23,7 @@ from era_rl.runs.folder import checkpoints
 from era_rl.sb3 import SACERA, run_checkpoint
 from era_rl.sb3 import run as runs
 from era_rl.sb3.run_checkpoint import CheckpointCallback, restore_buffer, save_checkpoint
+from era_rl.sb3.run_parts import recall
 from era_rl.zoo import cli, commands
 
 
@@ -100,7 +101,7 @@ def test_a_resumed_run_knows_its_best_evaluation(tmp_path):
     results = np.array([[1.0, 2.0], [5.0, 9.0], [8.0, 0.0]])
     np.savez(tmp_path / "evaluations.npz", timesteps=[1, 2, 3], results=results, ep_lengths=results)
     callback = EvalCallback(make_vec_env("Pendulum-v1"), log_path=str(tmp_path))
-    runs._recall(callback)
+    recall(callback)
     assert callback.best_mean_reward == 7.0
     assert callback.evaluations_results == results.tolist()
 
