@@ -3,10 +3,9 @@
 import ast
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium
-import numpy as np
 from torchrl.envs import (
     Compose,
     DoubleToFloat,
@@ -19,51 +18,8 @@ from torchrl.envs import (
     TransformedEnv,
 )
 
-import era_rl.envs  # noqa: F401 (registers ids)
+from era_rl.envs.wrappers import RandomStream  # the package registers the ids
 from era_rl.torchrl.config import Config
-
-
-class StreamEnv(gymnasium.Wrapper):
-    """An environment with a random stream: the seeds it is given, and noise for the policy's actions.
-
-    The stream's name is mixed into every seed, so that one ``set_seed(epoch)`` for a whole batch of
-    environments gives each the seed that it would get in any other batch, and environments of
-    different agents share none. Observations have, beside ``observation``, uniform ``noise`` in [0, 1),
-    which the policy turns into its action: it is a function of what it observes, in whatever process.
-    """
-
-    def __init__(self, env: gymnasium.Env, stream: tuple[int, ...]) -> None:
-        super().__init__(env)
-        self.stream, self.seed, self.noise = stream, None, np.random.default_rng()
-        self.noise_shape = getattr(env.action_space, "shape", None) or (1,)
-        noise = gymnasium.spaces.Box(0.0, 1.0, self.noise_shape, np.float32)
-        spaces = {"observation": env.observation_space, "noise": noise}
-        self.observation_space = gymnasium.spaces.Dict(spaces)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin the seed's own episode, and again at the next call: TorchRL's set_seed is the first."""
-        seed, self.seed = self.seed if seed is None else seed, seed
-        if seed is not None:
-            self.noise = np.random.default_rng((*self.stream, seed, 1))
-            seed = derived_seed(*self.stream, seed)
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._with_noise(observation), info
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Take a step, and draw new noise."""
-        observation, *rest = self.env.step(action)
-        return self._with_noise(observation), *rest
-
-    def _with_noise(self, observation: Any) -> dict[str, Any]:
-        noise = self.noise.random(self.noise_shape, np.float32)
-        return {"observation": observation, "noise": noise}
-
-
-def derived_seed(*words: int) -> int:
-    """Return a seed in [0, 2^31) that is a hash of the words."""
-    return int(np.random.SeedSequence(words).generate_state(1)[0]) >> 1
 
 
 def make_env(
@@ -81,7 +37,7 @@ def make_env(
             take the arguments.
     """
     try:
-        env = GymWrapper(StreamEnv(gymnasium.make(env_id, **(env_kwargs or {})), stream))
+        env = GymWrapper(RandomStream(gymnasium.make(env_id, **(env_kwargs or {})), stream))
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise ValueError(f"env={env_id!r} cannot be made: {error}") from error
     # TorchRL's collectors warn where InitTracker is absent

@@ -16,15 +16,7 @@ from era_rl.core import TruncatedNormal, categorical_sample, truncated_normal_sa
 
 
 class NoiseTruncatedNormal(TruncatedNormal):
-    """A :class:`TruncatedNormal` whose sample is that of given noise.
-
-    Args:
-        loc: Location, shape (..., action_dim).
-        scale: Scale of the parent normal, the shape of ``loc``.
-        noise: Uniform noise in [0, 1), the shape of ``loc``.
-        low: Lower bound.
-        high: Upper bound.
-    """
+    """A :class:`TruncatedNormal` whose sample is that of uniform noise, of the shape of ``loc``."""
 
     def __init__(
         self, loc: Tensor, scale: Tensor, noise: Tensor, low: Any = -1.0, high: Any = 1.0
@@ -43,18 +35,12 @@ class NoiseTruncatedNormal(TruncatedNormal):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Return the one sample of the noise, differentiable in loc and scale."""
         _check_one(sample_shape)
-        return self._from_unit(
-            truncated_normal_sample(self._unit_loc, self._unit_log_std, self.noise)
-        )
+        unit = truncated_normal_sample(self._unit_loc, self._unit_log_std, self.noise)
+        return self._from_unit(unit)
 
 
 class _NoiseClasses:
-    """Makes a categorical's sample that of given noise.
-
-    Args:
-        logits: Unnormalised log-probabilities, shape (..., num_classes).
-        noise: Uniform noise in [0, 1), shape (..., 1).
-    """
+    """Makes the sample of a categorical that of uniform noise, shape (..., 1)."""
 
     def __init__(self, logits: Tensor, noise: Tensor) -> None:
         super().__init__(logits=logits, validate_args=False)  # type: ignore[call-arg]

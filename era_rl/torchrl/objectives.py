@@ -35,6 +35,8 @@ class SACERALoss(SACLoss):
         # alpha_init=1 because the host keeps its logarithm; the number is never used
         fixed = {"alpha_init": 1.0, "fixed_alpha": True, "target_entropy": 0.0}
         super().__init__(*args, loss_function=loss_function, **fixed, **kwargs)
+        renamed = {"entropy": "log_prob"}
+        self.out_keys = [renamed.get(key, key) for key in self.out_keys if "alpha" not in key]
 
     @property
     def _alpha(self) -> Tensor:
@@ -45,26 +47,13 @@ class SACERALoss(SACLoss):
         # not cached: stacked agents put other parameters in their place (torch.func)
         return self.qvalue_network_params.detach()
 
-    @property
-    def out_keys(self) -> list[str]:
-        """What :meth:`forward` returns."""
-        return [_OUT_KEYS.get(key, key) for key in super().out_keys if key not in _ABSENT]
-
-    @out_keys.setter
-    def out_keys(self, values: list[str]) -> None:
-        SACLoss.out_keys.fset(self, values)
-
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return ``loss_actor``, ``loss_qvalue`` and ``log_prob``, scalars."""
-        out = super().forward(tensordict).exclude(*_ABSENT)
+        out = super().forward(tensordict).exclude("loss_alpha", "alpha")
         if "entropy" in out:  # the host leaves it out of what is not reduced
             out["log_prob"] = -out.pop("entropy")
         return out
-
-
-_ABSENT = ("loss_alpha", "alpha")
-_OUT_KEYS = {"entropy": "log_prob"}
 
 
 class DeltaLoss(LossModule):
@@ -88,9 +77,9 @@ class DeltaLoss(LossModule):
         head = actor.gaussian_head
         # held in __dict__, for the actor's parameters are not this loss's
         self.__dict__.update(actor=actor, head=head)
-        self.delta = LearnedDelta(
-            head.target_entropy, head.action_dim, log_std_max=head.log_std_max, initial=initial
-        ).to(head.delta.device)
+        target, highest = head.target_entropy, head.log_std_max
+        delta = LearnedDelta(target, head.action_dim, log_std_max=highest, initial=initial)
+        self.delta = delta.to(head.delta.device)
         # the network's: an entropy needs no noise
         self.in_keys, self.out_keys = list(actor[0].in_keys), ["loss_delta", "delta", "entropy"]
         self.update_head()

@@ -1,5 +1,7 @@
 """PPO-ERA for stacked agents: TorchRL's ClipPPOLoss without its entropy bonus."""
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
@@ -29,10 +31,8 @@ class PPOLearner(Learner):
             self.policy.normalize = norm.to(self.device)
 
     def _make_loss(self, env: EnvBase) -> ClipPPOLoss:
-        actor = make_actor(self.config, env, log_prob=self.log_prob)
-        critic = make_critic(self.config, env, of_action=False)
-        _initialise(actor, last_gain=0.01)
-        _initialise(critic, last_gain=1.0)
+        actor = _initialised(make_actor(self.config, env, log_prob=self.log_prob), last_gain=0.01)
+        critic = _initialised(make_critic(self.config, env, of_action=False), last_gain=1.0)
         loss = ClipPPOLoss(
             actor,
             critic,
@@ -49,9 +49,8 @@ class PPOLearner(Learner):
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         params = leaves(self.params)
         optimizer = torch.optim.Adam(params, eps=1e-5, **self._adam_kwargs())
-        optimizer.register_step_pre_hook(
-            lambda *_: clip_agent_norms(params, self.config.max_grad_norm)
-        )
+        max_norm = self.config.max_grad_norm
+        optimizer.register_step_pre_hook(lambda *_: clip_agent_norms(params, max_norm))
         return [optimizer]
 
     def learn(self, data: TensorDictBase) -> dict[str, Tensor]:
@@ -75,18 +74,15 @@ class PPOLearner(Learner):
         """Return what the losses read, with the generalised advantage estimate of each agent."""
         after = data["next"]
         observation = self._normalized(data["observation"])
-        value = torch.vmap(self._value)(self.params[CRITIC], observation)
-        next_value = torch.vmap(self._value)(
-            self.params[CRITIC], self._normalized(after["observation"])
-        )
+        values, params = torch.vmap(self._value), self.params[CRITIC]
+        value = values(params, observation)
+        next_value = values(params, self._normalized(after["observation"]))
         advantage, target = generalized_advantage_estimate(
             *(self.config.gamma, self.config.lmbda, value, next_value),
             *(after["reward"], after["done"], after["terminated"]),
         )
-        batch = data.select("action", "action_log_prob")
-        return batch.update(
-            {"observation": observation, "advantage": advantage, "value_target": target}
-        )
+        new = {"observation": observation, "advantage": advantage, "value_target": target}
+        return data.select("action", "action_log_prob").update(new)
 
     def _normalized(self, observation: Tensor) -> Tensor:
         """Return observations, shape (agents, envs, time, observation_dim), as the policy has them."""
@@ -113,10 +109,10 @@ def clip_agent_norms(params: list[Tensor], max_norm: float) -> None:
         grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)))
 
 
-@torch.no_grad()
-def _initialise(network: nn.Module, last_gain: float) -> None:
+def _initialised(network: nn.Module, last_gain: float) -> Any:
     """Give linear layers orthogonal weights of gain sqrt(2), the last of last_gain, and no bias."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     for layer in layers:
         nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else 2.0**0.5)
         nn.init.zeros_(layer.bias)
+    return network

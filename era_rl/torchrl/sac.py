@@ -34,9 +34,8 @@ class SACLearner(Learner):
         super().__init__(config, env)
         self.action_dim = env.action_spec_unbatched.shape[-1]
         self.policy.uniform.fill_(config.learning_starts > 0)
-        self.buffer = ReplayBuffer(
-            storage=LazyTensorStorage(config.buffer_size, device=self.device)
-        )
+        storage = LazyTensorStorage(config.buffer_size, device=self.device)
+        self.buffer = ReplayBuffer(storage=storage)
         agents = torch.arange(config.seeds, device=self.device)
         self.agents = agents[:, None].expand(-1, config.batch_size)
 
@@ -92,14 +91,9 @@ class SACLearner(Learner):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that learning goes on from."""
         # a copy, for the file of a view has the whole buffer
-        stored = (
-            self.buffer[:].cpu().clone().flatten_keys(".").to_dict() if len(self.buffer) else {}
-        )
-        return {
-            **super().state_dict(),
-            "buffer": stored,
-            "writer": self.buffer.writer.state_dict(),
-        }
+        stored = self.buffer[:].cpu().clone().flatten_keys(".").to_dict() if self.buffer else {}
+        writer = self.buffer.writer.state_dict()
+        return {**super().state_dict(), "buffer": stored, "writer": writer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
 
+from era_rl.envs.wrappers import derived_seed
 from era_rl.networks.moments import RunningNorm, standardise
 from era_rl.torchrl.actors import ERAActor
-from era_rl.torchrl.envs import derived_seed
 
 
 class AgentStreams:
@@ -53,17 +53,11 @@ def stack_losses(
     trained: Sequence[str],
     kept: Sequence[str] = (),
 ) -> tuple[LossModule, TensorDict]:
-    """Build a loss module a seed and stack their parameters in a new first dimension.
-
-    Args:
-        build: Builds a loss module from torch's global random state.
-        seeds: The seed of each agent.
-        trained: Names of the module's parameter sets that are trained.
-        kept: Names of those that are not, such as target parameters.
+    """Build a loss module a seed, from torch's global random state, and stack their parameters.
 
     Returns:
-        The first module, as the function to call with :func:`call_with`, and the stacked parameters
-        (agents, ...), the trained ones as leaves of autograd.
+        The first module, as the function to call with :func:`call_with`, and the parameter sets
+        (agents, ...): of those ``trained`` what is trained as leaves of autograd, and those ``kept``.
     """
     losses = []
     with torch.random.fork_rng(devices=[]):

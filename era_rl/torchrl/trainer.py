@@ -27,7 +27,7 @@ from era_rl.torchrl.envs import make_envs
 from era_rl.torchrl.learner import Learner
 from era_rl.torchrl.ppo import PPOLearner
 from era_rl.torchrl.sac import SACLearner
-from era_rl.torchrl.stacked import StackedPolicy
+from era_rl.torchrl.stacked import StackedPolicy, leaves
 
 EVALUATION, COLLECTION = 1, 2
 """Purposes of environments' random streams; several collectors count on from COLLECTION."""
@@ -154,7 +154,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         learner = self.learner
-        if not all(value.isfinite().all() for value in learner.params.values(True, True)):
+        if not all(value.isfinite().all() for value in leaves(learner.params)):
             kept = (
                 f"the checkpoint of step {self.saved_at} stays" if self.saved_at else "none is kept"
             )

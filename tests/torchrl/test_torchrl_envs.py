@@ -9,8 +9,9 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from torchrl.envs import SerialEnv
 
+from era_rl.envs.wrappers import derived_seed
 from era_rl.torchrl.config import SACConfig
-from era_rl.torchrl.envs import derived_seed, make_env, make_envs, read_kwargs
+from era_rl.torchrl.envs import make_env, make_envs, read_kwargs
 
 STEPS = 8
 

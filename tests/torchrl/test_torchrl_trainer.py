@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torchrl.data import OneHot
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from era_rl.envs.wrappers import RandomStream, derived_seed
 from era_rl.runs.folder import read_state
 from era_rl.torchrl import DeltaLoss, ERAActor, raw_dim
 from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
-from era_rl.torchrl.envs import StreamEnv, derived_seed
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.ppo import clip_agent_norms
 from era_rl.torchrl.trainer import (
@@ -224,8 +224,8 @@ def test_evaluation_reads_no_noise_and_leaves_the_normalization_as_it_is(
     returns = trainer.run()
     before = {k: v.clone() for k, v in trainer.learner.policy.own_state().items()}
     noise = np.full(1, 0.9, np.float32)
-    observe = StreamEnv._with_noise
-    monkeypatch.setattr(StreamEnv, "_with_noise", lambda *a: {**observe(*a), "noise": noise})
+    observe = RandomStream._with_noise
+    monkeypatch.setattr(RandomStream, "_with_noise", lambda *a: {**observe(*a), "noise": noise})
     assert torch.equal(trainer.evaluate(), returns)
     trainer.close()
     after = trainer.learner.policy.own_state()
