@@ -61,10 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("suite", help="name of a suite, or its .yaml file")
         command.add_argument("--results", type=Path, help="default: benchmarks/results/SUITE")
         command.add_argument("--scratch", type=Path, help="default: runs/benchmarks/SUITE")
-    readme = commands.add_parser(
-        "readme", help="write the generated tables into README.md and benchmarks/results/README.md"
-    )
-    readme.add_argument("--file", type=Path, default=Path("README.md"))
+    readme = commands.add_parser("readme", help="write benchmarks/results/README.md")
     readme.set_defaults(function=_readme)
     return parser
 
@@ -121,9 +118,8 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _readme(args: argparse.Namespace) -> int:
-    from benchmarks import summary, tables
+    from benchmarks import summary
 
-    tables.update(args.file)
     summary.write()
     return 0
 

@@ -3,7 +3,7 @@
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks import idle, metrics
+from benchmarks import idle, metrics, tables
 from benchmarks.compare import BETTER, EQUAL, SEEDS, WORSE, Comparison, published
 from benchmarks.document import Block, Picture, Section, Table, Text, markdown
 from benchmarks.metrics import LEVEL, number
@@ -23,6 +23,9 @@ def write(results: Path = RESULTS) -> Path:
     sections = [
         Section("Does ERA help?", [*_verdicts(rows), _idle(rows), _table(rows)]),
         _curves([each for each in found if each.suite.name in drawn], results),
+        Section("Speed", [tables.speeds(results)]),
+        Section("Time added by the floor", [tables.three_domains(results)]),
+        *_audit(results / "floor-audit" / "audit.json"),
         _too_few([each for each in found if each.grid and each.suite.name not in drawn]),
         _others(results, {each.suite.name for each in found if each.suite.runs}),
         _not_run(found, results),
@@ -133,6 +136,14 @@ def _too_few(found: list[Findings]) -> Section:
     return section
 
 
+def _audit(path: Path) -> list[Section]:
+    return (
+        [Section("How far heads can be pushed", [tables.floor_audit(path)])]
+        if path.exists()
+        else []
+    )
+
+
 def _others(results: Path, suites_of_runs: set[str]) -> Section:
     """Return links to what is no suite of training runs."""
     pages = [
@@ -143,7 +154,7 @@ def _others(results: Path, suites_of_runs: set[str]) -> Section:
         if page.exists()
     ]
     links = [f"[{page.parent.name}]({page.parent.name}/{page.name})" for page in pages]
-    links.append("[overhead, vision](../../README.md#benchmarks)")
+    links.append("[vision](../vision/README.md)")
     return Section("Measured besides", [Text(f"{', '.join(links)}.")])
 
 

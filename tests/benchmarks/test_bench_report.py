@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,45 +187,34 @@ def test_scores_are_drawn_against_the_height_of_exact_floors(
     assert np.isnan(by_arm["low"].low)
 
 
-def test_readme_gets_the_tables_between_its_comments(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n")
-    with pytest.raises(SettingsError, match="must have the lines"):
-        tables.update(readme, tmp_path)
+def test_tables_of_speed_and_of_margins(tmp_path: Path) -> None:
     audit = {"head": "exact floor", "size": 6, "floor": -3.0, "kind": "exact"}
-    content = {
+    content: dict[str, Any] = {
         "rows": [
             {**audit, "random": 1e-5, "ascent": -2e-6, "visited": None},
             {**audit, "size": 38, "random": 2e-5, "ascent": 3e-5, "visited": 1e-6},
         ]
     }
-    write_json(tmp_path / "floor-audit" / "audit.json", content)
+    write_json(tmp_path / "audit.json", content)
+    cells = ["+1.0e-05, +2.0e-05", "-2.0e-06, +3.0e-05", "-, +1.0e-06"]
+    rows = tables.floor_audit(tmp_path / "audit.json").rows
+    assert rows == [["exact floor", "6, 38", "-3, -3", *cells]]
     speed = {"speed_over_sac": {"median": 1.5, "quartiles": [1.4, 1.6]}, "per": "env_step"}
     content = {
-        "settings": {"device": "cpu", "width": "256", "batch_size": "64", "threads": "2"},
+        "settings": {"device": "cpu", "width": "256", "batch_size": 64, "threads": "2"},
         "ratios": [{"algorithm": name, **speed} for name in ("sac", "exact-compiled")],
         "update": {"share_reached": {"sac": 0.3, "exact-compiled": 0.5}},
     }
     write_json(tmp_path / "throughput" / "cpu.json", content)
-    readme.write_text(f"before\n{tables.BEGIN}\noutdated\n{tables.END}\nafter\n")
-    tables.update(readme, tmp_path)
-    text = readme.read_text()
-    assert (
-        "| exact floor | 6, 38 | -3, -3 | +1.0e-05, +2.0e-05 | -2.0e-06, +3.0e-05 | -, +1.0e-06 |"
-        in text
-    )
-    assert "| cpu, 256, 64, 2 | - | 1.50 [1.40, 1.60] | - | - | - | 50% |" in text
-    assert "CUDA is unmeasured" in text
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "outdated" not in text
-    tables.update(readme, tmp_path)
-    assert readme.read_text() == text
+    table = tables.speeds(tmp_path)
+    row = ["cpu, 256, 64, 2", "-", "1.50 [1.40, 1.60]", "-", "-", "-", "50%"]
+    assert table.rows == [row]
+    assert table.caption.endswith("CUDA is unmeasured")
     content["settings"]["device"] = "cuda"
     write_json(tmp_path / "fast-gpu" / "throughput-256.json", content)
-    tables.update(readme, tmp_path)
-    assert "| cuda, 256, 64, 2 | - | 1.50" in readme.read_text()
-    assert "unmeasured" not in readme.read_text()
+    table = tables.speeds(tmp_path)
+    assert table.rows == [row, ["cuda, 256, 64, 2", *row[1:]]]
+    assert "unmeasured" not in table.caption
 
 
 def test_added_time_is_the_inverse_of_speed(tmp_path: Path) -> None:
