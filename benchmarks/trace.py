@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -30,7 +31,7 @@ class PolicyTrace(VisitedStatesCallback):
 
     Args:
         check_freq: Steps of the (vectorised) environment between checks, at least 1.
-        csv_path: File to write; an existing one is continued.
+        csv_path: File to write; a run that is resumed continues it.
     """
 
     def __init__(self, check_freq: int, csv_path: Path) -> None:
@@ -40,14 +41,13 @@ class PolicyTrace(VisitedStatesCallback):
     def _on_training_start(self) -> None:
         self._started = time.monotonic()
 
-    def _check(self) -> None:
-        policy: Any = self.model.policy
-        policy.set_training_mode(False)  # training ends in the other mode
-        with torch.no_grad():
-            entropy, log_std = entropy_and_log_std(
-                self.model, policy.obs_to_tensor(self._take_visited())[0]
-            )
-        floor = getattr(policy, "entropy_floor", math.nan)
+    def _measure(self, visited: Any) -> list[Tensor]:
+        obs = self.model.policy.obs_to_tensor(visited)[0]
+        return [figure.cpu() for figure in entropy_and_log_std(self.model, obs)]
+
+    def _check(self, *measured: np.ndarray) -> None:
+        entropy, log_std = measured
+        floor = getattr(self.model.policy, "entropy_floor", math.nan)
         entropies = [x.item() for x in (entropy.mean(), entropy.min(), entropy.max())]
         self._record(
             [

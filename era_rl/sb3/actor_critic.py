@@ -1,5 +1,6 @@
 """SB3's actor-critic policies with an ERA head; everything else is the host policy's."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -103,9 +104,20 @@ class ActorCriticMixin(BasePolicy):
         return self.action_net(self.mlp_extractor.forward_actor(features))
 
     def actor_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the policy's distribution depends on."""
-        modules = (self.pi_features_extractor, self.mlp_extractor.policy_net, self.action_net)
-        return [parameter for module in modules for parameter in module.parameters()]
+        """Return the parameters, but for frozen ones, that the policy's distribution depends on."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        mode = self.training
+        self.set_training_mode(False)
+        obs, _ = self.obs_to_tensor(copy.deepcopy(self.observation_space).sample())
+        with torch.enable_grad():
+            raw = self.raw_params(obs).sum()
+        self.set_training_mode(mode)
+        if not raw.requires_grad:
+            return []
+        gradients = torch.autograd.grad(raw, parameters, allow_unused=True)
+        return [
+            p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+        ]
 
     def entropy(self, obs: PyTorchObs) -> Tensor:
         """Return the policy's own entropy in nats at each observation, shape (batch,)."""

@@ -4,6 +4,7 @@ import copy
 import csv
 import statistics
 import warnings
+from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,8 @@ COLUMNS = (
 )
 
 
-MOST_STATES = 2_048
-"""How many states go through the networks at once."""
+MOST_STATES, MOST_BYTES = 2_048, 2**24
+"""How many visited states are kept at once, and how much memory they take."""
 
 
 class MeasuringCallback(BaseCallback):
@@ -31,11 +32,12 @@ class MeasuringCallback(BaseCallback):
         prefix: Prefix of the figures' names in the logger.
         columns: Names of the figures, "timesteps" first.
         check_freq: Steps of the (vectorised) environment between checks, at least 1.
-        csv_path: File to write, or None. An existing file is continued.
+        csv_path: File to write, or None. A new training begins it anew, a resumed one continues it.
         verbose: SB3's verbosity.
 
     Raises:
-        ValueError: If ``check_freq`` is below 1.
+        ValueError: If ``check_freq`` is below 1, or at the start of a resumed training if the file has
+            other columns.
     """
 
     def __init__(
@@ -53,18 +55,31 @@ class MeasuringCallback(BaseCallback):
         self.columns = tuple(columns)
         self.check_freq = check_freq
         self.csv_path = None if csv_path is None else Path(csv_path)
-        self.rows: list[tuple[float, ...]] = []
+        self.rows: list[Any] = []
+        """Named tuples of the columns, a row a check."""
 
     def _init_callback(self) -> None:
-        if self.csv_path is not None and not self.csv_path.exists():
-            self.csv_path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.csv_path
+        if path is None:
+            return
+        if self.model.num_timesteps == 0 or not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
             self._write(self.columns)
+            return
+        with path.open(newline="") as file:
+            found = next(csv.reader(file), [])
+        if tuple(found) != self.columns:
+            raise ValueError(
+                f"csv_path={str(path)!r} must have the columns {', '.join(self.columns)}, to be "
+                f"continued, not {', '.join(found)}: give another file"
+            )
 
     def _record(self, values: Sequence[float]) -> None:
         """Log, keep and write the figures of one check."""
         for name, value in zip(self.columns[1:], values, strict=True):
             self.logger.record(f"{self.prefix}/{name}", value)
-        self.rows.append((self.num_timesteps, *values))
+        self.rows.append(namedtuple("Row", self.columns)(self.num_timesteps, *values))
         if self.csv_path is not None:
             self._write(self.rows[-1])
 
@@ -75,33 +90,54 @@ class MeasuringCallback(BaseCallback):
 
 
 class VisitedStatesCallback(MeasuringCallback):
-    """Keeps the states acted in, and every ``check_freq`` steps has a subclass measure the policy.
+    """Measures the policy in each state acted in, and every ``check_freq`` steps makes a row of it.
 
-    Arguments are those of :class:`MeasuringCallback`.
+    States wait to be measured together, but few: many images would fill the memory. Arguments are
+    those of :class:`MeasuringCallback`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._visited: list[Any] = []
+        self._measured: list[tuple[np.ndarray, ...]] = []
+        self._steps = 0
 
     def _on_step(self) -> bool:
         # some vectorised environments reuse their arrays
         self._visited.append(copy.deepcopy(self.model._last_obs))  # type: ignore[attr-defined]
-        if len(self._visited) >= self.check_freq:
-            self._check()
+        self._steps += 1
+        last = _concatenate(self._visited[-1:])
+        parts = list(last.values()) if isinstance(last, dict) else [last]
+        n = len(self._visited)
+        if n * len(parts[0]) >= MOST_STATES or n * sum(p.nbytes for p in parts) >= MOST_BYTES:
+            self._measure_visited()
+        if self._steps >= self.check_freq:
+            self._make_row()
         return True
 
     def _on_training_end(self) -> None:
+        if self._steps:
+            self._make_row()
+
+    def _measure_visited(self) -> None:
         if self._visited:
-            self._check()
+            visited, self._visited = _concatenate(self._visited), []
+            self.model.policy.set_training_mode(False)  # or batch statistics would be learned
+            with torch.no_grad():
+                measured = self._measure(visited)
+            self._measured.append(tuple(np.asarray(values) for values in measured))
 
-    def _take_visited(self) -> Any:
-        """Return the states kept, as one batch, and forget them."""
-        visited, self._visited = self._visited, []
-        return _concatenate(visited)
+    def _make_row(self) -> None:
+        self._measure_visited()
+        measured, self._measured, self._steps = self._measured, [], 0
+        self._check(*(np.concatenate(values) for values in zip(*measured, strict=True)))
 
-    def _check(self) -> None:
-        """Measure the policy on :meth:`_take_visited`."""
+    def _measure(self, visited: Any) -> Sequence[Any]:
+        """Return arrays of figures of the policy at observations, each (n, ...), on the CPU."""
+        raise NotImplementedError
+
+    def _check(self, *measured: np.ndarray) -> None:
+        """Record what was measured since the last check."""
         raise NotImplementedError
 
 
@@ -118,14 +154,14 @@ class EntropyMonitor(VisitedStatesCallback):
 
     Args:
         check_freq: Steps of the (vectorised) environment between checks, at least 1.
-        csv_path: File to write, or None. An existing file is continued.
+        csv_path: File to write, or None. A new training begins it anew, a resumed one continues it.
         spike_factor: How many times its running median the actor's gradient norm must reach to be
             called a spike.
         verbose: SB3's verbosity.
 
     Raises:
         ValueError: If ``check_freq`` is below 1 or ``spike_factor`` not above 1, or at the start of
-            training if the algorithm is not one of this package's.
+            training if the algorithm is not one of this package's, or the file has other columns.
     """
 
     def __init__(
@@ -164,8 +200,19 @@ class EntropyMonitor(VisitedStatesCallback):
             self._masks.append(np.asarray(masks))
         return super()._on_step()
 
-    def _check(self) -> None:
-        entropy, floor = self._entropies_and_floors()
+    def _measure(self, visited: Any) -> Sequence[Any]:
+        """Return the entropies of the states visited, and their floors."""
+        obs = self._policy.obs_to_tensor(visited)[0]
+        if not self._masks:
+            entropy = self._policy.entropy(obs).cpu()
+            return entropy, torch.full_like(entropy, self._policy.entropy_floor)
+        mask, self._masks = np.concatenate(self._masks), []
+        entropy = self._policy.entropy(obs, action_masks=mask).cpu()
+        valid = torch.as_tensor(mask.reshape(len(entropy), -1) != 0, device=self.model.device)
+        return entropy, self._policy.head.floor(valid).cpu()
+
+    def _check(self, *measured: np.ndarray) -> None:
+        entropy, floor = measured
         norm = _gradient_norm(self._policy.actor_parameters())
         margin = float((entropy - floor).min())
         self.minimum = float(np.minimum(self.minimum, entropy.min()))  # NaN, if there is one
@@ -173,28 +220,6 @@ class EntropyMonitor(VisitedStatesCallback):
         entropies = (float(entropy.mean()), float(entropy.min()), float(entropy.max()))
         self._record((*entropies, float(np.mean(floor)), margin, norm))
         self._judge(entropy, floor, norm)
-
-    def _entropies_and_floors(self) -> tuple[np.ndarray, Any]:
-        """Return the entropies of the states visited, (n,), and their floor or floors."""
-        visited, masks, self._masks = self._take_visited(), self._masks, []
-        if not masks:
-            return self._entropies(visited), self._policy.entropy_floor
-        mask = np.concatenate(masks)
-        entropy = self._entropies(visited, action_masks=mask)
-        valid = torch.as_tensor(mask.reshape(len(entropy), -1) != 0, device=self.model.device)
-        return entropy, self._policy.head.floor(valid).cpu().numpy()
-
-    @torch.no_grad()
-    def _entropies(self, visited: Any, **others: np.ndarray) -> np.ndarray:
-        """Return the entropies at observations, (n,), a part at a time: they may be many images."""
-        # training ends in training mode, in which batch statistics are learned
-        self._policy.set_training_mode(False)
-        entropies = []
-        for part in _parts(visited):
-            obs = self._policy.obs_to_tensor(_rows(visited, part))[0]
-            rows = {name: value[part] for name, value in others.items()}
-            entropies.append(self._policy.entropy(obs, **rows).cpu().numpy())
-        return np.concatenate(entropies)
 
     def _judge(self, entropy: np.ndarray, floor: Any, norm: float) -> None:
         """Warn once of each thing that goes wrong."""
@@ -234,19 +259,6 @@ def _concatenate(observations: list[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.concatenate([obs[key] for obs in observations]) for key in observations[0]}
     return np.concatenate(observations)
-
-
-def _parts(observations: Any) -> list[slice]:
-    """Return slices of at most ``MOST_STATES`` that make up a batch of observations."""
-    first = next(iter(observations.values())) if isinstance(observations, dict) else observations
-    return [slice(start, start + MOST_STATES) for start in range(0, len(first), MOST_STATES)]
-
-
-def _rows(observations: Any, part: slice) -> Any:
-    """Return a part of a batch of observations, an array or a dict of them."""
-    if isinstance(observations, dict):
-        return {key: value[part] for key, value in observations.items()}
-    return observations[part]
 
 
 def _gradient_norm(parameters: list[torch.nn.Parameter]) -> float:

@@ -62,12 +62,12 @@ class GradientConflict(MeasuringCallback):
     Args:
         check_freq: Steps of the (vectorised) environment between checks, at least 1.
         batch_size: Number of states, at least 1.
-        csv_path: File to write, or None. An existing file is continued.
+        csv_path: File to write, or None. A new training begins it anew, a resumed one continues it.
         verbose: SB3's verbosity.
 
     Raises:
         ValueError: If ``check_freq`` or ``batch_size`` is below 1, or at the start of training if
-            the algorithm is not one of those named.
+            the algorithm is not one of those named, or the file has other columns.
     """
 
     def __init__(

@@ -36,10 +36,10 @@ MIN_CALLS_TO_COMPILE = 50_000
 
 
 class Update:
-    """What training calls at every step, for networks, optimizers and floors as they are when made.
+    """What training calls at every step, for networks and optimizers as they are when made.
 
-    Where they have changed since, another takes its place: compiled functions take what is frozen and
-    the numbers of the head for constants, and captured ones read memory where it was.
+    Where they have changed since, another takes its place: compiled functions take what is frozen for
+    constant, and captured ones read memory where it was.
 
     Args:
         policy: A policy of this package.
@@ -57,15 +57,14 @@ class Update:
         return [part.optimizer for part in parts]
 
     def outdated(self) -> bool:
-        """Return whether networks, optimizers, what is frozen or the floor are others by now."""
-        (before, *settings), (now, *others) = self._bound_to, self._state()
-        return settings != others or any(a is not b for a, b in zip(before, now, strict=False))
+        """Return whether networks, optimizers or what is frozen are others by now."""
+        (before, frozen), (now, frozen_now) = self._bound_to, self._state()
+        return frozen != frozen_now or any(a is not b for a, b in zip(before, now, strict=False))
 
-    def _state(self) -> tuple[list[Any], list[bool], list[float]]:
+    def _state(self) -> tuple[list[Any], list[bool]]:
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         parameters = [parameter for group in groups for parameter in group["params"]]
-        numbers = [value for value in vars(self.policy.head).values() if isinstance(value, float)]
-        return [*groups, *parameters], [p.requires_grad for p in parameters], numbers
+        return [*groups, *parameters], [not p.requires_grad for p in parameters]
 
     def compile(self) -> None:
         """Have it compiled at the first calls."""

@@ -181,6 +181,7 @@ def test_a_discrete_policy_that_is_lost_sends_no_action() -> None:
 
 # numpy's, in the host's explained variance
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("name", ["SACERA", "PPOERA"])
 def test_a_loss_that_is_not_finite_ends_training(name: str) -> None:
     """Where finite data are too large: at the next logs, without a look at the device in between."""
