@@ -42,7 +42,7 @@ class PolicyTrace(VisitedStatesCallback):
         self._started = time.monotonic()
 
     def _measure(self, visited: Any) -> list[Tensor]:
-        obs = self.model.policy.obs_to_tensor(visited)[0]
+        obs: Any = self.model.policy.obs_to_tensor(visited)[0]
         return [figure.cpu() for figure in entropy_and_log_std(self.model, obs)]
 
     def _check(self, *measured: np.ndarray) -> None:

@@ -125,7 +125,8 @@ class VisitedStatesCallback(MeasuringCallback):
             self.model.policy.set_training_mode(False)  # or batch statistics would be learned
             with torch.no_grad():
                 measured = self._measure(visited)
-            self._measured.append(tuple(np.asarray(values) for values in measured))
+            # sums of float32 are exact in float64
+            self._measured.append(tuple(np.asarray(values, np.float64) for values in measured))
 
     def _make_row(self) -> None:
         self._measure_visited()

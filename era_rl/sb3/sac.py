@@ -23,8 +23,8 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
     pi(.|s) has H[pi(.|s)] >= H0 for every state, so the critic target is
     r + gamma min_j Q_j(s', a') and the actor maximises min_j Q_j(s, a), with no entropy term in
     either. Drop-in for ``stable_baselines3.SAC``: every other argument, and ``save``, ``load``,
-    ``predict`` and callbacks, are SB3's. Losses and entropies stay on the device until logs are
-    written: ``train/*`` is in the logger then, not after every update.
+    ``predict`` and callbacks, are SB3's. Entropies, and on CUDA the losses too, stay on the device
+    until logs are written: they are in the logger then, not after every update.
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or "SimbaPolicy" and

@@ -1,11 +1,13 @@
 """What trains the networks as they are: optimizers, gradients, and what is compiled or captured."""
 
+import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from sb3_contrib.common.torch_layers import BatchRenorm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, TrainFrequencyUnit
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.torch_version import TorchVersion
 
 from era_rl.core.compiling import compiler, graphed, has_compiler
 from era_rl.sb3.base import ERAMixin, OffPolicyERAMixin
+from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.gradients import (
     ActorLoss,
     CriticLoss,
@@ -247,9 +250,15 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
     policy_delay: int = 1
     target_update_interval: int = 1
     gradient_steps: int
+    n_steps: int
     tau: float
 
     def _setup_model(self) -> None:
+        buffer_class = self.replay_buffer_class  # type: ignore[attr-defined]
+        if self.n_steps > 1 and issubclass(buffer_class or ReplayBuffer, DeviceReplayBuffer):
+            raise ValueError(
+                f"n_steps={self.n_steps} must be 1 with DeviceReplayBuffer, which has no n-step returns"
+            )
         super()._setup_model()
         self.metrics = TrainingMetrics()
 
@@ -267,18 +276,29 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
         self.policy.set_training_mode(True)
         self._update_learning_rate(update.optimizers)
         update.follow_rates()
-        seen = []
+        seen, losses = [], []
         for step in range(gradient_steps):
             self._n_updates += 1
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[attr-defined]
             data = self._transitions(batch)
-            self.metrics.add(*update.step(data, self._n_updates % self.policy_delay == 0))
+            results = update.step(data, self._n_updates % self.policy_delay == 0)
+            self.metrics.add(*results)
             if step % self.target_update_interval == 0:
                 update.move_targets(self.tau)
             seen.append(data.obs)
+            losses.append(results[:2])
         for obs in seen if self.learn_delta else ():
             self._update_delta(self._entropy(obs))
+        if self.device.type == "cpu":  # a look at another device would wait for it
+            self._record_losses(losses)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _record_losses(self, losses: list[tuple[Tensor, ...]]) -> None:
+        """Log the mean losses of critics and actor, as the hosts do after each round of updates."""
+        for index, name in enumerate(("critic_loss", "actor_loss")):
+            values = [step[index].item() for step in losses if len(step) > index]
+            if values:
+                self.logger.record(f"train/{name}", statistics.fmean(values))
 
     def _transitions(self, data: ReplayBufferSamples) -> Transitions:
         rewards = data.rewards

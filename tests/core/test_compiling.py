@@ -1,8 +1,10 @@
 """A compiled function, or the plain one from where that fails."""
 
+import shutil
+
 import pytest
 
-from era_rl.core.compiling import Fallback
+from era_rl.core.compiling import Fallback, compiler, has_compiler
 
 
 def test_a_failing_compiler_is_named_once_and_left() -> None:
@@ -26,3 +28,15 @@ def test_an_error_of_the_function_itself_is_raised() -> None:
         pytest.raises(ValueError, match="bad shape"),
     ):
         Fallback(lambda x: broken(x), broken, "torch.compile of it")(1)
+
+
+def test_the_compiler_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CXX where it is set, with arguments too; no other takes its place."""
+    commands: list[str] = []
+    monkeypatch.setattr(shutil, "which", lambda command: commands.append(command) or None)
+    for value in ("/opt/bin/g++-13", "ccache g++"):
+        monkeypatch.setenv("CXX", value)
+        assert not has_compiler()
+    monkeypatch.delenv("CXX")
+    assert not has_compiler()
+    assert commands == ["/opt/bin/g++-13", "ccache", compiler()]

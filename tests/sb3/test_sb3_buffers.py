@@ -132,6 +132,12 @@ def test_training_equals_that_on_sb3s_buffer(n_envs: int, tmp_path: Path) -> Non
     trained(model)
 
 
+def test_n_step_returns_are_refused_by_name() -> None:
+    """SB3 would ignore them, with a warning whose remedy is a TypeError here."""
+    with pytest.raises(ValueError, match="n_steps=3 must be 1 with DeviceReplayBuffer"):
+        small_sacera(n_steps=3, replay_buffer_class=DeviceReplayBuffer)
+
+
 def test_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="optimize_memory_usage=True must be False"):
         DeviceReplayBuffer(10, VECTOR, ACTIONS, optimize_memory_usage=True)

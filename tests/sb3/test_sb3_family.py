@@ -45,6 +45,19 @@ def learn(model: Any, **kwargs: Any) -> Any:
     return model
 
 
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_losses_are_in_the_logger_after_each_update(name: str) -> None:
+    """For callbacks that read ``name_to_value``, as with the hosts; on a CPU."""
+    seen: list[float] = []
+
+    def note(locals_: Any, _: Any) -> bool:
+        seen.append(locals_["self"].logger.name_to_value["train/critic_loss"])
+        return True
+
+    small(name).learn(39, callback=note)  # updates from step 21 on, logs at step 40
+    assert all(seen[21:])
+
+
 class Trained(NamedTuple):
     """A small model after training, which tests that change nothing share."""
 

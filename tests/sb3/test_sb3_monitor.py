@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sb3_family import small
 from sb3_toys import (
     NormalisedExtractor,
     TargetEnv,
@@ -21,8 +22,10 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
-from era_rl.sb3 import SACERA, EntropyMonitor, callbacks
+from era_rl.sb3 import SACERA, EntropyMonitor, GradientConflict, callbacks
+from era_rl.sb3.actor_critic import ERAActorCriticPolicy
 from era_rl.sb3.callbacks import COLUMNS
 
 
@@ -49,6 +52,81 @@ def test_continues_a_file(tmp_path: Path) -> None:
     model = small_sacera().learn(20, callback=EntropyMonitor(10, path))
     model.learn(20, callback=EntropyMonitor(10, str(path)), reset_num_timesteps=False)
     assert [row["timesteps"] for row in read_rows(path)] == ["10", "20", "30", "40"]
+
+
+def test_a_new_training_begins_a_new_file_and_another_files_columns_are_refused(
+    tmp_path: Path,
+) -> None:
+    """A file that is continued keeps its columns, and the model is as it was."""
+    path = tmp_path / "entropy.csv"
+    path.write_text("timesteps,loss\n5,1.0\n")
+    model = small_sacera().learn(10, callback=EntropyMonitor(10, path))
+    assert [row["timesteps"] for row in read_rows(path)] == ["10"]
+    path.write_text(content := "timesteps,loss\n5,1.0\n")
+    with pytest.raises(
+        ValueError, match=r"csv_path=.*entropy.csv' must have the columns timesteps"
+    ):
+        model.learn(10, callback=EntropyMonitor(10, path), reset_num_timesteps=False)
+    assert path.read_text() == content
+
+
+def test_keeps_few_states_and_names_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ``check_freq``, as many as ``MOST_BYTES`` hold; a row is of all that were visited."""
+    monkeypatch.setattr(callbacks, "MOST_BYTES", 100)
+    kept: list[int] = []
+
+    class Note(EntropyMonitor):
+        def _on_step(self) -> bool:
+            kept.append(len(self._visited))
+            return super()._on_step()
+
+        def _check(self, *measured: np.ndarray) -> None:
+            assert [len(values) for values in measured] == [60, 60]
+            super()._check(*measured)
+
+    monitor = Note(check_freq=60)
+    small_sacera(learning_starts=1_000).learn(60, callback=monitor)
+    assert max(kept) == 100 // 8  # two float32 a state
+    (row,) = monitor.rows
+    assert row.timesteps == 60
+    assert row.entropy_min == monitor.minimum
+
+
+class OwnExtractor(nn.Module):
+    """What SB3 asks of an mlp_extractor, with layers of other names and one of none but the critic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent_dim_pi = self.latent_dim_vf = 4
+        self.shared, self.of_critic = nn.Linear(2, 4), nn.Linear(4, 4)
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: torch.Tensor) -> torch.Tensor:
+        return self.shared(features)
+
+    def forward_critic(self, features: torch.Tensor) -> torch.Tensor:
+        return self.of_critic(self.shared(features))
+
+
+class OwnPolicy(ERAActorCriticPolicy):
+    """A policy with an extractor of its own, in the way of SB3's documentation."""
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = OwnExtractor()  # type: ignore[assignment]
+
+
+def test_measures_policies_whatever_their_networks_are_called() -> None:
+    """The gradient is that of the parameters that the action depends on."""
+    monitor, conflict = EntropyMonitor(16), GradientConflict(16, 8)
+    model: Any = small("PPOERA", policy=OwnPolicy).learn(64, callback=[monitor, conflict])
+    assert monitor.rows[-1].gradient_norm > 0.0
+    assert conflict.rows
+    names = {id(parameter): name for name, parameter in model.policy.named_parameters()}
+    found = {names[id(parameter)] for parameter in model.policy.actor_parameters()}
+    layers = ("mlp_extractor.shared", "action_net")
+    assert found == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
 
 
 def test_writes_no_file_unless_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

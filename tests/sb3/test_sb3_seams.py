@@ -1,23 +1,38 @@
 """Every hook of Stable-Baselines3 and sb3-contrib that we override is there, as we rely on it."""
 
+import importlib
+import inspect
+import pkgutil
 from typing import Any
 
 import pytest
 import torch
 from sb3_contrib import TQC, CrossQ, MaskablePPO
-from sb3_contrib.common.maskable.distributions import MaskableDistribution
+from sb3_contrib.common.maskable.distributions import (
+    MaskableCategoricalDistribution,
+    MaskableMultiCategoricalDistribution,
+)
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.torch_layers import BatchRenorm1d
 from sb3_contrib.crossq.policies import Actor as CrossQActor
 from sb3_contrib.crossq.policies import CrossQPolicy
 from sb3_contrib.tqc.policies import Actor as TQCActor
 from sb3_contrib.tqc.policies import TQCPolicy
 from sb3_family import BOX, make_env
 from stable_baselines3 import A2C, PPO, SAC
-from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    SquashedDiagGaussianDistribution,
+)
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
+import era_rl.sb3
 from tests.seams import check_attribute, check_hook
 
 SB3, CONTRIB = "stable-baselines3", "sb3-contrib"
@@ -26,6 +41,14 @@ ON_POLICY = ((SB3, PPO), (SB3, A2C), (CONTRIB, MaskablePPO))
 OFF_POLICIES = ((SB3, SACPolicy), (CONTRIB, TQCPolicy), (CONTRIB, CrossQPolicy))
 ACTORS = ((SB3, Actor), (CONTRIB, TQCActor), (CONTRIB, CrossQActor))
 ON_POLICIES = ((SB3, ActorCriticPolicy), (CONTRIB, MaskableActorCriticPolicy))
+BUFFERS = ((SB3, ReplayBuffer),)
+CALLBACK = ((SB3, BaseCallback),)
+MASKABLE = (
+    (CONTRIB, MaskableCategoricalDistribution),
+    (CONTRIB, MaskableMultiCategoricalDistribution),
+)
+NORMALS = ((SB3, DiagGaussianDistribution), (SB3, SquashedDiagGaussianDistribution))
+DISTRIBUTION = ((SB3, Distribution),)
 
 HOOKS: list[tuple[tuple[tuple[str, Any], ...], str, str]] = [
     (OFF_POLICY, "train", "self gradient_steps batch_size"),
@@ -62,7 +85,25 @@ HOOKS: list[tuple[tuple[tuple[str, Any], ...], str, str]] = [
     (ON_POLICIES, "forward", "self obs deterministic"),
     (ON_POLICIES, "evaluate_actions", "self obs actions"),
     (ON_POLICIES, "get_distribution", "self obs"),
-    (((CONTRIB, MaskableDistribution),), "apply_masking", "self masks"),
+    (ON_POLICY, "collect_rollouts", "self env callback rollout_buffer n_rollout_steps"),
+    (OFF_POLICY + ON_POLICY, "predict", "self observation state episode_start deterministic"),
+    (OFF_POLICY + ON_POLICY, "save", "self path exclude include"),
+    (OFF_POLICY + ON_POLICY, "load", "path env device custom_objects"),
+    (BUFFERS, "add", "self obs next_obs action reward done infos"),
+    (BUFFERS, "_get_samples", "self batch_inds env"),
+    *((CALLBACK, hook, "self") for hook in ("_init_callback", "_on_step", "_on_training_end")),
+    *((CALLBACK, hook, "self") for hook in ("_on_rollout_start", "_on_rollout_end")),
+    (((CONTRIB, BatchRenorm1d),), "forward", "self x"),
+    (MASKABLE, "apply_masking", "self masks"),
+    (MASKABLE, "proba_distribution", "self action_logits"),
+    (NORMALS, "proba_distribution", "self mean_actions log_std"),
+    (DISTRIBUTION, "actions_from_params", "self"),
+    (DISTRIBUTION, "log_prob_from_params", "self"),
+    (NORMALS + DISTRIBUTION, "log_prob", "self actions"),
+    (NORMALS + DISTRIBUTION, "get_actions", "self deterministic"),
+    *((NORMALS + DISTRIBUTION, name, "self") for name in ("entropy", "sample", "mode")),
+    (DISTRIBUTION, "proba_distribution", "self"),
+    (DISTRIBUTION, "proba_distribution_net", "self"),
     (((SB3, CategoricalDistribution),), "__init__", "self action_dim"),
 ]
 CASES = [
@@ -75,6 +116,41 @@ CASES = [
 @pytest.mark.parametrize(("package", "owner", "name", "parameters"), CASES)
 def test_the_hook_is_there(package: str, owner: Any, name: str, parameters: str) -> None:
     check_hook(package, owner, name, parameters)
+
+
+def _overridden() -> set[tuple[type, str]]:
+    """Return every method of a host that a class of ours overrides, by the host's class."""
+    found = set()
+    for info in pkgutil.iter_modules(era_rl.sb3.__path__):
+        module = importlib.import_module(f"era_rl.sb3.{info.name}")
+        for cls in filter(inspect.isclass, vars(module).values()):
+            mro = cls.__mro__ if cls.__module__.startswith("era_rl.") else ()
+            hosts = [
+                c for c in mro if c.__module__.startswith(("stable_baselines3", "sb3_contrib"))
+            ]
+            ours = [c for c in mro if c.__module__.startswith("era_rl.")]
+            names = {
+                name for c in ours for name, value in vars(c).items() if _is_method(name, value)
+            }
+            found |= {(c, name) for name in names for c in hosts if name in vars(c)}
+    return found
+
+
+def _is_method(name: str, value: Any) -> bool:
+    return not name.startswith("__") and (
+        inspect.isroutine(value) or isinstance(value, property | classmethod)
+    )
+
+
+def test_every_method_that_we_override_is_in_the_list() -> None:
+    """By the classes' own method resolution order, so that none can be missed."""
+    listed = [(owner, name) for owners, name, _ in HOOKS for _, owner in owners]
+    missed = {
+        f"{host.__name__}.{name}"
+        for host, name in _overridden()
+        if not any(name == hook and issubclass(owner, host) for owner, hook in listed)
+    }
+    assert missed == set()
 
 
 def test_a_hook_that_is_gone_is_reported_with_the_version() -> None:
