@@ -108,7 +108,7 @@ def trained(model: SACERA, steps: int = 40, **kwargs: Any) -> SACERA:
     for network in ("actor.", "critic.", "critic_target."):
         names = [name for name in after if name.startswith(network)]
         assert any(not torch.equal(before[name], after[name]) for name in names), network
-    assert all(value.isfinite().all() for value in after.values())
+    assert all(p.isfinite().all() for p in model.policy.parameters())  # a floor may be -inf
     assert not model.critic_target.training
     return model
 

@@ -41,7 +41,7 @@ def learn(model: Any, **kwargs: Any) -> Any:
     model.learn(STEPS * model.n_envs, **kwargs)
     after = model.policy.state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in after)
-    assert all(value.isfinite().all() for value in after.values())
+    assert all(p.isfinite().all() for p in model.policy.parameters())  # a floor may be -inf
     return model
 
 
