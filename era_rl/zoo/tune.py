@@ -173,5 +173,8 @@ def _convert(name: str, sampled_params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_foreign(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Drop what the host's space draws and the algorithm does not have: CrossQ's targets."""
-    return {k: v for k, v in settings.items() if not (name.startswith("crossq") and k == "tau")}
+    """Drop what the host's space draws and the algorithm does not have."""
+    foreign = {"tau"} if name.startswith("crossq") else set()  # it has no targets
+    if "simba" in name:
+        foreign = {"policy_kwargs"}  # blocks of several widths
+    return {k: v for k, v in settings.items() if k not in foreign}
