@@ -65,7 +65,11 @@ def steps_of(run: Path) -> int:
 # An evaluation, every 10 steps, takes two episodes of 20 steps.
 @pytest.mark.parametrize(
     ("algo", "total", "killed_after", "saved_at"),
-    [("sac_era", 80, 63 + 6 * 40, 60), ("ppo_era", 80, 48 + 4 * 40, 40)],
+    [
+        ("sac_era", 80, 63 + 6 * 40, 60),
+        ("ppo_era", 80, 48 + 4 * 40, 40),
+        pytest.param("xqc_era", 80, 63 + 6 * 40, 60, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
     algo, total, killed_after, saved_at, tmp_path, monkeypatch, kill_after
