@@ -27,8 +27,8 @@ def calibrate(
         model: A causal language model.
         tokenizer: Its tokenizer.
         rows: Rows with "prompt" and the columns that the rewards take.
-        rewards: Reward functions of TRL's form, to count what ERA would scale; without them every
-            response counts as one of a positive advantage.
+        rewards: As in `evaluate`, to count what ERA would scale; without them every response counts
+            as one of a positive advantage.
         samples: Responses to each prompt.
         ratio: era_top_ratio.
         tokens: era_tokens.

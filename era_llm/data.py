@@ -81,10 +81,8 @@ def load_rows(options: DataArguments, evaluation: bool = False) -> Dataset:
 
     def row(given: dict[str, Any]) -> dict[str, Any]:
         found = {name: reduce(getitem, place, given) for name, place in places.items()}
-        return {
-            **found,
-            "prompt": conversation(found["prompt"], options.chat, options.system_prompt),
-        }
+        prompt = conversation(found["prompt"], options.chat, options.system_prompt)
+        return {**found, "prompt": prompt}
 
     return rows.map(row)
 

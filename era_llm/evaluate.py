@@ -73,7 +73,7 @@ def evaluate(
     model: Any, tokenizer: Any, rows: list[dict[str, Any]], rewards: Sequence[Reward],
     samples: int, ks: Sequence[int], weights: Sequence[float] | None = None, **sampling: Any,
 ) -> dict[str, float]:  # fmt: skip
-    """Sample every prompt and return avg@samples and pass@k; a reward above 0 counts as right.
+    """Sample every prompt and return avg@samples and pass@k; a total reward above 0 counts as right.
 
     Args:
         model: A causal language model.
@@ -107,12 +107,7 @@ def total_reward(
 ) -> Tensor:  # fmt: skip
     """Return the weighted sum of the rewards of completions, (batch,), as TRL gives and adds them.
 
-    Args:
-        tokenizer: The tokenizer.
-        rows: Rows with "prompt" and the columns that the rewards take.
-        batch: The completions.
-        rewards: Reward functions of TRL's form; None of one of them adds nothing.
-        weights: Weight of each reward; 1 if None.
+    A reward of None adds nothing.
     """
     texts = tokenizer.batch_decode(batch.ids, skip_special_tokens=True)
     given = [rows[index] for index in batch.rows]
@@ -146,16 +141,8 @@ def sample(
 ) -> Iterator[Samples]:  # fmt: skip
     """Yield batches of completions, of as many prompts at once as fit.
 
-    Sampled from softmax(z / temperature), whatever the model's generation_config cuts off or penalises.
-
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer.
-        prompts: Texts.
-        samples: Completions of each prompt.
-        max_new_tokens: Most tokens of a completion.
-        temperature: Sampling temperature.
-        batch_size: Most sequences at once.
+    Each prompt, a text, gets `samples` completions of at most max_new_tokens tokens, sampled from
+    softmax(z / temperature), whatever the model's generation_config cuts off or penalises.
     """
     order = [index for index in range(len(prompts)) for _ in range(samples)]
     ends = end_tokens(model, tokenizer)

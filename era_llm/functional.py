@@ -123,14 +123,9 @@ def top_entropy_mean(
 
 
 def selected_mean(values: Tensor, selection: Tensor) -> Tensor:
-    """Return the mean of each row over a selection; NaN where the selection is empty.
+    """Return the mean of each row over a boolean selection, both (responses, time).
 
-    Args:
-        values: Shape (responses, time).
-        selection: Boolean, same shape.
-
-    Returns:
-        Means in float32 or wider, shape (responses,), without gradient.
+    In float32 or wider, (responses,), without gradient; NaN where the selection is empty.
     """
     wide = values.detach().to(torch.promote_types(values.dtype, torch.float32))
     return wide.masked_fill(~selection, 0.0).sum(-1) / selection.sum(-1)
@@ -271,15 +266,7 @@ def approximate_era_advantages(advantages: Tensor, logp: Tensor, logp_scaled: Te
 
 
 def selected_logps(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return log softmax(logits)[targets].
-
-    Args:
-        logits: Shape (..., vocabulary).
-        targets: Shape (...).
-
-    Returns:
-        Shape (...).
-    """
+    """Return log softmax(logits)[targets], (...), of logits (..., vocabulary) and targets (...)."""
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 

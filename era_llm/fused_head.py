@@ -70,9 +70,6 @@ class _Kernel(NamedTuple):
     outputs: tuple[str, ...]
 
 
-_KEPT = ("compute_dtype", "chunk_size", "kernel_args")
-
-
 def _context(**kept: Any) -> Any:
     """Return what stands in for the context of the kernel, and holds what it keeps."""
     context = SimpleNamespace(**kept)
@@ -88,7 +85,8 @@ def _forward(
     """Run the kernel; return its outputs, log Z and what it keeps besides tensors."""
     context = _context()
     scored: Any = ChunkedLogProbFunction.forward(context, hidden, *head, targets, *kernel)
-    return scored, context.saved_tensors[4], {name: getattr(context, name) for name in _KEPT}
+    kept = ("compute_dtype", "chunk_size", "kernel_args")
+    return scored, context.saved_tensors[4], {name: getattr(context, name) for name in kept}
 
 
 def _backward(
@@ -204,10 +202,7 @@ def _is(scale: Tensor, value: float) -> Tensor:
 
 
 class ScaledHead:
-    """Stands in for TRL's kernel during one loss computation.
-
-    Values and entropies are those of the plain head; gradients of the log-probabilities are ERA's.
-    """
+    """Stands in for TRL's kernel during one loss computation."""
 
     def __init__(self, call: LossCall, sequence_length: int) -> None:
         """Bind the head to responses whose prompts and completions are sequence_length tokens."""

@@ -24,32 +24,20 @@ class ERAOptions:
     era_entropy_low: float | str = field(
         default=0.45,
         metadata={
-            "help": "Response entropy (nats) under which a response is sharpened; auto: the 10% "
-            "quantile over the first 20 steps."
+            "help": "Mean entropy of the selected tokens (nats) under which a response is sharpened; "
+            "auto: the 10% quantile over the first 20 steps."
         },
     )
-    era_entropy_high: float = field(
-        default=3.0,
-        metadata={"help": "Response entropy (nats) above which a response is flattened."},
-    )
+    era_entropy_high: float = field(default=3.0, metadata={"help": "Flattened above it (nats)."})
     era_k: float = field(default=2.0, metadata={"help": "Factor of the logits, above 1."})
-    era_top_ratio: float = field(
-        default=0.2,
-        metadata={"help": "Share of the tokens whose mean entropy is the response entropy."},
-    )
+    era_top_ratio: float = field(default=0.2, metadata={"help": "Share of tokens selected."})
     era_tokens: Tokens = field(default="top", metadata={"help": "Which tokens to select."})
     era_apply_to: ApplyTo = field(
         default="response",
-        metadata={"help": "Scale every token of a qualifying response or the selected ones alone."},
+        metadata={"help": "Scale every token of a response, or (forking) the selected ones."},
     )
-    era_advantage_scale: bool = field(
-        default=True,
-        metadata={"help": "Divide the advantage by the factor of the logits, as the paper does."},
-    )
-    era_patience: int = field(
-        default=50,
-        metadata={"help": "Steps without one scaled response before a warning."},
-    )
+    era_advantage_scale: bool = field(default=True, metadata={"help": "A / s, as in the paper."})
+    era_patience: int = field(default=50, metadata={"help": "Unscaled steps before a warning."})
 
 
 def check_options(args: Any) -> None:

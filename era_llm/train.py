@@ -27,8 +27,7 @@ def train(arguments: list[str]) -> None:
 
     Args:
         arguments: Options of `DataArguments`, `GRPOERAConfig` and TRL's `ModelConfig`, or
-            `--config FILE` with them; `--recipe NAME` stands for the file of a recipe of this package,
-            and `--steps`, `--out`, `--resume` and `--device` for TRL's names.
+            `--config FILE` with them; `--recipe NAME` stands for the file of a recipe of this package.
 
     Raises:
         ValueError: If a setting is wrong, the checkpoint to resume from is damaged, or another process

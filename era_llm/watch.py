@@ -42,9 +42,9 @@ _SPIKED = (
 class ERAWatch(TrainerCallback):
     """Reads the logs of a trainer and warns; it never changes training.
 
-    Of no scaled response over `patience` steps that could have scaled one, no spread of rewards, no
-    measured token, collapsed entropy, NaN, and spikes of the loss or the gradient norm. NaN warns at
-    once, all else when it is so in three logs in a row; each at most once per `patience` steps.
+    Of no scaled response over `patience` steps that could have scaled one; and, when it is so in three
+    logs in a row, of no spread of rewards, no measured token, collapsed entropy and spikes; of NaN at
+    once. Each at most once per `patience` steps.
     """
 
     def __init__(self, patience: int = 50, collapse: float = 0.05) -> None:

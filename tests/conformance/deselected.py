@@ -27,3 +27,20 @@ DESELECTED: dict[str, str] = {
         "tested in tests/sb3/test_sb3_learning.py"
     ),
 }
+
+NOT_IN_HUB = "takes models, images or texts that the stand-in for the Hub does not have"
+OLDER = "of TRL 1.10, the newest checkout that was had: fails with the own trainer of TRL 1.16"
+
+TRL: dict[str, str] = {
+    "TestGRPOTrainerVLM::test_train_vlm": NOT_IN_HUB,
+    "tiny-Glm4MoeForCausalLM]": NOT_IN_HUB,
+    "tiny-NemotronHForCausalLM-nano]": NOT_IN_HUB,
+    "::test_trust_remote_code": NOT_IN_HUB,
+    "::test_prepare_input_called_with_correct_data": NOT_IN_HUB,
+    "::test_train_with_mask_truncated_completions": NOT_IN_HUB,
+    "::test_generate_prefers_rollout_func": OLDER,
+    "::test_generate_rollout_func_syncs_vllm_weights_when_needed": OLDER,
+    "::test_liger_kernel_with_peft": OLDER,
+    "::test_train_moe_peft_model": OLDER,
+    "::test_entropy_bonus_flows_gradients": OLDER,
+}

@@ -44,3 +44,41 @@ def test_passes_the_hosts_own_tests(
     record_testsuite_property(variable, summary)
     assert process.returncode == 0, process.stdout[-20_000:]
     assert int(re.search(r"(\d+) passed", summary)[1]) >= 40  # type: ignore[index]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_passes_trls_own_tests(
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    """Of GRPOTrainer, on a stand-in for the Hub that is built in code."""
+    checkout = os.environ.get("ERA_TRL_CHECKOUT")
+    if checkout is None:
+        pytest.skip("ERA_TRL_CHECKOUT names no checkout")
+    import trl_hub  # loads transformers
+
+    trl_hub.build(tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "trl_substitute",
+        "-p",
+        "no:cacheprovider",
+    ]
+    options = ["--rootdir", checkout, "-W", "ignore", "--tb=short", "--timeout=120"]
+    path = f"{HERE}{os.pathsep}{HERE.parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    process = subprocess.run(
+        [*command, *options, f"{checkout}/tests/test_grpo_trainer.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    summary = process.stdout.splitlines()[-1]
+    record_testsuite_property("ERA_TRL_CHECKOUT", summary)
+    assert process.returncode == 0, process.stdout[-20_000:]
+    assert int(re.search(r"(\d+) passed", summary)[1]) >= 90  # type: ignore[index]
