@@ -1,6 +1,7 @@
 """Which arms can be told apart: exact tests of ERA's beside baselines, corrected for their number."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,16 +88,15 @@ def published(
 
 def _compared(findings: Findings, task: str, arm: str) -> Comparison:
     baseline = findings.baseline
-    if task == "all":
-        measured = [findings.matrix(name) for name in (arm, baseline)]
-    else:
-        measured = [findings.returns(task, name) for name in (arm, baseline)]
+    figure = findings.matrix if task == "all" else partial(findings.returns, task)
+    ours, theirs = figure(arm), figure(baseline)
     return Comparison(
         findings.suite.name,
         arm,
         baseline,
         task,
-        *measured,
+        ours,
+        theirs,
         {} if task == "all" else findings.tasks[task].idle,
-        metrics.improvement(*measured),
+        metrics.improvement(ours, theirs),
     )

@@ -105,17 +105,16 @@ def measure(settings: Throughput) -> dict[str, Any]:
         learn = partial(model.learn, settings.steps, reset_num_timesteps=False)
         calls[name, "env_step"] = learn
         calls[name, "update"] = partial(model.train, settings.steps, settings.batch_size)
-    version = {}
-    if settings.sbx is not None:
-        sbx = SBX(settings)
-        calls["sbx", "env_step"], version = sbx.block, {"sbx": sbx.version}
+    sbx = SBX(settings) if settings.sbx is not None else None
+    if sbx is not None:
+        calls["sbx", "env_step"] = sbx.block
     calls[PRODUCTS, "update"] = partial(_multiply, settings)
     times = interleaved(calls, settings.blocks, settings.device, settings.steps)
     products = [taken / PRODUCTS_A_STEP for taken in times.pop(PRODUCTS)["update"]]
-    if settings.sbx is not None:
+    if sbx is not None:
         sbx.close()
     return {
-        **version,
+        **({} if sbx is None else {"sbx": sbx.version}),
         "update": floor(times, products, settings),
         "ratios": ratios(times, settings.reference),
         "seconds": times,

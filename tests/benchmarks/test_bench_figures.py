@@ -122,8 +122,10 @@ def test_floors_are_points_with_intervals_and_bands(tmp_path: Path, drawn: list[
     ((_, caps, (bar,)),) = axis.containers
     assert bar.get_segments()[0].tolist() == [[-0.5, 0.5], [-0.5, 0.9]]
     assert len(caps) == 2
-    assert [float(line.get_ydata()[0]) for line in axis.lines if line not in caps] == [0.5, 0.6]
-    assert axis.patches[0].get_y() == 0.4
+    assert [np.asarray(x.get_ydata())[0] for x in axis.lines if x not in caps] == [0.5, 0.6]
+    assert axis.patches[0].get_window_extent().y0 == pytest.approx(
+        axis.transData.transform((0.0, 0.4))[1]
+    )
 
 
 @pytest.mark.parametrize(
