@@ -1,5 +1,6 @@
 """Fixtures of the tests of era_rl.sb3."""
 
+import re
 import shutil
 from typing import Any
 
@@ -22,13 +23,20 @@ def compiled_as_is(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have torch.compile trace with its real guards and differentiate, but generate no code."""
+def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have torch.compile trace with its real guards, but generate no code.
+
+    Gradients are inside of what the off-policy algorithms compile, so that tracing is all; autograd's
+    pass through what the others compile is differentiated too, as is everything in slow tests.
+    """
     compile_ = torch.compile
+    off_policy = not re.search("PPO|A2C|ppo|a2c", request.node.name)
+    plain = off_policy and not request.node.get_closest_marker("slow")
+    backend = "eager" if plain else "aot_eager"
 
     def trace(function: Any, *, fullgraph: bool, options: dict[str, Any]) -> Any:
         guards = {"guard_filter_fn": options["guard_filter_fn"]}
-        return compile_(function, fullgraph=fullgraph, backend="aot_eager", options=guards)
+        return compile_(function, fullgraph=fullgraph, backend=backend, options=guards)
 
     torch._dynamo.reset()
     monkeypatch.setattr(shutil, "which", lambda name: name)
