@@ -334,6 +334,26 @@ def test_counts_are_at_least_one(command, option, value, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("train", "--n-timesteps", "--steps"),
+        ("train", "--log-folder", "--out"),
+        ("tune", "--num-threads", "--threads"),
+        ("enjoy", "--log-folder", "--runs"),
+        ("record-video", "--output-folder", "--out"),
+        ("plot", "--output", "--out"),
+    ],
+)
+def test_options_of_before_are_refused_with_their_new_names(
+    command: str, old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OLD is now NEW, with status 2."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([command, *PENDULUM, old, "5"])
+    assert f"{old} is now {new}" in capsys.readouterr().err
+
+
 def test_a_wrong_name_costs_no_slow_imports():
     code = (
         "import sys; from era_rl.zoo.cli import main\n"
