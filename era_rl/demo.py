@@ -89,7 +89,7 @@ def run(args: Demo) -> None:
     before = float(np.mean(returns))
 
     check_freq = max(1, args.steps // (5 * EVALUATIONS))
-    monitor = EntropyMonitor(check_freq, csv_path=_fresh(args.out / "entropy.csv"))
+    monitor = EntropyMonitor(check_freq, csv_path=args.out / "entropy.csv")
     evaluation = EvalCallback(
         eval_env,
         n_eval_episodes=args.episodes,
@@ -103,12 +103,6 @@ def run(args: Demo) -> None:
     _plot(args.out, args.env, before, model.actor.head.target_entropy)
     after = float(np.mean(evaluation.evaluations_results[-1]))
     _report(args.out, before, after, monitor.minimum, model.actor.head.target_entropy)
-
-
-def _fresh(path: Path) -> Path:
-    """Remove an earlier run's file: a demo starts anew."""
-    path.unlink(missing_ok=True)
-    return path
 
 
 def _plot(out: Path, env_id: str, before: float, floor: float) -> None:
