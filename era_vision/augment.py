@@ -66,9 +66,9 @@ class Views(nn.Module):
         return torch.stack([version.as_subclass(Tensor) for version in versions])
 
 
-def batch_views(config: Config, size: int) -> Views:
+def batch_views(config: Config, height: int, width: int) -> Views:
     """Return the views of batches in memory: padded crops, flips and the policy, drawn by group."""
-    crop = [v2.RandomCrop(size, padding=size // 8)] if config.crop else []
+    crop = [v2.RandomCrop((height, width), padding=width // 8)] if config.crop else []
     moves = [*crop, v2.RandomHorizontalFlip()] if config.flip else crop
     base = v2.Compose(moves) if moves else v2.Identity()
     policy = InGroups(policy_transform(config), config.group)

@@ -25,7 +25,7 @@ from era_rl.runs.folder import FolderError, in_one_piece, locked, save_state
 from era_vision import checkpoint
 from era_vision.augment import InGroups, Normalise, batch_views
 from era_vision.config import Config
-from era_vision.data import Data, check_labels, evaluation_order, loader, training_order
+from era_vision.data import Data, Images, check_labels, evaluation_order, loader, training_order
 from era_vision.head import ERAClassifier, ERAHead, last_layer
 from era_vision.metrics import Row, evaluate
 from era_vision.models import check_fit, freeze_features, head_of, model_of
@@ -85,7 +85,9 @@ class Trainer:
     def _prepare_batches(self) -> None:
         config, data = self.config, self.data
         self.normalise = Normalise(data.mean, data.std).to(self.device)
-        self.views = batch_views(config, data.image_size)
+        square = (data.image_size, data.image_size)
+        shape = data.train.images.shape[-2:] if isinstance(data.train, Images) else square
+        self.views = batch_views(config, *shape)
         self.erase = InGroups(v2.RandomErasing(config.erase), config.group)
         self.mix = mixing(config, self.num_classes)
         share = {"rank": self.processes.process_index, "world": self.processes.num_processes}
@@ -277,7 +279,11 @@ class Trainer:
             save_state(self.last.with_name("best.pt"), state)
         resume = {name: part.state_dict() for name, part in self._parts().items()}
         save_state(self.last, {**state, "resume": resume})
-        write_csv(self.history, self.last.with_name("metrics.csv"))
+        table = self.last.with_name("metrics.csv")
+        with in_one_piece(table) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.history[-1].keys())
+            writer.writeheader()
+            writer.writerows(self.history)
 
     def _parts(self) -> dict[str, Any]:
         average = {} if self.average is None else {"average": self.average}
@@ -304,11 +310,3 @@ class Trainer:
         factor = self.schedule.lr_lambdas[0](self.schedule.last_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * factor
-
-
-def write_csv(rows: list[Row], path: Path) -> None:
-    """Write the rows in one piece: a reader never sees half a file."""
-    with in_one_piece(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[-1].keys())
-        writer.writeheader()
-        writer.writerows(rows)

@@ -35,7 +35,7 @@ def test_images_of_a_group_share_a_draw_and_keep_their_place(size, draws):
 def test_crops_shift_each_group_on_its_own():
     """A padded crop of torchvision: the image moved by up to 1/8, zeros moving in, perhaps mirrored."""
     images = pictures(1, 16).expand(64, -1, -1, -1)
-    out = batch_views(Config(crop=True, flip=True, group=1), 16)(images)[0]
+    out = batch_views(Config(crop=True, flip=True, group=1), 16, 16)(images)[0]
     padded = torch.nn.functional.pad(images[0], [2] * 4)
     possible = [
         padded[:, top : top + 16, left : left + 16] for top in range(5) for left in range(5)
@@ -46,9 +46,14 @@ def test_crops_shift_each_group_on_its_own():
     assert len({which[0] for which in found}) > 25
 
 
+def test_crops_keep_the_shape_of_images_that_are_not_square():
+    images = torch.randint(1, 256, (8, 3, 16, 32), dtype=torch.uint8)
+    assert batch_views(Config(crop=True), 16, 32)(images)[0].shape == images.shape
+
+
 def test_no_crop_no_flip_and_no_policy_change_nothing():
     images = pictures()
-    assert torch.equal(batch_views(Config(), 8)(images), images[None])
+    assert torch.equal(batch_views(Config(), 8, 8)(images), images[None])
 
 
 def test_normalise_takes_pixels_and_unit_floats_alike():
@@ -63,7 +68,7 @@ def test_normalise_takes_pixels_and_unit_floats_alike():
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment", "augmix"])
 def test_policy_spares_the_first_view(policy):
     images = pictures(8)
-    out = batch_views(Config(policy=policy, views=3, group=1), 8)(images)
+    out = batch_views(Config(policy=policy, views=3, group=1), 8, 8)(images)
     assert torch.equal(out[0], images)
     assert not torch.equal(out[1], images)
     assert not torch.equal(out[1], out[2])
