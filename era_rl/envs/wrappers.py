@@ -118,8 +118,8 @@ class RandomStream(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Take a step, and draw new noise."""
-        observation, *rest = self.env.step(action)
-        return self._with_noise(observation), *rest
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_noise(observation), reward, terminated, truncated, info
 
     def _with_noise(self, observation: Any) -> dict[str, Any]:
         noise = self.noise.random(self.noise_shape, np.float32)

@@ -55,6 +55,7 @@ class Config(Settings):
     slack: Annotated[float | None, Setting("share of the entropy budget first unspent")] = None
     delta: Annotated[Auto, Setting("compensation in nats of Eq. 11; auto: learned", low=0.0)] = 0.0
     log_std_min: LogStdMin = PolicyOptions.log_std_min
+    min_entropy_per_dim: Annotated[float | None, Setting("least entropy of a dimension")] = None
     device: Annotated[str, Setting("of networks, data and noise; auto: CUDA if there is")] = "cpu"
     compile: Annotated[bool, free("torch.compile, and CUDA graphs on CUDA")] = False
     log_freq: Annotated[int, free("steps between log lines", low=1, was="log_interval")] = 1_000
@@ -129,25 +130,9 @@ class PPOConfig(Config):
             )
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "floor": "gaussian",
-        "nats_per_dim": 0.25,
-        "hidden": (512, 512),
-        "activation": "elu",
-        "learning_starts": 5_000,
-        "updates": 2,
-        "critic_weight_decay": 1e-4,
-    },
-    "fastsac": {
-        "n_envs": 128,
-        "env_processes": True,
-        "batch_size": 8_192,
-        "updates": 8,
-        "hidden": (512, 256, 128),
-        "gamma": 0.97,
-        "tau": 0.05,
-        "learning_starts": 10_000,
-    },
-}
+_PAPER = {"floor": "gaussian", "nats_per_dim": 0.25, "hidden": (512, 512), "activation": "elu"}
+_PAPER |= {"learning_starts": 5_000, "updates": 2, "critic_weight_decay": 1e-4}
+_FASTSAC = {"n_envs": 128, "env_processes": True, "batch_size": 8_192, "updates": 8}
+_FASTSAC |= {"hidden": (512, 256, 128), "gamma": 0.97, "tau": 0.05, "learning_starts": 10_000}
+PRESETS: dict[str, dict[str, Any]] = {"paper": _PAPER, "fastsac": _FASTSAC}
 """SAC settings under a name: the paper's, and FastSAC's many environments and large batches."""

@@ -123,15 +123,15 @@ class StackedPolicy(TensorDictModuleBase):
         """Write the actions of all agents, and what else the actor writes, to the tensordict.
 
         Raises:
-            FloatingPointError: If an action or a log-probability is not finite.
+            FloatingPointError: If an action, or what discrete ones are drawn from, is not finite.
         """
         environment_device = tensordict["noise"].device
         data = tensordict.select(*self.in_keys).view(len(self.params), -1).to(self.uniform.device)
         data["observation"] = self.normalize(data["observation"])
         out = torch.vmap(self._act)(self.params.data, data).select(*self.out_keys)
         out = out.reshape(-1).to(environment_device)
-        # on the CPU: what goes there anyway costs no wait for a GPU
-        if not all(value.isfinite().all() for value in out.values()):
+        # where the environments are: what goes there anyway costs no wait for a GPU
+        if not out["action" if self.actor.bounds else "logits"].isfinite().all():
             raise FloatingPointError(
                 "the policy's actions are not finite: its network has diverged"
             )
