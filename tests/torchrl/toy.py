@@ -1,4 +1,4 @@
-"""A task whose episodes last four to seven steps, and so cost little."""
+"""A task whose episodes last two to seven steps, and so cost little."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class Toy(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self.step_number, self.length = 0, int(self.np_random.integers(4, 8))
+        self.step_number, self.length = 0, int(self.np_random.integers(2, 8))
         self.x = self.np_random.uniform(-1.0, 1.0)
         return self._observation(), {}
 
