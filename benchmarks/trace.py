@@ -12,7 +12,7 @@ from stable_baselines3.common.distributions import SquashedDiagGaussianDistribut
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor, nn
 
-from era_rl.sb3 import TanhNormalDistribution
+from era_rl.core import tanh_normal_entropy
 from era_rl.sb3.callbacks import VisitedStatesCallback
 
 COLUMNS = (
@@ -47,7 +47,7 @@ class PolicyTrace(VisitedStatesCallback):
 
     def _check(self, *measured: np.ndarray) -> None:
         entropy, log_std = measured
-        floor = getattr(self.model.policy, "entropy_floor", math.nan)
+        floor = getattr(self.model.policy, "target_entropy", math.nan)
         entropies = [x.item() for x in (entropy.mean(), entropy.min(), entropy.max())]
         self._record(
             [
@@ -86,8 +86,7 @@ def entropy_and_log_std(model: Any, obs: Tensor) -> tuple[Tensor, Tensor]:
     actor: Any = policy.actor
     loc, log_std, _ = actor.get_action_dist_params(obs)
     assert isinstance(actor.action_dist, SquashedDiagGaussianDistribution)
-    distribution = TanhNormalDistribution(loc.shape[-1]).proba_distribution(loc, log_std)
-    return distribution.entropy(), log_std
+    return tanh_normal_entropy(loc, log_std).sum(-1), log_std
 
 
 def read_rows(path: Path) -> list[list[float]]:

@@ -55,7 +55,7 @@ def fuzz(
     taken: list[bool] = []
     drawn = mostly(feasible, wild)
     examples(count)(given(drawn)(lambda arguments: taken.append(check(arguments))))()
-    assert count // 2 <= sum(taken) < count
+    assert count // 2 <= sum(taken) < count, sum(taken)
 
 
 def built(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:

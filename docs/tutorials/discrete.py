@@ -21,7 +21,7 @@ model = PPOERA(
 )
 monitor = EntropyMonitor(check_freq=64)
 model.learn(128, callback=monitor)
-assert np.isclose(model.policy.entropy_floor, 0.3 * np.log(4))
+assert np.isclose(model.policy.target_entropy, 0.3 * np.log(4))
 assert monitor.margin >= -1e-5  # the least H[pi(.|s)] - H0 of any state visited
 # --8<-- [end:dict]
 

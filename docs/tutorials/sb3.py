@@ -14,7 +14,7 @@ model.learn(400, callback=monitor)  # a first look; give it 10,000 steps to lear
 # --8<-- [end:train]
 
 # --8<-- [start:monitor]
-floor = model.policy.entropy_floor  # H0: -0.5 nats, for Pendulum's one action dimension
+floor = model.policy.target_entropy  # H0: -0.5 nats, for Pendulum's one action dimension
 assert floor == -0.5
 assert monitor.minimum >= floor - 1e-5  # the least entropy of any state visited so far
 checks = np.genfromtxt("entropy.csv", delimiter=",", names=True)

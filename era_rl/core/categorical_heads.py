@@ -16,7 +16,7 @@ from era_rl.core.entropy import (
     categorical_sample,
 )
 from era_rl.core.feasibility import AUTO_FRACTION, check_count, check_softmax_floor
-from era_rl.core.head import DeterministicAction, Head, Params, resolve_target_entropy
+from era_rl.core.head import Head, Params, resolve_target_entropy
 
 
 class _CategoricalParams(Head):
@@ -24,6 +24,7 @@ class _CategoricalParams(Head):
 
     default_in_keys = ("logits",)
     default_out_keys = ("logits",)
+    may_rise = True
     _independent = False
     """Whether an action has several components, its last dimension."""
 
@@ -50,11 +51,9 @@ class _CategoricalParams(Head):
         """Return -sum p ln p in nats, shape (...), summed over components."""
         return self._sum(categorical_entropy(self._components(params[0])))
 
-    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
-        """Return the most likely actions, which the floor leaves as they are; ValueError for "mean"."""
-        if action != "mode":
-            raise ValueError(f"action={action!r} must be 'mode': a discrete policy has no mean")
-        return self._components(raw).argmax(-1)
+    def mode(self, params: Params) -> Tensor:
+        """Return the most likely actions, integers; a floor leaves the order of logits as it is."""
+        return self._components(params[0]).argmax(-1)
 
 
 class CategoricalHead(_CategoricalParams):

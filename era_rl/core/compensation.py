@@ -58,14 +58,19 @@ class LearnedDelta(nn.Module):
         super().__init__()
         check_count("action_dim", action_dim)
         check_log_std_max(log_std_max)
-        self.target_entropy = target_entropy
-        self.delta_max = action_dim * (log_std_max + GAUSSIAN_CONSTANT) - target_entropy
+        self._highest = action_dim * (log_std_max + GAUSSIAN_CONSTANT)
+        self.follow(target_entropy)
         if not (0.0 <= initial <= self.delta_max and target_entropy > LOWEST_ENTROPY):
             raise ValueError(
                 f"initial={initial} must be in [0, {self.delta_max:.6g}] nats, with "
                 f"target_entropy={target_entropy} and log_std_max={log_std_max}"
             )
         self.parameter = nn.Parameter(torch.tensor(float(initial)))
+
+    def follow(self, target_entropy: float) -> None:
+        """Take another floor for that to be met, and with it another range."""
+        self.target_entropy = target_entropy
+        self.delta_max = self._highest - target_entropy
 
     def forward(self) -> Tensor:
         """Return delta, a scalar in [0, delta_max], detached: only :meth:`loss` trains it."""

@@ -49,6 +49,12 @@ def check_log_std_max(log_std_max: float) -> None:
         raise ValueError(f"log_std_max={log_std_max} must be at most {LOG_STD_HIGHEST}")
 
 
+def check_delta(delta: float) -> None:
+    """Raise ValueError for a compensation that is NaN or negative."""
+    if not delta >= 0.0:
+        raise ValueError(f"delta={delta} must be at least 0")
+
+
 def check_count(name: str, value: int, least: int = 1) -> None:
     """Raise ValueError unless an argument is an integer of at least ``least``."""
     if not isinstance(value, Integral) or value < least:
@@ -64,8 +70,7 @@ def check_gaussian_floor(
         raise ValueError(
             f"log_std_min={log_std_min} must be in [{LOG_STD_LOWEST}, log_std_max={log_std_max})"
         )
-    if not delta >= 0.0:
-        raise ValueError(f"delta={delta} must be at least 0")
+    check_delta(delta)
     highest = action_dim * (log_std_max + GAUSSIAN_CONSTANT)
     if not LOWEST_ENTROPY < target_entropy + delta <= highest:
         raise ValueError(

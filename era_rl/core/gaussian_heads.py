@@ -16,12 +16,12 @@ from era_rl.core.feasibility import (
     LOG_STD_MIN,
     NATS_PER_DIM,
     check_count,
+    check_delta,
     check_gaussian_floor,
     check_min_entropy,
     check_truncated_floor,
 )
 from era_rl.core.head import (
-    DeterministicAction,
     Head,
     Params,
     Setting,
@@ -53,6 +53,8 @@ class _GaussianParams(Head):
     floor: Floor = "gaussian"
     """Whose entropy is held: the policy's own, "exact", or that of the normal it is made from."""
     log_std_min, log_std_max = Setting(), Setting()
+    slack_offset: float | None = None
+    """Added to the slack logit; None where there is none, so that the entropy is pinned."""
     delta: Tensor
     """Compensation in nats of Eq. 11, a buffer, which a learner may overwrite; "exact" has none."""
     _log_std_min: Tensor
@@ -73,10 +75,16 @@ class _GaussianParams(Head):
         self.raw_dim = 2 * action_dim
         nats = resolve_target_entropy(target_entropy, auto_target_entropy(action_dim))
         if delta is not None:
-            self.register_buffer("delta", torch.tensor(as_number("delta", delta)))
+            check_delta(as_number("delta", delta))
+            self.register_buffer("delta", torch.tensor(float(delta)))
         self._set_up(
             target_entropy=nats, log_std_min=log_std_min, log_std_max=log_std_max, **settings
         )
+
+    @property
+    def may_rise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether there is a slack logit."""
+        return self.slack_offset is not None
 
     def check(self, **settings: float) -> None:
         """Raise ValueError unless Eq. 11 can hold the settings, given by name."""
@@ -165,9 +173,14 @@ class GaussianHead(_GaussianParams):
             log_std = log_std - self.log_half_range
         return normal_entropy(log_std).sum(-1)
 
-    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
-        """Return the mode, which is the mean: loc, shape (..., action_dim)."""
-        return self._split(raw)[0]
+    def mode(self, params: Params) -> Tensor:
+        """Return loc, shape (..., action_dim)."""
+        return params[0]
+
+    mean = mode
+
+    def _location(self, raw: Tensor) -> Params:
+        return (self._split(raw)[0],)
 
 
 class TanhGaussianHead(GaussianHead):
@@ -195,13 +208,11 @@ class TanhGaussianHead(GaussianHead):
         """Return the entropy of the squashed normal, by quadrature (:func:`tanh_normal_entropy`)."""
         return tanh_normal_entropy(*params).sum(-1)
 
-    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
-        """Return tanh(loc), shape (..., action_dim); ValueError for the mean."""
-        if action != "mode":
-            raise ValueError(
-                f"action={action!r} must be 'mode': the mean of a tanh normal is not had"
-            )
-        return torch.tanh(super().deterministic(raw))
+    mean = Head.mean
+
+    def mode(self, params: Params) -> Tensor:
+        """Return tanh(loc), as SB3 does, shape (..., action_dim)."""
+        return torch.tanh(params[0])
 
 
 class TruncatedGaussianHead(_GaussianParams):
@@ -319,11 +330,16 @@ class TruncatedGaussianHead(_GaussianParams):
         t = shared or truncation(*params)
         return truncated_entropy(params[1], t, second_moment(t)).sum(-1)
 
-    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
-        """Return the mode, tanh(raw mean), or the mean, within it near a bound, (..., action_dim)."""
-        if action == "mode":
-            return torch.tanh(self._split(raw)[0])  # no entropy is inverted for it
-        return truncated_normal_mean(*self.params(raw))
+    def mode(self, params: Params) -> Tensor:
+        """Return loc, tanh(raw mean), shape (..., action_dim)."""
+        return params[0]
+
+    def mean(self, params: Params) -> Tensor:
+        """Return :func:`truncated_normal_mean`, which is within the mode near a bound."""
+        return truncated_normal_mean(*params)
+
+    def _location(self, raw: Tensor) -> Params:
+        return (torch.tanh(self._split(raw)[0]),)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

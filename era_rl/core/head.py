@@ -48,8 +48,8 @@ class Head(nn.Module):
     default_out_keys: ClassVar[tuple[str, ...]]
     raw_dim: int
     """Number of raw outputs that the head consumes."""
-    slack_offset: float | None = None
-    """Added to the slack logit; None where there is none, so that the entropy is pinned."""
+    may_rise: bool
+    """Whether the entropy can be above the floor by more than what a clamp of log_std adds."""
     target_entropy = Setting()
     """H0 in nats, summed over dimensions or components; may be set while training."""
     _target_entropy: Tensor
@@ -77,9 +77,21 @@ class Head(nn.Module):
         """Return the distribution's own entropy in nats, shape (...), summed likewise."""
         raise NotImplementedError
 
-    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
-        """Return the mode, or where it is another the mean, of raw outputs (..., raw_dim)."""
+    def mode(self, params: Params) -> Tensor:
+        """Return the most likely actions."""
         raise NotImplementedError
+
+    def mean(self, params: Params) -> Tensor:
+        """Return the mean actions; ValueError for a distribution whose mean is not had."""
+        raise ValueError(f"{type(self).__name__} has no mean: its deterministic action is the mode")
+
+    def deterministic(self, raw: Tensor, action: DeterministicAction = "mode") -> Tensor:
+        """Return the mode or the mean of raw outputs (..., raw_dim), the mode without inversions."""
+        return self.mean(self.params(raw)) if action == "mean" else self.mode(self._location(raw))
+
+    def _location(self, raw: Tensor) -> Params:
+        """Return the parameters on which the mode depends, the first ones, of raw outputs."""
+        return (raw,)
 
     def check(self, **settings: float) -> None:
         """Raise ValueError unless the head can hold its settings, given by name."""

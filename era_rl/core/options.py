@@ -142,6 +142,11 @@ class PolicyOptions:
             half_range: Half the range of the actions, shape (action_dim,), for "normal" only: the
                 others' actions are in [-1, 1].
         """
+        if self.target_entropy_fraction != AUTO_FRACTION:
+            raise ValueError(
+                f"target_entropy_fraction={self.target_entropy_fraction} is for discrete actions: use "
+                "target_entropy or nats_per_dim"
+            )
         target = self.target_entropy
         if target == "auto":
             target = auto_target_entropy(action_dim, self.nats_per_dim)
@@ -174,7 +179,7 @@ class PolicyOptions:
             value = getattr(self, field.name)
             if value != field.default and not field.name.startswith("target_entropy"):
                 raise ValueError(
-                    f"{field.name}={value!r} is for bounded actions (Box), not for discrete ones"
+                    f"{field.name}={value!r} is for Box action spaces, not for discrete ones"
                 )
         return MultiCategoricalHead(
             num_actions,

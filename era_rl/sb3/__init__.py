@@ -11,7 +11,7 @@ from era_rl.sb3.actor_critic import (
 from era_rl.sb3.algorithms import A2CERA, PPOERA, TQCERA, CrossQERA, MaskablePPOERA
 from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.callbacks import EntropyMonitor
-from era_rl.sb3.distributions import TanhNormalDistribution, TruncatedNormalDistribution
+from era_rl.sb3.distributions import HeadDistribution
 from era_rl.sb3.gradient_conflict import GradientConflict, plot_gradient_conflict
 from era_rl.sb3.policies import (
     CrossQERAPolicy,
@@ -42,6 +42,7 @@ __all__ = [
     "ERAMultiInputActorCriticPolicy",
     "EntropyMonitor",
     "GradientConflict",
+    "HeadDistribution",
     "MaskablePPOERA",
     "SACERACnnPolicy",
     "SACERAMultiInputPolicy",
@@ -49,8 +50,6 @@ __all__ = [
     "TQCERACnnPolicy",
     "TQCERAMultiInputPolicy",
     "TQCERAPolicy",
-    "TanhNormalDistribution",
-    "TruncatedNormalDistribution",
     "XQCERAPolicy",
     "paper_preset",
     "plot_gradient_conflict",

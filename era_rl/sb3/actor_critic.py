@@ -1,11 +1,8 @@
 """SB3's actor-critic policies with an ERA head; everything else is the host policy's."""
 
 import copy
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from sb3_contrib.common.maskable.distributions import (
@@ -21,7 +18,6 @@ from sb3_contrib.common.maskable.policies import (
 )
 from stable_baselines3.common.distributions import (
     CategoricalDistribution,
-    DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
 )
@@ -31,72 +27,37 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from era_rl.core import (
-    GaussianHead,
-    MultiCategoricalHead,
-    TruncatedGaussianHead,
-    auto_target_entropy,
-)
+from era_rl.core import MultiCategoricalHead, OnPolicyOptions
 from era_rl.core.compiling import compiled
-from era_rl.sb3.distributions import (
-    DeterministicAction,
-    TruncatedNormalDistribution,
-    refuse_mean,
-)
-from era_rl.sb3.policies import CompiledPassesMixin
-
-ActorCriticHead = TruncatedGaussianHead | GaussianHead | MultiCategoricalHead
-
-AUTO_NATS_PER_DIM = -0.3
-"""The default floor of PPOERA and A2CERA per action dimension, as in the paper's PPO runs."""
-
-AUTO_LOG_STD_MIN = -5.0
-"""Their default lower bound of log_std: at e^-8 the log-probability of an action on the other side of
-the range is -1.8e7 a dimension, at e^-5 -4.4e4."""
+from era_rl.sb3.distributions import HeadDistribution, make_head
+from era_rl.sb3.policies import CompiledPassesMixin, FlooredPolicyMixin
 
 
-class ActorCriticMixin(BasePolicy):
-    """What the ERA actor-critic policies share: a head between the action layer and the distribution.
+class ActorCriticMixin(FlooredPolicyMixin):
+    """What the actor-critic policies share: a head between action layer and distribution."""
 
-    Args:
-        head_kwargs: Arguments of the head, and ``squash``.
-        *args: Arguments of the host policy.
-        **kwargs: Arguments of the host policy.
-    """
-
+    options_class = OnPolicyOptions
     action_net: nn.Module
     mlp_extractor: Any
     pi_features_extractor: Any
 
-    def __init__(
-        self, *args: Any, head_kwargs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        self.head_kwargs = head_kwargs or {}
-        super().__init__(*args, **kwargs)
-
-    def _make_head(self) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
-        """Return the head, and what makes the distribution that takes its outputs."""
+    def _new_distribution(self) -> Distribution:
+        """Return a distribution of the head's outputs, to throw away: it would keep a graph."""
         raise NotImplementedError
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.head, self._new_distribution = self._make_head()
+        self.head = make_head(self.action_space, self.options)
         # the host's own network for so many logits: one linear layer, and no log_std beside it
         self.action_dist: Any = CategoricalDistribution(self.head.raw_dim)
         super()._build(lr_schedule)  # type: ignore[misc]
         self.action_dist = self._new_distribution()
 
-    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
-        """Return the distribution's parameters for raw outputs (batch, head.raw_dim)."""
-        return (self.head(raw),)
-
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Any:
-        # one to throw away: a policy that kept a graph could not be copied
-        distribution: Any = self._new_distribution()
-        return distribution.proba_distribution(*self.dist_params(self.action_net(latent_pi)))
+        params = self.dist_params(self.action_net(latent_pi))
+        return self._new_distribution().proba_distribution(*params)
 
     def raw_params(self, obs: PyTorchObs) -> Tensor:
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
@@ -119,46 +80,26 @@ class ActorCriticMixin(BasePolicy):
             p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
         ]
 
-    def entropy(self, obs: PyTorchObs) -> Tensor:
-        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
-        return self.get_distribution(obs).entropy()  # type: ignore[attr-defined]
-
-    @property
-    def entropy_floor(self) -> float:
-        """H0 in nats over all action dimensions or components."""
-        return self.head.target_entropy
-
-    @property
-    def entropy_may_rise(self) -> bool:
-        """Whether the head can lift the entropy above the floor by more than a clamp of log_std."""
-        return getattr(self.head, "slack_offset", 0.0) is not None
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(head_kwargs=self.head_kwargs)
-        return data
-
 
 class ERAActorCriticMixin(CompiledPassesMixin, ActorCriticMixin):
     """Gives SB3's actor-critic policies an entropy floor, on Box and discrete action spaces.
 
-    A Box takes a truncated normal, its actions normalised to [-1, 1]; with ``squash=False`` an
-    unbounded normal under Eq. 11, whose actions the host clips. Discrete, MultiDiscrete and
-    MultiBinary take categoricals (:class:`MultiCategoricalHead`).
-
-    Args:
-        deterministic_action: What deterministic actions of the truncated normal are: "mode" or "mean".
-        *args: Arguments of the host policy.
-        **kwargs: ``head_kwargs``, and arguments of the host policy.
+    A Box takes a truncated or squashed normal, its actions normalised to [-1, 1], or an unbounded one,
+    whose actions the host clips. Discrete, MultiDiscrete and MultiBinary take categoricals
+    (:class:`MultiCategoricalHead`).
     """
 
-    log_half_range: Tensor
+    def _build(self, lr_schedule: Schedule) -> None:
+        bounded = isinstance(self.action_space, spaces.Box)
+        self._squash_output = bounded and self.options.distribution != "normal"
+        super()._build(lr_schedule)
 
-    def __init__(
-        self, *args: Any, deterministic_action: DeterministicAction = "mode", **kwargs: Any
-    ) -> None:
-        self.deterministic_action: DeterministicAction = deterministic_action
-        super().__init__(*args, **kwargs)
+    def _new_distribution(self) -> Any:
+        if isinstance(self.action_space, spaces.Box):
+            return HeadDistribution(self.head, self.options)
+        if isinstance(self.action_space, spaces.Discrete):
+            return CategoricalDistribution(self.head.raw_dim)
+        return MultiCategoricalDistribution(self.head.num_actions)
 
     def compile_passes(self) -> None:
         """Compile ``forward`` and ``evaluate_actions``, in the modes in which training calls them.
@@ -187,76 +128,12 @@ class ERAActorCriticMixin(CompiledPassesMixin, ActorCriticMixin):
             return self._compiled[1](obs, actions)
         return super().evaluate_actions(obs, actions)  # type: ignore[misc]
 
-    def _make_head(self) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
-        if isinstance(self.action_space, spaces.Box):
-            return self._make_gaussian_head(self.action_space, **self.head_kwargs)
-        refuse_mean(self.deterministic_action, "discrete actions")
-        actions = num_actions(self.action_space)
-        head = MultiCategoricalHead(actions, **_discrete_kwargs(self.head_kwargs))
-        if isinstance(self.action_space, spaces.Discrete):
-            return head, partial(CategoricalDistribution, actions[0])
-        return head, partial(MultiCategoricalDistribution, actions)
-
-    def _make_gaussian_head(
-        self,
-        space: spaces.Box,
-        *,
-        target_entropy: Any = "auto",
-        target_entropy_fraction: float | None = None,
-        squash: bool = True,
-        floor: str | None = None,
-        slack: float | None = None,
-        log_std_min: float = AUTO_LOG_STD_MIN,
-        **kwargs: Any,
-    ) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
-        if target_entropy_fraction is not None:
-            raise ValueError(
-                f"target_entropy_fraction={target_entropy_fraction} is for discrete actions; the "
-                f"action space is {space}, use target_entropy"
-            )
-        action_dim = get_action_dim(space)
-        if target_entropy == "auto":
-            target_entropy = auto_target_entropy(action_dim, AUTO_NATS_PER_DIM)
-        kwargs = {**kwargs, "target_entropy": target_entropy, "log_std_min": log_std_min}
-        if squash:
-            self._squash_output = True
-            self.register_buffer("log_half_range", torch.zeros(action_dim), persistent=False)
-            head = TruncatedGaussianHead(
-                action_dim,
-                floor="exact" if floor is None else floor,  # type: ignore[arg-type]
-                slack=slack,
-                **kwargs,
-            )
-            return head, partial(TruncatedNormalDistribution, action_dim, self.deterministic_action)
-        refuse_mean(self.deterministic_action, "squash=False")
-        if floor == "exact" or slack is not None:
-            raise ValueError(
-                f"floor={floor!r}, slack={slack} need squash=True: an unbounded normal has Eq. 11, "
-                "floor='gaussian', without slack"
-            )
-        half_range = torch.as_tensor(space.high - space.low).flatten() / 2.0
-        self.register_buffer("log_half_range", half_range.log(), persistent=False)
-        head = GaussianHead(action_dim, **kwargs)
-        return head, partial(DiagGaussianDistribution, action_dim)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(deterministic_action=self.deterministic_action)
-        return data
-
-    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
-        """Return loc and log_std, or logits, of raw outputs (batch, head.raw_dim)."""
-        if isinstance(self.head, MultiCategoricalHead):
-            return super().dist_params(raw)
-        loc, log_std = self.head.params(raw)
-        return loc, log_std + self.log_half_range
-
-    def entropy(self, obs: PyTorchObs) -> Tensor:
-        """Return the policy's own entropy in nats, of actions normalised to [-1, 1], (batch,)."""
-        entropy = super().entropy(obs)
-        if isinstance(self.head, GaussianHead):
-            return entropy - self.log_half_range.sum()
-        return entropy
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Return actions, shape (batch, action_dim) (SB3's hook)."""
+        if deterministic:
+            raw = self.raw_params(observation)
+            return self.head.deterministic(raw, self.options.deterministic_action)
+        return super()._predict(observation, deterministic)  # type: ignore[misc]
 
 
 class ERAActorCriticPolicy(ERAActorCriticMixin, ActorCriticPolicy):
@@ -305,14 +182,10 @@ class ERAMaskableMultiCategorical(_MaskedFloorMixin, MaskableMultiCategoricalDis
 class ERAMaskableMixin(ActorCriticMixin):
     """Gives sb3-contrib's maskable policies an entropy floor, on discrete action spaces."""
 
-    head: MultiCategoricalHead
-
-    def _make_head(self) -> tuple[ActorCriticHead, Callable[[], Distribution]]:
-        actions = num_actions(self.action_space)
-        head = MultiCategoricalHead(actions, **self.head_kwargs)
+    def _new_distribution(self) -> Any:
         if isinstance(self.action_space, spaces.Discrete):
-            return head, partial(ERAMaskableCategorical, head, actions[0])
-        return head, partial(ERAMaskableMultiCategorical, head, actions)
+            return ERAMaskableCategorical(self.head, self.head.raw_dim)
+        return ERAMaskableMultiCategorical(self.head, self.head.num_actions)
 
     def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
         """Return the raw logits, shape (batch, head.raw_dim)."""
@@ -333,30 +206,3 @@ class ERAMaskableCnnPolicy(ERAMaskableMixin, MaskableActorCriticCnnPolicy):
 
 class ERAMaskableMultiInputPolicy(ERAMaskableMixin, MaskableMultiInputActorCriticPolicy):
     """``MultiInputPolicy`` of MaskablePPOERA, for Dict observations."""
-
-
-def num_actions(space: spaces.Space) -> list[int]:
-    """Return the number of actions of each component of a discrete action space.
-
-    Raises:
-        ValueError: If the space has no categorical policy here.
-    """
-    if isinstance(space, spaces.Discrete):
-        return [int(space.n)]
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return [int(n) for n in space.nvec]
-    if isinstance(space, spaces.MultiBinary) and isinstance(space.n, int | np.integer):
-        return [2] * int(space.n)
-    raise ValueError(
-        f"action_space={space} must be a bounded Box, Discrete, or MultiDiscrete or MultiBinary of one "
-        "dimension"
-    )
-
-
-def _discrete_kwargs(head_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a categorical head; ValueError for those of a Gaussian."""
-    allowed = {"target_entropy", "target_entropy_fraction"}
-    for name, value in head_kwargs.items():
-        if name not in allowed and value is not None:
-            raise ValueError(f"{name}={value!r} is for Box action spaces, not for discrete ones")
-    return {name: value for name, value in head_kwargs.items() if name in allowed}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from gymnasium import spaces
 from sb3_contrib import TQC, CrossQ, MaskablePPO
@@ -11,7 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from era_rl.core.gaussian_heads import Floor
+from era_rl.core import OnPolicyOptions
 from era_rl.sb3.actor_critic import (
     ERAActorCriticCnnPolicy,
     ERAActorCriticPolicy,
@@ -23,11 +23,9 @@ from era_rl.sb3.actor_critic import (
 from era_rl.sb3.base import (
     ERAMixin,
     LearnedDeltaMixin,
-    refuse_delta,
     refuse_nonfinite,
     refuse_sde,
 )
-from era_rl.sb3.distributions import DeterministicAction
 from era_rl.sb3.gradients import crossq_critic_loss, least_value, mean_quantile, tqc_critic_loss
 from era_rl.sb3.policies import (
     CrossQERAPolicy,
@@ -156,45 +154,15 @@ class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):
 class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
     CompilingMixin, LearnedDeltaMixin, _FiniteRolloutMixin
 ):
-    """The ERA arguments of an on-policy algorithm, and its learned delta."""
+    """What is an argument of an on-policy algorithm beside the options, and its learned delta."""
 
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        *args: Any,
-        target_entropy: float | Literal["auto"] = "auto",
-        target_entropy_fraction: float | None = None,
-        floor: Floor | None = None,
-        delta: float | Literal["auto"] | None = None,
-        log_std_min: float | None = None,
-        log_std_max: float | None = None,
-        slack: float | None = None,
-        squash: bool | None = None,
-        deterministic_action: DeterministicAction = "mode",
-        use_sde: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    options_class = OnPolicyOptions
+
+    def __init__(self, *args: Any, use_sde: bool = False, **kwargs: Any) -> None:
         refuse_sde(use_sde)
-        if delta == "auto" and squash is False:
-            raise ValueError("delta='auto' must be left out with squash=False: there is no bias")
-        if delta is not None:
-            refuse_delta(delta, floor or "exact")
-        self.learn_delta = delta == "auto"
-        self.deterministic_action = deterministic_action
-        head_kwargs = {
-            "target_entropy": target_entropy,
-            "target_entropy_fraction": target_entropy_fraction,
-            "floor": floor,
-            "delta": 0.0 if delta == "auto" else delta,
-            "log_std_min": log_std_min,
-            "log_std_max": log_std_max,
-            "slack": slack,
-            "squash": squash,
-        }
-        given = {name: value for name, value in head_kwargs.items() if value is not None}
-        self.era_kwargs = {"head_kwargs": given}
-        super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
+        if "squash" in kwargs:
+            raise TypeError(f"squash={kwargs['squash']} is distribution='normal' now, if False")
+        super().__init__(*args, **kwargs)
 
     def _planned_calls(self, total_timesteps: int) -> int:
         return total_timesteps // self.n_envs
@@ -297,14 +265,8 @@ class MaskablePPOERA(_FiniteRolloutMixin, MaskablePPO):  # pyright: ignore[repor
         "MultiInputPolicy": ERAMaskableMultiInputPolicy,
     }
 
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        *args: Any,
-        target_entropy_fraction: float = 0.3,
-        **kwargs: Any,
-    ) -> None:
-        refuse_sde(kwargs.pop("use_sde", False))
-        self.era_kwargs = {"head_kwargs": {"target_entropy_fraction": target_entropy_fraction}}
-        super().__init__(policy, env, *args, **kwargs)  # type: ignore[arg-type]
+    options_class = OnPolicyOptions
+
+    def __init__(self, *args: Any, use_sde: bool = False, **kwargs: Any) -> None:
+        refuse_sde(use_sde)
+        super().__init__(*args, **kwargs)

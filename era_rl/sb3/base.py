@@ -2,22 +2,21 @@
 
 import math
 import warnings
-from typing import Any, Literal, Protocol, Self, cast
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from era_rl.core import GaussianHead, LearnedDelta
+from era_rl.core import LearnedDelta, PolicyOptions
 from era_rl.core.compensation import DELTA_LEARNING_RATE
-from era_rl.core.gaussian_heads import Floor
-from era_rl.sb3.distributions import DeterministicAction
-from era_rl.sb3.policies import BoundedDistribution
+from era_rl.sb3.distributions import check_action_space
+from era_rl.sb3.signatures import constructor_signature
 from era_rl.sb3.simba import ObservingMixin
 
 LOST = (
@@ -25,19 +24,11 @@ LOST = (
     "saved before"
 )
 
-FLOOR_ARGUMENTS = frozenset(
-    [
-        *("target_entropy", "target_entropy_fraction", "floor", "delta", "slack"),
-        *("log_std_min", "log_std_max", "distribution", "squash"),
-    ]
-)
-"""Arguments of the algorithms that go into the policy's head."""
-
 
 class ERAPolicy(Protocol):
     """What algorithms and callbacks need of a policy; every policy of this package has it."""
 
-    entropy_floor: float
+    target_entropy: float
     entropy_may_rise: bool
     head: Any
 
@@ -70,15 +61,18 @@ class ERAPolicy(Protocol):
 
 
 class ERAMixin(BaseAlgorithm):
-    """Hands the ERA arguments to the policy, beside the user's own ``policy_kwargs``."""
+    """Makes options of the arguments that are the policy's, and hands them to it by ``policy_kwargs``.
 
-    era_kwargs: dict[str, Any]
-    deterministic_action: DeterministicAction = "mode"
+    There they are saved, so that the host's own ``load`` makes the same policy.
+    """
 
-    @property
-    def era_policy(self) -> ERAPolicy:
-        """The policy, by what this package adds to it."""
-        return cast(ERAPolicy, self.policy)
+    options_class: ClassVar[type[PolicyOptions]] = PolicyOptions
+    options: PolicyOptions
+    _ready = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = constructor_signature(cls, cls.options_class)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         device = kwargs.get("device", "auto")
@@ -88,47 +82,102 @@ class ERAMixin(BaseAlgorithm):
                 "is taken, as in Stable-Baselines3",
                 stacklevel=2,
             )
-        super().__init__(*args, **kwargs)
+        names = self._option_names() & kwargs.keys()
+        self.options = self.options_class(**{name: kwargs.pop(name) for name in sorted(names)})
+        env = args[1] if len(args) > 1 else kwargs.get("env")
+        check_action_space(getattr(env, "action_space", None))
+        # the hosts write to policy_kwargs, which may be another model's too
+        super().__init__(*map(_copied, args), **{k: _copied(v) for k, v in kwargs.items()})
+
+    @classmethod
+    def _option_names(cls) -> set[str]:
+        return {field.name for field in fields(cls.options_class)}
+
+    @property
+    def era_policy(self) -> ERAPolicy:
+        """The policy, by what this package adds to it."""
+        return cast(ERAPolicy, self.policy)
+
+    @property
+    def learn_delta(self) -> bool:
+        """Whether Eq. 11's compensation is learned."""
+        return self.options.delta == "auto"
+
+    @property
+    def target_entropy(self) -> float:
+        """H0 in nats over all action dimensions or components, in force; it may be set at any time."""
+        return self.era_policy.target_entropy
+
+    @target_entropy.setter
+    def target_entropy(self, value: Any) -> None:
+        if self._ready:
+            self.era_policy.head.target_entropy = value
+            value = self.era_policy.target_entropy
+        self.__dict__["target_entropy"] = value  # what is saved for the hosts, which set theirs
 
     def _setup_model(self) -> None:
-        if not hasattr(self.policy_class, "entropy_floor"):
+        if not hasattr(self.policy_class, "target_entropy"):
             names = ", ".join(map(repr, self.policy_aliases))
             raise ValueError(
                 f"policy={self.policy_class.__name__} must be one of {names}, or derived from theirs: "
                 + ", ".join(policy.__name__ for policy in self.policy_aliases.values())
             )
-        own = self.policy_kwargs
-        if taken := sorted({"head_kwargs", "distribution", "deterministic_action"} & own.keys()):
+        if taken := sorted({"head_kwargs", *self._option_names()} & self.policy_kwargs.keys()):
             raise ValueError(
                 f"policy_kwargs={{{taken[0]!r}: ...}} must be left out: {type(self).__name__} has "
                 "arguments of its own for it"
             )
-        self.policy_kwargs = {**own, **self.era_kwargs}
-        if self.deterministic_action != "mode":
-            self.policy_kwargs["deterministic_action"] = self.deterministic_action
+        self.options = self._options_in_force()
+        self.policy_kwargs = {**self.policy_kwargs, "options": self.options}
         super()._setup_model()
-        self.policy_kwargs = own
+        self._ready = True
+        self.target_entropy = self.era_policy.target_entropy
+
+    def _options_in_force(self) -> PolicyOptions:
+        """Return the options given, or those of the file whose attributes have been loaded."""
+        state = self.__dict__
+        action = state.pop("deterministic_action", None)
+        options = self.policy_kwargs.get("options", self.options)
+        if before := state.pop("era_kwargs", None):  # a file of before there were options
+            self.policy_kwargs |= {k: v for k, v in before.items() if k == "layer_norm"}
+            options = self.options_class.of_before(
+                {
+                    **before["head_kwargs"],
+                    **({"delta": "auto"} if state.pop("learn_delta", 0) else {}),
+                },
+                before.get("distribution", "truncated"),
+            )
+        return options if action is None else replace(options, deterministic_action=action)
 
     @classmethod
     def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load a model; arguments as SB3's.
+        """Load a model; arguments as SB3's. ``deterministic_action`` may be another than it was.
 
         Raises:
-            ValueError: For an argument of the floor other than it was saved with.
+            ValueError: For another option of the policy than it was saved with.
         """
-        given = {name: kwargs.pop(name) for name in sorted(FLOOR_ARGUMENTS & kwargs.keys())}
+        names = cls._option_names() - {"deterministic_action"}
+        given = {name: kwargs.pop(name) for name in sorted(names & kwargs.keys())}
+        if "policy_kwargs" in kwargs:  # SB3 compares them with those saved
+            saved = load_from_zip_file(path, device="cpu")[0] or {}
+            own = {
+                k: v for k, v in saved["policy_kwargs"].items() if k in ("options", "layer_norm")
+            }
+            kwargs["policy_kwargs"] = {**own, **kwargs["policy_kwargs"]}
         model = super().load(path, *args, **kwargs)
-        saved = {**model.era_kwargs, **model.era_kwargs["head_kwargs"]}
-        if getattr(model, "learn_delta", False):
-            saved["delta"] = "auto"
+        in_force = {"target_entropy": model.target_entropy, "floor": model.options.floor_kind}
         for name, value in given.items():
-            if value != saved.get(name):
+            saved = getattr(model.options, name)
+            if value not in (saved, in_force.get(name, saved)):
                 raise ValueError(
-                    f"{name}={value!r} must be {saved.get(name)!r}, or left out: a loaded model has "
-                    f"the floor it was saved with. Construct {cls.__name__} with another and call its "
-                    f"set_parameters({str(path)!r})"
+                    f"{name}={value!r} must be {in_force.get(name, saved)!r}, or left out: a loaded "
+                    "model has the floor it was saved with. Set target_entropy of what is loaded, or "
+                    f"construct {cls.__name__} anew"
                 )
         return model
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "options", "_ready"]
 
     def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         """Train for ``total_timesteps`` environment steps and return self; arguments as the host's.
@@ -201,31 +250,25 @@ class ERAMixin(BaseAlgorithm):
 class LearnedDeltaMixin(ERAMixin):
     """Learns Eq. 11's compensation delta beside any algorithm, and logs and saves it."""
 
-    learn_delta: bool
-
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.target_entropy = self.era_policy.entropy_floor
         if self.learn_delta:
-            head = self._gaussian_head()
+            head = self.era_policy.head
             self.delta_learner = LearnedDelta(
-                head.target_entropy, head.action_dim, log_std_max=head.log_std_max
+                self.target_entropy, head.action_dim, log_std_max=head.log_std_max
             ).to(self.device)
             self.delta_optimizer = torch.optim.SGD(
                 self.delta_learner.parameters(), lr=DELTA_LEARNING_RATE
             )
 
-    def _gaussian_head(self) -> GaussianHead:
-        """Return the module that holds Eq. 11's delta."""
-        return self.era_policy.head
-
     def _update_delta(self, entropy: Tensor) -> None:
         """Take one step of the dual loss at the given entropies, and hand delta to the head."""
+        self.delta_learner.follow(self.target_entropy)
         self.delta_optimizer.zero_grad()
         self.delta_learner.loss(entropy).backward()
         self.delta_optimizer.step()
         self.delta_learner.project()
-        self._gaussian_head().delta.copy_(self.delta_learner())
+        self.era_policy.head.delta.copy_(self.delta_learner())
 
     @torch.no_grad()
     def _entropy(self, obs: Any) -> Tensor:
@@ -236,7 +279,7 @@ class LearnedDeltaMixin(ERAMixin):
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log the floor and the learned delta (SB3's hook)."""
         if self._n_updates > 0:
-            self.logger.record("train/entropy_floor", self.era_policy.entropy_floor)
+            self.logger.record("train/entropy_floor", self.target_entropy)
         if self.learn_delta:
             delta = self.delta_learner().item()
             self.logger.record("train/delta", delta)
@@ -255,21 +298,11 @@ class LearnedDeltaMixin(ERAMixin):
 
 
 class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
-    """The ERA arguments of an off-policy algorithm."""
+    """What is an argument of an off-policy algorithm beside the options."""
 
     def __init__(
         self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
         *args: Any,
-        target_entropy: float | Literal["auto"] = "auto",
-        floor: Floor = "exact",
-        delta: float | Literal["auto"] = 0.0,
-        log_std_min: float = -8.0,
-        log_std_max: float = 0.0,
-        slack: float | None = None,
-        distribution: BoundedDistribution = "truncated",
-        deterministic_action: DeterministicAction = "mode",
         layer_norm: bool = False,
         ent_coef: float = 0.0,
         use_sde: bool = False,
@@ -281,22 +314,13 @@ class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
                 "target_entropy sets the floor"
             )
         refuse_sde(use_sde)
-        refuse_delta(delta, floor)
-        _refuse_distribution(distribution, floor, slack)
-        self.learn_delta = delta == "auto"
-        self.deterministic_action = deterministic_action
-        head_kwargs = {
-            "target_entropy": target_entropy,
-            "floor": floor,
-            "delta": 0.0 if delta == "auto" else delta,
-            "log_std_min": log_std_min,
-            "log_std_max": log_std_max,
-            "slack": slack,
-        }
-        self.era_kwargs = {"head_kwargs": head_kwargs, "distribution": distribution}
-        if layer_norm:
-            self.era_kwargs["layer_norm"] = True
-        super().__init__(policy, env, *args, **{**kwargs, "ent_coef": 0.0})
+        self._layer_norm = layer_norm
+        super().__init__(*args, **{**kwargs, "ent_coef": 0.0})
+
+    def _setup_model(self) -> None:
+        if self.__dict__.pop("_layer_norm", False):
+            self.policy_kwargs = {**self.policy_kwargs, "layer_norm": True}
+        super()._setup_model()
 
     def _store_transition(
         self,
@@ -346,22 +370,8 @@ def refuse_sde(use_sde: bool) -> None:
         )
 
 
-def refuse_delta(delta: float | str, floor: str) -> None:
-    """Raise ValueError where delta is no number or "auto", or learned though there is no bias."""
-    if isinstance(delta, str) and delta != "auto":
-        raise ValueError(f"delta={delta!r} must be a number of nats, at least 0, or 'auto'")
-    if delta == "auto" and floor != "gaussian":
-        raise ValueError(f"delta='auto' needs floor='gaussian', not {floor!r}: there is no bias")
-
-
-def _refuse_distribution(distribution: str, floor: str, slack: float | None) -> None:
-    """Raise ValueError for a distribution that cannot have the floor asked for."""
-    if distribution not in ("truncated", "tanh"):
-        raise ValueError(f"distribution={distribution!r} must be 'truncated' or 'tanh'")
-    if distribution == "tanh" and floor != "gaussian":
-        raise ValueError(
-            f"floor={floor!r} must be 'gaussian' with distribution='tanh': the entropy of a squashed "
-            "normal has a maximum below most floors, so none can be held in every state"
-        )
-    if distribution == "tanh" and slack is not None:
-        raise ValueError(f"slack={slack} must be None with distribution='tanh'")
+def _copied(argument: Any) -> Any:
+    """Return a dict of arguments, and those within it, copied; anything else as it is."""
+    if not isinstance(argument, dict):
+        return argument
+    return {k: dict(v) if isinstance(v, dict) else v for k, v in argument.items()}

@@ -184,7 +184,7 @@ class EntropyMonitor(VisitedStatesCallback):
         self._warned: set[str] = set()
 
     def _init_callback(self) -> None:
-        if not hasattr(self.model.policy, "entropy_floor"):
+        if not hasattr(self.model.policy, "target_entropy"):
             raise ValueError(
                 f"model={type(self.model).__name__} must be an algorithm of era_rl.sb3: others have no "
                 "entropy in closed form, and no floor"
@@ -206,7 +206,7 @@ class EntropyMonitor(VisitedStatesCallback):
         obs = self._policy.obs_to_tensor(visited)[0]
         if not self._masks:
             entropy = self._policy.entropy(obs).cpu()
-            return entropy, torch.full_like(entropy, self._policy.entropy_floor)
+            return entropy, torch.full_like(entropy, self._policy.target_entropy)
         mask, self._masks = np.concatenate(self._masks), []
         entropy = self._policy.entropy(obs, action_masks=mask).cpu()
         valid = torch.as_tensor(mask.reshape(len(entropy), -1) != 0, device=self.model.device)

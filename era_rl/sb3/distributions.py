@@ -1,127 +1,109 @@
-"""Stable-Baselines3 action distributions over the bounded policies of ERA."""
+"""The heads of era_rl.core as Stable-Baselines3 has policies: of action spaces, by its names."""
 
-from typing import Literal, Self
+from typing import Any, Self
 
+import numpy as np
 import torch
-from stable_baselines3.common.distributions import Distribution, SquashedDiagGaussianDistribution
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor, nn
 
-from era_rl.core import (
-    TruncatedNormal,
-    tanh_normal_entropy,
-    truncated_normal_entropy,
-    truncated_normal_sample,
-)
-
-DeterministicAction = Literal["mode", "mean"]
+from era_rl.core import Head, PolicyOptions, check_bounds
 
 
-class TruncatedNormalDistribution(Distribution):
-    """Independent normals truncated to [-1, 1], with a closed-form entropy; the mode is ``loc``.
+class HeadDistribution(Distribution):
+    """The distribution of a head, by the names that Stable-Baselines3 has for what it can do.
 
     Args:
-        action_dim: Number of action dimensions.
-        deterministic_action: What ``get_actions(deterministic=True)`` returns: "mode" or "mean".
-
-    Raises:
-        ValueError: For another ``deterministic_action``.
+        head: A head of era_rl.core.
+        options: For what ``get_actions(deterministic=True)`` returns: the mode or the mean.
     """
 
-    def __init__(self, action_dim: int, deterministic_action: DeterministicAction = "mode") -> None:
-        if deterministic_action not in ("mode", "mean"):
-            raise ValueError(
-                f"deterministic_action={deterministic_action!r} must be 'mode' or 'mean'"
-            )
+    def __init__(self, head: Head, options: PolicyOptions | None = None) -> None:
         super().__init__()
-        self.action_dim = action_dim
-        self.deterministic_action: DeterministicAction = deterministic_action
+        self.head = head
+        self.options = options or PolicyOptions()
 
-    def proba_distribution_net(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, latent_dim: int
-    ) -> tuple[nn.Linear, nn.Linear]:
-        """Return the layers of the raw mean and the raw log_std, the inputs of an ERA head."""
-        return nn.Linear(latent_dim, self.action_dim), nn.Linear(latent_dim, self.action_dim)
+    def proba_distribution_net(self, latent_dim: int) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the layer of the head's raw outputs."""
+        return nn.Linear(latent_dim, self.head.raw_dim)
 
-    def proba_distribution(self, loc: Tensor, log_std: Tensor) -> Self:
-        """Set the parameters, each (batch, action_dim), |loc| <= 1, and return the distribution."""
-        self.loc, self.log_std = loc, log_std
+    def proba_distribution(self, *params: Tensor) -> Self:
+        """Set the parameters, as ``head.params`` gives them, and return the distribution."""
+        self.params, self._shared = params, None
         return self
+
+    def shared(self) -> Any:
+        """Return what density and entropy have in common, computed once."""
+        if self._shared is None:
+            self._shared = self.head.shared(self.params)
+        return self._shared
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log density of ``actions``, shape (batch,), summed over dimensions."""
-        return TruncatedNormal(self.loc, self.log_std.exp()).log_prob(actions)
+        return self.head.log_prob(self.params, actions, self.shared())
 
     def entropy(self) -> Tensor:
-        """Return the entropy in nats, shape (batch,), summed over dimensions."""
-        return truncated_normal_entropy(self.loc, self.log_std).sum(-1)
-
-    @staticmethod
-    def draw_noise(like: Tensor) -> Tensor:
-        """Return uniform noise of the shape of ``like``."""
-        return torch.rand_like(like)
-
-    @staticmethod
-    def reparameterise(loc: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
-        """Return the actions in [-1, 1] that the noise gives (:func:`truncated_normal_sample`)."""
-        return truncated_normal_sample(loc, log_std, noise)
+        """Return the entropy in nats of normalised actions, shape (batch,), summed likewise."""
+        return self.head.entropy(self.params, self.shared())
 
     def sample(self) -> Tensor:
-        """Return reparameterised actions in [-1, 1], shape (batch, action_dim)."""
-        return self.reparameterise(self.loc, self.log_std, self.draw_noise(self.loc))
+        """Return reparameterised actions, shape (batch, action_dim)."""
+        return self.head.sample(self.params, self.head.draw_noise(self.params[0]))
 
     def mode(self) -> Tensor:
         """Return the most likely actions, shape (batch, action_dim)."""
-        return self.loc
-
-    def mean(self) -> Tensor:
-        """Return the mean actions, shape (batch, action_dim), inside of the mode near a bound."""
-        return TruncatedNormal(self.loc, self.log_std.exp()).mean
+        return self.head.mode(self.params)
 
     def get_actions(self, deterministic: bool = False) -> Tensor:
         """Return samples, or the mode or the mean (SB3's)."""
-        if deterministic and self.deterministic_action == "mean":
-            return self.mean()
+        if deterministic and self.options.deterministic_action == "mean":
+            return self.head.mean(self.params)
         return super().get_actions(deterministic)
 
-    def actions_from_params(
-        self, loc: Tensor, log_std: Tensor, deterministic: bool = False
-    ) -> Tensor:
+    def actions_from_params(self, *params: Tensor, deterministic: bool = False) -> Tensor:
         """Return actions of the given parameters."""
-        return self.proba_distribution(loc, log_std).get_actions(deterministic)
+        return self.proba_distribution(*params).get_actions(deterministic)
 
-    def log_prob_from_params(self, loc: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+    def log_prob_from_params(self, *params: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions of the given parameters and their log densities."""
-        actions = self.actions_from_params(loc, log_std)
+        actions = self.actions_from_params(*params)
         return actions, self.log_prob(actions)
 
 
-def refuse_mean(deterministic_action: str, policy: str) -> None:
-    """Raise ValueError where a policy other than the truncated normal is to act by its mean."""
-    if deterministic_action != "mode":
-        raise ValueError(
-            f"deterministic_action={deterministic_action!r} must be 'mode' for {policy}: the mean "
-            "is for the truncated normal"
-        )
+def make_head(space: spaces.Space, options: PolicyOptions) -> Any:
+    """Return the head that an action space and the options ask for.
+
+    Raises:
+        ValueError: For a space without a head, bounds without a range, or options it cannot have.
+    """
+    if not isinstance(space, spaces.Box):
+        return options.discrete_head(num_actions(space))
+    check_action_space(space)
+    half_range = torch.as_tensor(0.5 * (space.high - space.low)).flatten()
+    return options.bounded_head(get_action_dim(space), half_range)
 
 
-class TanhNormalDistribution(SquashedDiagGaussianDistribution):
-    """SB3's tanh-squashed normal with an entropy, by quadrature (:func:`tanh_normal_entropy`)."""
+def check_action_space(space: Any) -> None:
+    """Raise ValueError for a Box in which a dimension has no range, naming it."""
+    if isinstance(space, spaces.Box):
+        check_bounds(f"action_space={space}", space.low, space.high)
 
-    def proba_distribution(self, mean_actions: Tensor, log_std: Tensor) -> Self:
-        """Set the parameters before the squashing, each (batch, action_dim)."""
-        self.loc, self.log_std = mean_actions, log_std
-        return super().proba_distribution(mean_actions, log_std)
 
-    @staticmethod
-    def draw_noise(like: Tensor) -> Tensor:
-        """Return standard normal noise of the shape of ``like``."""
-        return torch.randn_like(like)
+def num_actions(space: spaces.Space) -> list[int]:
+    """Return the number of actions of each component of a discrete action space.
 
-    @staticmethod
-    def reparameterise(loc: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
-        """Return the actions tanh(loc + exp(log_std) noise)."""
-        return torch.tanh(torch.addcmul(loc, log_std.exp(), noise))
-
-    def entropy(self) -> Tensor:
-        """Return the entropy in nats, shape (batch,), summed over dimensions."""
-        return tanh_normal_entropy(self.loc, self.log_std).sum(-1)
+    Raises:
+        ValueError: If the space has no categorical policy here.
+    """
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return [int(n) for n in space.nvec]
+    if isinstance(space, spaces.MultiBinary) and isinstance(space.n, int | np.integer):
+        return [2] * int(space.n)
+    raise ValueError(
+        f"action_space={space} must be a bounded Box, Discrete, or MultiDiscrete or MultiBinary of one "
+        "dimension"
+    )

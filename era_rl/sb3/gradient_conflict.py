@@ -22,9 +22,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 
-from era_rl.core import GaussianHead, TruncatedGaussianHead
+from era_rl.core import MultiCategoricalHead, TanhGaussianHead
 from era_rl.sb3.callbacks import MeasuringCallback
-from era_rl.sb3.distributions import TanhNormalDistribution
+from era_rl.sb3.distributions import HeadDistribution
 
 MIN_NORM = 1e-8
 """Below this norm a gradient has no direction, and the cosine is NaN."""
@@ -198,7 +198,7 @@ def _stock_off_policy(policy: Any, obs: Any) -> _Policy:
     loc, log_std, _ = actor.get_action_dist_params(obs)
     distribution = actor.action_dist
     if isinstance(distribution, SquashedDiagGaussianDistribution):  # has no entropy of its own
-        distribution = TanhNormalDistribution(distribution.action_dim)
+        distribution = HeadDistribution(TanhGaussianHead(distribution.action_dim))
     return _Policy((loc, log_std), (loc, log_std), distribution, list(actor.parameters()))
 
 
@@ -213,10 +213,10 @@ def _stock_on_policy(policy: Any, obs: Any) -> _Policy:
 
 def _without_floor(head: Any, raw: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the parameters that the same raw outputs would have without the floor."""
-    if isinstance(head, GaussianHead | TruncatedGaussianHead):
-        raw_log_std = raw[..., head.action_dim : 2 * head.action_dim]
-        return params[0], raw_log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-    return (raw,)
+    if isinstance(head, MultiCategoricalHead):
+        return (raw,)
+    raw_log_std = raw[..., head.action_dim : 2 * head.action_dim]
+    return params[0], raw_log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
 
 def _q_values(model: Any, obs: Any, actions: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """SB3's off-policy policies with actors that end in an ERA head; everything else is the host's."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from sb3_contrib.common.torch_layers import BatchRenorm1d
@@ -13,23 +13,15 @@ from sb3_contrib.tqc.policies import Critic as TQCCritic
 from sb3_contrib.tqc.policies import MultiInputPolicy as TQCMultiInputPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
 from torch import Tensor, nn
 
-from era_rl.core import GaussianHead, TruncatedGaussianHead
+from era_rl.core import PolicyOptions
 from era_rl.core.compiling import compiled
-from era_rl.sb3.distributions import (
-    DeterministicAction,
-    TanhNormalDistribution,
-    TruncatedNormalDistribution,
-    refuse_mean,
-)
+from era_rl.sb3.distributions import HeadDistribution, make_head
 from era_rl.sb3.gradients import TraceableBatchRenorm
-
-BoundedDistribution = Literal["truncated", "tanh"]
 
 
 class CompiledPassesMixin(BasePolicy):
@@ -46,15 +38,61 @@ class CompiledPassesMixin(BasePolicy):
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
 
+class FlooredPolicyMixin(BasePolicy):
+    """What every policy of this package has: options, and the head that they ask for.
+
+    Args:
+        options: What is asked of the policy, or None for the defaults.
+        *args: Arguments of the host policy.
+        **kwargs: Arguments of the host policy; or what a policy had before there were options.
+    """
+
+    options_class: ClassVar[type[PolicyOptions]] = PolicyOptions
+    head: Any
+
+    def __init__(self, *args: Any, options: PolicyOptions | None = None, **kwargs: Any) -> None:
+        if "head_kwargs" in kwargs:
+            names = ("head_kwargs", "distribution", "deterministic_action")
+            saved = {name: kwargs.pop(name) for name in names if name in kwargs}
+            options = self.options_class.of_before(**saved)
+        if not isinstance(options, PolicyOptions | None):
+            raise ValueError(f"options={options!r} must be of {self.options_class.__name__}")
+        self.options = options or self.options_class()
+        super().__init__(*args, **kwargs)
+
+    def raw_params(self, obs: PyTorchObs) -> Tensor:
+        """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
+        raise NotImplementedError
+
+    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
+        """Return the distribution's parameters of raw outputs: loc and log_std, or logits."""
+        return self.head.params(raw)
+
+    def entropy(self, obs: PyTorchObs) -> Tensor:
+        """Return the policy's own entropy in nats of normalised actions, shape (batch,)."""
+        return self.head.entropy(self.dist_params(self.raw_params(obs)))
+
+    @property
+    def target_entropy(self) -> float:
+        """H0 in nats over all action dimensions or components, in force."""
+        return self.head.target_entropy
+
+    @property
+    def entropy_may_rise(self) -> bool:
+        """Whether the head can lift the entropy above the floor by more than a clamp of log_std."""
+        return self.head.may_rise
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "options": self.options}
+
+
 class ERAActorMixin(CompiledPassesMixin):
     """Turns an SB3 actor with the layers ``mu`` and ``log_std`` into one with an entropy floor.
 
     The two layers give the raw outputs of the head, which replaces the clamp of log_std.
 
     Args:
-        distribution: "truncated", or "tanh" (Eq. 11 only: its floor is not per state).
-        head_kwargs: Arguments of :class:`TruncatedGaussianHead` or :class:`GaussianHead`.
-        deterministic_action: What deterministic actions are: "mode", or "mean" ("truncated" only).
+        options: What is asked of the policy.
         *args: Arguments of the host actor.
         **kwargs: Arguments of the host actor.
     """
@@ -63,29 +101,18 @@ class ERAActorMixin(CompiledPassesMixin):
     mu: nn.Module
     log_std: nn.Linear
 
-    def __init__(
-        self,
-        *args: Any,
-        distribution: BoundedDistribution,
-        head_kwargs: dict[str, Any],
-        deterministic_action: DeterministicAction = "mode",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.distribution: BoundedDistribution = distribution
-        self.head_kwargs = head_kwargs
-        action_dim = get_action_dim(self.action_space)  # type: ignore[arg-type]
-        if distribution == "tanh":
-            refuse_mean(deterministic_action, "distribution='tanh'")
-            self.head = GaussianHead(
-                action_dim, **{k: v for k, v in head_kwargs.items() if k not in ("floor", "slack")}
+    def __init__(self, *args: Any, options: PolicyOptions, **kwargs: Any) -> None:
+        if options.distribution == "normal":
+            raise ValueError(
+                "distribution='normal' must be 'truncated' or 'tanh': actions here are in [-1, 1]"
             )
-            self.action_dist = TanhNormalDistribution(action_dim)
-        else:
-            self.head = TruncatedGaussianHead(action_dim, **head_kwargs)
-            self.action_dist = TruncatedNormalDistribution(action_dim, deterministic_action)
-        if self.head.raw_dim > 2 * action_dim:
-            self.log_std = nn.Linear(self.log_std.in_features, self.head.raw_dim - action_dim)
+        super().__init__(*args, **kwargs)
+        self.options = options
+        self.head = make_head(self.action_space, options)
+        self.action_dist = HeadDistribution(self.head, options)
+        if self.head.raw_dim > 2 * self.head.action_dim:
+            outputs = self.head.raw_dim - self.head.action_dim
+            self.log_std = nn.Linear(self.log_std.in_features, outputs)
 
     def raw_params(self, obs: PyTorchObs) -> Tensor:
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
@@ -96,14 +123,14 @@ class ERAActorMixin(CompiledPassesMixin):
         """Return the noise of ``batch_size`` actions, shape (batch_size, action_dim)."""
         weight = self.log_std.weight
         dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision is too coarse
-        return self.action_dist.draw_noise(
+        return self.head.draw_noise(
             torch.empty(batch_size, self.head.action_dim, dtype=dtype, device=weight.device)
         )
 
     def reparameterise(self, obs: PyTorchObs, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the actions that the noise gives, loc and log_std, each (batch, action_dim)."""
         loc, log_std, _ = self.get_action_dist_params(obs)
-        return self.action_dist.reparameterise(loc, log_std, noise), loc, log_std
+        return self.head.sample((loc, log_std), noise), loc, log_std
 
     def act(self, obs: PyTorchObs, noise: Tensor) -> Tensor:
         """Return the actions that the noise gives, (batch, action_dim)."""
@@ -113,15 +140,12 @@ class ERAActorMixin(CompiledPassesMixin):
         """Compile ``act``, as ``predict`` calls it; it stays eager where that fails."""
         self._compiled = compiled(self.act, "the sampling of actions", self.act)
 
-    @property
-    def deterministic_action(self) -> DeterministicAction:
-        """What deterministic actions are: "mode" or "mean"."""
-        return getattr(self.action_dist, "deterministic_action", "mode")
-
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions in [-1, 1], shape (batch, action_dim): samples, or the mode or mean."""
+        if deterministic and type(self).get_action_dist_params is not _OWN_PARAMS:
+            return super().forward(obs, deterministic)  # of an actor with another distribution
         if deterministic:
-            return super().forward(obs, deterministic)
+            return self.head.deterministic(self.raw_params(obs), self.options.deterministic_action)
         noise = self.draw_noise(len(obs if isinstance(obs, Tensor) else next(iter(obs.values()))))
         if self._compiled is None or not self._sampling():
             return self.act(obs, noise)
@@ -134,22 +158,14 @@ class ERAActorMixin(CompiledPassesMixin):
     def action_log_prob(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """Return sampled actions, (batch, action_dim), and their log densities, (batch,)."""
         loc, log_std, _ = self.get_action_dist_params(obs)
-        return self._distribution().log_prob_from_params(loc, log_std)
-
-    def entropy(self, obs: PyTorchObs) -> Tensor:
-        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
-        loc, log_std, _ = self.get_action_dist_params(obs)
-        return self._distribution().proba_distribution(loc, log_std).entropy()
-
-    def _distribution(self) -> TruncatedNormalDistribution | TanhNormalDistribution:
-        """Return a distribution to throw away: a policy that kept a graph could not be copied."""
-        return type(self.action_dist)(self.head.action_dim)
+        # a distribution to throw away: a policy that kept a graph could not be copied
+        return HeadDistribution(self.head).log_prob_from_params(loc, log_std)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(distribution=self.distribution, head_kwargs=self.head_kwargs)
-        data.update(deterministic_action=self.deterministic_action)
-        return data
+        return {**super()._get_constructor_parameters(), "options": self.options}
+
+
+_OWN_PARAMS = ERAActorMixin.get_action_dist_params
 
 
 class SACERAActor(ERAActorMixin, Actor):
@@ -164,40 +180,17 @@ class CrossQERAActor(ERAActorMixin, CrossQActor):
     """sb3-contrib's CrossQ actor with an ERA head."""
 
 
-class ERAPolicyMixin(BasePolicy):
-    """Gives an off-policy SB3 policy an actor with an ERA head.
-
-    Args:
-        distribution: "truncated" or "tanh".
-        head_kwargs: Arguments of the head.
-        deterministic_action: What deterministic actions are: "mode", or "mean" ("truncated" only).
-        *args: Arguments of the host policy.
-        **kwargs: Arguments of the host policy.
-    """
+class ERAPolicyMixin(FlooredPolicyMixin):
+    """Gives an off-policy SB3 policy an actor with an ERA head; arguments as its bases'."""
 
     actor_class: ClassVar[type[ERAActorMixin]]
     actor: Any
     actor_kwargs: dict[str, Any]
 
-    def __init__(
-        self,
-        *args: Any,
-        distribution: BoundedDistribution = "truncated",
-        head_kwargs: dict[str, Any] | None = None,
-        deterministic_action: DeterministicAction = "mode",
-        **kwargs: Any,
-    ) -> None:
-        self.era_kwargs: dict[str, Any] = {
-            "distribution": distribution,
-            "head_kwargs": head_kwargs or {},
-            "deterministic_action": deterministic_action,
-        }
-        super().__init__(*args, **kwargs)
-
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return the actor (SB3's hook)."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        return self.actor_class(**kwargs, **self.era_kwargs).to(self.device)
+        return self.actor_class(**kwargs, options=self.options).to(self.device)
 
     def compile_passes(self) -> None:
         """Compile what acting calls."""
@@ -211,33 +204,10 @@ class ERAPolicyMixin(BasePolicy):
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
         return self.actor.raw_params(obs)
 
-    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Return loc and log_std, each (batch, action_dim), of raw outputs."""
-        return self.head.params(raw)
-
-    def entropy(self, obs: PyTorchObs) -> Tensor:
-        """Return the policy's own entropy in nats at each observation, shape (batch,)."""
-        return self.actor.entropy(obs)
-
     @property
-    def head(self) -> GaussianHead | TruncatedGaussianHead:
+    def head(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The actor's head."""
         return self.actor.head
-
-    @property
-    def entropy_floor(self) -> float:
-        """H0 in nats over all action dimensions."""
-        return self.head.target_entropy
-
-    @property
-    def entropy_may_rise(self) -> bool:
-        """Whether the head can lift the entropy above the floor by more than a clamp of log_std."""
-        return self.head.slack_offset is not None
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(self.era_kwargs)
-        return data
 
 
 class LayerNormCriticMixin(BasePolicy):

@@ -55,7 +55,7 @@ def test_the_trace_has_entropies_floors_and_times(name: str, tmp_path: Path) -> 
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(rows))
     floors = [row["floor"] for row in rows]
     if "ERA" in name:
-        assert floors == [model.policy.entropy_floor] * 4
+        assert floors == [model.policy.target_entropy] * 4
         assert all(row["margin_min"] > -1e-4 for row in rows)
         for row in rows:
             assert row["margin_min"] == pytest.approx(row["entropy_min"] - row["floor"], rel=1e-12)

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
 from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, XQCERA, CrossQERA, MaskablePPOERA
-from era_rl.sb3.actor_critic import num_actions
+from era_rl.sb3.distributions import num_actions
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 DISCRETE = spaces.Discrete(4)

@@ -151,7 +151,7 @@ class EndlessEnv(FaultyEnv):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [*((name, {}) for name in CONTINUOUS), ("PPOERA", {"squash": False})],
+    [*((name, {}) for name in CONTINUOUS), ("PPOERA", {"distribution": "normal"})],
     ids=[*CONTINUOUS, "PPOERA-unbounded"],
 )
 def test_a_policy_that_is_lost_sends_no_action_and_is_not_saved(

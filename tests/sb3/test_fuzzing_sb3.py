@@ -29,7 +29,11 @@ WILD_OFF: Strategies = {
     "ent_coef": NUMBERS,
     "layer_norm": st.booleans(),
 }
-WILD_ON: Strategies = {**WILD, "squash": st.booleans(), "target_entropy_fraction": NUMBERS}
+WILD_ON: Strategies = {
+    **WILD,
+    "distribution": st.sampled_from(["truncated", "normal"]),
+    "target_entropy_fraction": NUMBERS,
+}
 WILD_DISCRETE: Strategies = {
     "target_entropy_fraction": NUMBERS,
     "target_entropy": NUMBERS | st.just("auto"),
@@ -48,7 +52,6 @@ EQ_11: Strategies = {
     "log_std_min": st.floats(-10.0, -1.0),
     "log_std_max": st.floats(0.0, 2.0),
 }
-FRACTION: Strategies = {"target_entropy_fraction": st.none() | st.floats(0.0, 0.99)}
 SHARE: Strategies = {"target_entropy_fraction": st.floats(0.0, 0.99)}
 BOX = spaces.Box(-2.0, 1.0, (2,), np.float32)
 CHOICES = spaces.MultiDiscrete([3, 1, 4])
@@ -61,13 +64,8 @@ CASES: dict[str, tuple[str, spaces.Space, Strategies, Strategies]] = {
         for name in names
         for floor, feasible in (("exact", EXACT), ("gaussian", EQ_11))
     },
-    **{f"{name}-discrete": (name, CHOICES, FRACTION, WILD_DISCRETE) for name in ON_POLICY},
-    "MaskablePPOERA": (
-        "MaskablePPOERA",
-        CHOICES,
-        SHARE,
-        {name: wild for name, wild in WILD_DISCRETE.items() if name != "target_entropy"},
-    ),
+    **{f"{name}-discrete": (name, CHOICES, SHARE, WILD_DISCRETE) for name in ON_POLICY},
+    "MaskablePPOERA": ("MaskablePPOERA", CHOICES, SHARE, WILD_DISCRETE),
 }
 
 
@@ -87,8 +85,8 @@ def _check_floor(model: Any, arguments: dict[str, Any]) -> None:
     actions, _ = model.predict(obs.astype(np.float32))
     assert np.isfinite(actions).all()
     # Eq. 11 holds that of the normal before it is bounded
-    if arguments.get("floor") != "gaussian" and arguments.get("squash") is not False:
-        floor = policy.entropy_floor
+    if arguments.get("floor") != "gaussian" and arguments.get("distribution") != "normal":
+        floor = policy.target_entropy
         assert (entropy >= floor - 1e-5 * (1.0 + abs(floor))).all()
 
 

@@ -34,8 +34,8 @@ def _scrambled(model: Any, scale: float = 20.0) -> Any:
         (BOX, {}, -0.6),
         (BOX, {"target_entropy": 0.5}, 0.5),
         (BOX, {"slack": 0.3}, -0.6),
-        (BOX, {"squash": False}, -0.6),
-        (BOX, {"squash": False, "target_entropy": 1.0, "log_std_max": 0.5}, 1.0),
+        (BOX, {"distribution": "normal"}, -0.6),
+        (BOX, {"distribution": "normal", "target_entropy": 1.0, "log_std_max": 0.5}, 1.0),
         (DISCRETE, {}, 0.3 * math.log(4)),
         (DISCRETE, {"target_entropy": 1.2}, 1.2),
         (DISCRETE, {"target_entropy_fraction": 0.9}, 0.9 * math.log(4)),
@@ -48,7 +48,7 @@ def test_the_floor_holds_whatever_the_network_says(
     name: str, space: spaces.Space, options: dict[str, Any], floor: float
 ) -> None:
     model: Any = small(name, space, **options)
-    assert model.policy.entropy_floor == pytest.approx(floor)
+    assert model.policy.target_entropy == pytest.approx(floor)
     with torch.no_grad():
         entropy = _scrambled(model).entropy(torch.as_tensor(some_states(model, 500)))
     assert entropy.min().item() >= floor - 1e-6
@@ -56,12 +56,12 @@ def test_the_floor_holds_whatever_the_network_says(
 
 
 def test_the_default_floor_is_minus_three_tenths_of_a_nat_per_dimension() -> None:
-    for squash in (True, False):
-        assert PPOERA("MlpPolicy", TargetEnv(5), squash=squash).target_entropy == -1.5
+    for kind in ("truncated", "tanh", "normal"):
+        assert PPOERA("MlpPolicy", TargetEnv(5), distribution=kind).target_entropy == -1.5
 
 
 def test_the_std_depends_on_the_state() -> None:
-    for options in ({}, {"squash": False}):
+    for options in ({}, {"distribution": "normal"}):
         model: Any = small("PPOERA", BOX, **options)
         policy = _scrambled(model, 1.0)
         log_std = policy.dist_params(policy.raw_params(torch.as_tensor(some_states(model))))[1]
@@ -75,13 +75,13 @@ def test_actions_are_normalised_or_clipped_to_the_bounds() -> None:
     assert actions.min() >= -3.0
     assert actions.max() <= 1.0
     assert actions.mean() == pytest.approx(-1.0, abs=0.1)  # the middle of the bounds
-    plain: Any = small("PPOERA", env, squash=False)
-    assert isinstance(plain.policy.action_dist, DiagGaussianDistribution)
+    plain: Any = small("PPOERA", env, distribution="normal")
     distribution = plain.policy.get_distribution(torch.as_tensor(some_states(plain, 3)))
     # the floor is that of actions normalised to [-1, 1]: half the range is 2, ln 2 a dimension
-    assert distribution.entropy().min().item() == pytest.approx(
-        -0.6 + 2.0 * math.log(2.0), abs=1e-6
-    )
+    host = DiagGaussianDistribution(2).proba_distribution(*distribution.params)
+    assert host.entropy().min().item() == pytest.approx(-0.6 + 2.0 * math.log(2.0), abs=1e-6)
+    actions = distribution.sample()
+    torch.testing.assert_close(distribution.log_prob(actions), host.log_prob(actions))
     assert plain.policy.entropy(torch.as_tensor(some_states(plain, 3))).min() >= -0.6 - 1e-6
 
 
@@ -120,7 +120,7 @@ def test_the_floor_bounds_the_density_and_so_the_ratio(log_std_min: float) -> No
     params = policy.dist_params(policy.raw_params(torch.as_tensor(some_states(model, 2_000))))
     distribution = policy.action_dist.proba_distribution(*params)
     highest = distribution.log_prob(distribution.mode())
-    assert highest.max().item() <= 6 / 2 - policy.entropy_floor + 1e-4
+    assert highest.max().item() <= 6 / 2 - policy.target_entropy + 1e-4
 
 
 @pytest.mark.parametrize(
@@ -129,15 +129,19 @@ def test_the_floor_bounds_the_density_and_so_the_ratio(log_std_min: float) -> No
         (BOX, {"use_sde": True}, "use_sde=True must be False"),
         (BOX, {"target_entropy_fraction": 0.5}, "target_entropy_fraction=0.5 is for discrete"),
         (BOX, {"target_entropy": 2.0}, "target_entropy=2.0 must be below 1.38"),
-        (BOX, {"squash": False, "slack": 0.1}, "need squash=True"),
-        (BOX, {"squash": False, "floor": "exact"}, "need squash=True"),
+        (BOX, {"distribution": "normal", "slack": 0.1}, "slack=0.1 must be None with distribution"),
+        (BOX, {"distribution": "normal", "floor": "exact"}, "floor='exact' must be 'gaussian'"),
         (
             BOX,
-            {"squash": False, "delta": "auto"},
-            "delta='auto' must be left out with squash=False",
+            {"distribution": "normal", "delta": "auto"},
+            "delta='auto' must be left out with distribution='normal'",
         ),
         (BOX, {"delta": "auto"}, "delta='auto' needs floor='gaussian'"),
-        (DISCRETE, {"squash": False}, "squash=False is for Box action spaces"),
+        (
+            DISCRETE,
+            {"distribution": "normal"},
+            "distribution='normal' is for Box action spaces",
+        ),
         (DISCRETE, {"slack": 0.2}, "slack=0.2 is for Box action spaces"),
         (DISCRETE, {"target_entropy": 1.4}, "target_entropy=1.4 must be in [0, 1.38629)"),
         (DISCRETE, {"target_entropy": -0.1}, "target_entropy=-0.1 must be in [0, 1.38629)"),
@@ -223,7 +227,7 @@ class TestMasks:
             free = distribution.entropy()
             distribution.apply_masking(np.eye(4, dtype=bool)[:1].repeat(100, 0))
             distribution.apply_masking(None)
-        assert free.min().item() >= policy.entropy_floor - 1e-6
+        assert free.min().item() >= policy.target_entropy - 1e-6
         assert torch.equal(free, distribution.entropy())
 
     @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])

@@ -186,7 +186,7 @@ def test_compiled_passes_are_for_the_modes_of_training(compiled_as_is: list[Any]
     ("name", "space", "options"),
     [
         ("PPOERA", BOX, {}),
-        ("PPOERA", BOX, {"squash": False}),
+        ("PPOERA", BOX, {"distribution": "normal"}),
         ("PPOERA", BOX, {"floor": "gaussian", "delta": "auto"}),
         ("PPOERA", MULTI_DISCRETE, {}),
         ("A2CERA", DISCRETE, {"n_envs": 3}),
@@ -340,7 +340,7 @@ def test_a_traced_run_keeps_every_option(
 def test_trains_compiled_and_saves(tmp_path: Any) -> None:
     monitor = EntropyMonitor(check_freq=5)
     compiled = trained(small_sacera(compile=True, slack=0.3), callback=monitor)
-    assert monitor.minimum >= compiled.policy.entropy_floor
+    assert monitor.minimum >= compiled.policy.target_entropy
     eager = trained(small_sacera(compile=False, slack=0.3)).policy.state_dict()
     for name, value in compiled.policy.state_dict().items():
         torch.testing.assert_close(value, eager[name], rtol=1e-3, atol=1e-5)

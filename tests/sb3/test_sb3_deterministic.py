@@ -21,8 +21,8 @@ from sb3_family import (
 )
 from torch import Tensor
 
-from era_rl.core import TruncatedNormal
-from era_rl.sb3 import SACERA, TruncatedNormalDistribution
+from era_rl.core import PolicyOptions, TruncatedNormal
+from era_rl.sb3 import SACERA
 
 BOUNDED = [*OFF_POLICY, *ON_POLICY]
 
@@ -127,8 +127,8 @@ def test_it_is_saved_and_may_be_changed_at_load(name: str, tmp_path: Path) -> No
         (
             "PPOERA",
             BOX,
-            {"deterministic_action": "mean", "squash": False},
-            "='mean' must be 'mode' for squash=False",
+            {"deterministic_action": "mean", "distribution": "normal"},
+            "='mean' must be 'mode' for distribution='normal'",
         ),
         (
             "A2CERA",
@@ -154,12 +154,11 @@ def test_what_has_no_mean_is_refused(
 
 def test_models_saved_before_it_was_there_act_by_their_mode(tmp_path: Path) -> None:
     model: Any = small("SACERA")
-    del model.__dict__["deterministic_action"]
     model.save(tmp_path / "old")
     loaded = SACERA.load(tmp_path / "old", device="cpu")
-    assert loaded.policy.actor.deterministic_action == "mode"
+    assert loaded.policy.actor.options.deterministic_action == "mode"
 
 
 def test_the_distribution_refuses_other_actions() -> None:
     with pytest.raises(ValueError, match="deterministic_action='max' must be 'mode' or 'mean'"):
-        TruncatedNormalDistribution(2, "max")  # type: ignore[arg-type]
+        PolicyOptions(deterministic_action="max")  # type: ignore[arg-type]

@@ -20,8 +20,14 @@ from era_rl.sb3 import PPOERA, EntropyMonitor
         ({"ent_coef": 0.1}, "ent_coef=0.1 must be 0"),
         ({"ent_coef": "auto"}, "ent_coef='auto' must be 0"),
         ({"use_sde": True}, "use_sde=True must be False"),
-        ({"distribution": "tanh"}, "floor='exact' must be 'gaussian' with distribution='tanh'"),
-        ({"distribution": "beta"}, "distribution='beta' must be 'truncated' or 'tanh'"),
+        (
+            {"distribution": "tanh", "floor": "exact"},
+            "floor='exact' must be 'gaussian', or left out, with distribution='tanh'",
+        ),
+        ({"distribution": "beta"}, "distribution='beta' must be 'truncated', 'tanh' or 'normal'"),
+        ({"distribution": "normal"}, "distribution='normal' must be 'truncated' or 'tanh'"),
+        ({"nats_per_dim": -1.0, "target_entropy": -2.0}, "nats_per_dim=-1.0 exclude each other"),
+        ({"log_std_min": None}, "log_std_min=None must be a number"),
         ({"floor": "none"}, "floor='none' must be 'exact' or 'gaussian'"),
         ({"delta": 0.1}, "delta=0.1 needs floor='gaussian'"),
         ({"delta": "auto"}, "delta='auto' needs floor='gaussian', not 'exact'"),
@@ -84,7 +90,7 @@ def _env(action_space: spaces.Space) -> gym.Env:
 def test_refuses_other_action_spaces() -> None:
     with pytest.raises(AssertionError, match=r"only supports .*Box"):
         small_sacera(_env(spaces.Discrete(3)))
-    with pytest.raises(AssertionError, match="finite lower and upper bound"):
+    with pytest.raises(ValueError, match="bounds of dimension 0 are low=-inf and high=inf"):
         small_sacera(_env(spaces.Box(-np.inf, np.inf, (2,), np.float32)))
 
 
@@ -94,8 +100,10 @@ def test_refuses_a_policy_of_another_name() -> None:
 
 
 def test_a_learned_delta_without_squashing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"delta='auto' must be left out with squash=False"):
-        PPOERA("MlpPolicy", TargetEnv(), squash=False, floor="gaussian", delta="auto")
+    with pytest.raises(ValueError, match=r"delta='auto' must be left out with distribution='n"):
+        PPOERA("MlpPolicy", TargetEnv(), distribution="normal", floor="gaussian", delta="auto")
+    with pytest.raises(TypeError, match="squash=False is distribution='normal' now"):
+        PPOERA("MlpPolicy", TargetEnv(), squash=False)
 
 
 def test_the_monitor_refuses_a_stock_algorithm() -> None:

@@ -83,7 +83,7 @@ def test_the_squashed_policy_reports_the_entropy_of_its_actions() -> None:
 def test_the_target_is_a_number_after_construction(target_entropy: Any, expected: float) -> None:
     model = small_sacera(TargetEnv(6), target_entropy=target_entropy)
     assert type(model.target_entropy) is float
-    assert model.target_entropy == model.policy.entropy_floor == expected
+    assert model.target_entropy == model.policy.target_entropy == expected
 
 
 class TestLearnedDelta:

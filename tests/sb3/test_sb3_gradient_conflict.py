@@ -13,7 +13,7 @@ from sb3_toys import TargetEnv, read_rows
 from stable_baselines3 import A2C, DQN, PPO, SAC
 
 from era_rl.core import TruncatedNormal, truncated_normal_entropy
-from era_rl.sb3 import GradientConflict, plot_gradient_conflict
+from era_rl.sb3 import GradientConflict, HeadDistribution, plot_gradient_conflict
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS
 
 COSINES = (CONFLICT_COLUMNS.index("cosine_params"), CONFLICT_COLUMNS.index("cosine_actor"))
@@ -42,7 +42,7 @@ def test_equals_finite_differences_of_the_same_draws(name: str) -> None:
 
     def objective(loc: torch.Tensor, log_std: torch.Tensor) -> tuple[float, float]:
         torch.set_rng_state(u)
-        distribution = model.actor._distribution().proba_distribution(loc, log_std)
+        distribution = HeadDistribution(model.actor.head).proba_distribution(loc, log_std)
         values = model.critic(data.observations, distribution.sample())
         q = values.mean((1, 2)) if name == "TQCERA" else torch.cat(values, 1).amin(1)
         return q.double().mean().item(), distribution.entropy().double().mean().item()
@@ -99,7 +99,7 @@ def test_the_cosine_at_the_weights_is_that_of_the_returns_and_a_plain_bonus() ->
     torch.manual_seed(3)
     obs = model.replay_buffer.sample(32).observations
     actions = (
-        model.actor._distribution()
+        HeadDistribution(model.actor.head)
         .proba_distribution(*model.policy.dist_params(model.policy.raw_params(obs)))
         .sample()
     )

@@ -193,7 +193,7 @@ def test_observes_dicts() -> None:
     model = small_sacera(env, "MultiInputPolicy", policy_kwargs=extractor, batch_size=4)
     monitor = EntropyMonitor(check_freq=7)
     model.learn(24, callback=monitor)
-    assert model.policy.entropy_floor <= monitor.minimum < float("inf")
+    assert model.policy.target_entropy <= monitor.minimum < float("inf")
 
 
 def test_leaves_batch_statistics_and_the_course_of_training_alone() -> None:

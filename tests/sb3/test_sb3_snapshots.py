@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, spaces.Space, dict[str, Any]]] = {
     "crossqera": ("CrossQERA", BOX, {}),
     "xqcera": ("XQCERA", BOX, {}),
     "ppoera": ("PPOERA", BOX, {"n_epochs": UPDATES}),
-    "ppoera_unbounded": ("PPOERA", BOX, {"n_epochs": UPDATES, "squash": False}),
+    "ppoera_unbounded": ("PPOERA", BOX, {"n_epochs": UPDATES, "distribution": "normal"}),
     "ppoera_discrete": ("PPOERA", DISCRETE, {"n_epochs": UPDATES}),
     "a2cera": ("A2CERA", BOX, {}),
     "a2cera_discrete": ("A2CERA", MULTI_DISCRETE, {}),

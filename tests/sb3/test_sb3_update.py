@@ -14,12 +14,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from era_rl.core import (
-    TruncatedNormal,
+    TanhGaussianHead,
+    TruncatedGaussianHead,
     gaussian_era,
     truncated_normal_era,
     truncated_normal_sample,
 )
-from era_rl.sb3 import SACERA, TanhNormalDistribution, TruncatedNormalDistribution
+from era_rl.sb3 import SACERA
 from era_rl.sb3.gradients import TraceableBatchRenorm
 
 BATCH, ACTION_DIM = 16, 2
@@ -267,8 +268,8 @@ def test_no_log_probability_is_computed(
         raise AssertionError("log_prob was called")
 
     model = small_sacera(**options)
-    for distribution in (TruncatedNormal, TruncatedNormalDistribution, TanhNormalDistribution):
-        monkeypatch.setattr(distribution, "log_prob", refuse)
+    for head in (TruncatedGaussianHead, TanhGaussianHead):
+        monkeypatch.setattr(head, "log_prob", refuse)
     model.learn(30)
     assert model._n_updates > 0
     with pytest.raises(AssertionError, match="log_prob was called"):

@@ -311,9 +311,9 @@ def test_search_spaces_draw_what_the_algorithms_take(seed):
     for algorithm in (SACERA, PPOERA):
         model = algorithm("MlpPolicy", "Pendulum-v1", **settings)
         model.set_logger(configure(None, []))
-        assert model.policy.entropy_floor == pytest.approx(settings["target_entropy"])
+        assert model.policy.target_entropy == pytest.approx(settings["target_entropy"])
     fraction = sample_era(study.ask(), 0)
-    assert PPOERA("MlpPolicy", "CartPole-v1", **fraction).policy.entropy_floor > 0.0
+    assert PPOERA("MlpPolicy", "CartPole-v1", **fraction).policy.target_entropy > 0.0
 
 
 def test_every_search_space_can_be_read_back_from_a_trial():

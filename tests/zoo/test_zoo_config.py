@@ -220,7 +220,7 @@ def test_settings_at_the_end_of_their_range_are_accepted(changes):
 
 
 def test_settings_of_the_own_algorithm_are_known_and_of_others_are_not():
-    check({**SETTINGS, "squash": False, "ent_coef": 0.01, "n_envs": 2}, PPOERA)
+    check({**SETTINGS, "distribution": "normal", "ent_coef": 0.01, "n_envs": 2}, PPOERA)
     check({**SETTINGS, "slack": 0.1, "tau": 0.1, "policy_kwargs": {"n_critics": 3}}, SACERA)
     with pytest.raises(SettingsError, match="'tau'"):
         check({**SETTINGS, "tau": 0.1}, PPOERA)
