@@ -49,8 +49,7 @@ class TQCERA(ReplayTrainingMixin, TQC):
         policy: As of :class:`SACERA`.
         env: Environment or its id; the action space must be a bounded Box.
         *args: TQC's arguments by position.
-        **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
-            ``slack``, ``distribution``, ``deterministic_action``, ``layer_norm`` and ``compile`` as
+        **kwargs: The fields of :class:`~era_rl.core.PolicyOptions`, ``layer_norm`` and ``compile`` as
             for :class:`SACERA`, and TQC's own.
 
     Raises:
@@ -82,8 +81,7 @@ class CrossQERA(ReplayTrainingMixin, CrossQ):
         policy: "MlpPolicy", the only one that CrossQ has, or a policy class derived from it.
         env: Environment or its id; the action space must be a bounded Box.
         *args: CrossQ's arguments by position.
-        **kwargs: ``target_entropy``, ``floor``, ``delta``, ``log_std_min``, ``log_std_max``,
-            ``slack``, ``distribution``, ``deterministic_action`` and ``compile`` as for
+        **kwargs: The fields of :class:`~era_rl.core.PolicyOptions` and ``compile`` as for
             :class:`SACERA`, and CrossQ's own.
 
     Raises:
@@ -195,30 +193,17 @@ class PPOERA(_OnPolicyERAMixin, PPO):
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
         env: Environment or its id.
         *args: PPO's arguments by position.
-        target_entropy: H0 in nats, summed over action dimensions (of actions normalised to [-1, 1])
-            or components; "auto" = -0.3 action_dim, or 0.3 sum_i ln n_i for discrete actions.
-        target_entropy_fraction: For discrete actions, H0 as a fraction of the largest entropy, in
-            [0, 1), in the place of ``target_entropy``.
-        floor: For a Box: "exact" (the default) holds the policy's own entropy; "gaussian" is Eq. 11,
-            which holds that of the normal before truncation, and the default with squash=False.
-        delta: Compensation in nats for "gaussian", or "auto" to learn it: then the floor holds in
-            expectation only.
-        log_std_min: Lower bound of log_std, by default -5: smaller ones make log-probabilities of
-            actions away from the mean, and so approx_kl, enormous.
-        log_std_max: Upper bound of log_std, for "gaussian", by default 0.
-        slack: For "exact", the share of the entropy budget left unspent at the start, in (0, 1);
-            None pins the entropy at the floor wherever log_std_min does not lift it.
-        squash: False takes an unbounded normal under Eq. 11, whose actions SB3 clips to the bounds;
-            the floor is that of the normal before clipping, its std in units of half the range.
-        deterministic_action: For a Box, what ``predict(deterministic=True)`` and so evaluations return:
-            "mode" or "mean", as for :class:`SACERA`.
         compile: Whether the policy's ``forward`` and ``evaluate_actions`` run under torch.compile,
             which takes tens of seconds at their first calls: True, False, or "auto" for 50,000 steps
             of the (vectorised) environment and more. Equal to the eager ones up to rounding.
             Without a C++ compiler, or where compilation fails, it warns and runs eagerly.
         use_sde: Must be False.
-        **kwargs: PPO's arguments. ``ent_coef`` is 0 by default and may be set: the paper's PPO runs
-            kept a bonus of 0.01 besides the floor.
+        **kwargs: The fields of :class:`~era_rl.core.OnPolicyOptions`, by name: for a Box
+            ``target_entropy``, ``nats_per_dim``, ``floor``, ``slack``, ``min_entropy_per_dim``,
+            ``delta``, ``log_std_min``, ``log_std_max``, ``distribution`` ("normal" is unbounded, and
+            SB3 clips its actions) and ``deterministic_action``; for discrete actions ``target_entropy`` or
+            ``target_entropy_fraction``. And PPO's arguments: ``ent_coef`` is 0 by default and may be
+            set, the paper's PPO runs kept a bonus of 0.01 besides the floor.
 
     Raises:
         ValueError: For an infeasible floor, an action space without a head, ``use_sde``, or arguments
@@ -246,14 +231,15 @@ class MaskablePPOERA(_FiniteRolloutMixin, MaskablePPO):  # pyright: ignore[repor
 
     H[pi(.|s)] >= f sum_i ln m_i(s), with m_i(s) >= 1 the number of valid actions of component i: the
     floor is met after masking, masked actions keep probability zero, and where one action is valid
-    it is taken. Drop-in for ``sb3_contrib.MaskablePPO``, whose training loop it runs.
+    it is taken; where none is, all are as likely, as in the host. Drop-in for
+    ``sb3_contrib.MaskablePPO``, whose training loop it runs.
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.
         env: Environment with ``action_masks``; its action space is discrete.
         *args: MaskablePPO's arguments by position.
-        target_entropy_fraction: f in [0, 1), the floor as a fraction of the largest entropy.
-        **kwargs: MaskablePPO's arguments; ``ent_coef`` is 0 by default and may be set.
+        **kwargs: ``target_entropy_fraction``, f in [0, 1), or ``target_entropy`` = f sum_i ln n_i, and
+            MaskablePPO's arguments; ``ent_coef`` is 0 by default and may be set.
 
     Raises:
         ValueError: For a fraction outside [0, 1), an action space without a head, or ``use_sde``.

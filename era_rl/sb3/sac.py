@@ -33,21 +33,6 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
             derived from theirs.
         env: Environment or its id; the action space must be a bounded Box.
         *args: SB3's SAC arguments by position.
-        target_entropy: H0 in nats over all action dimensions, for actions normalised to [-1, 1];
-            "auto" = -0.5 action_dim (not SB3's -action_dim).
-        floor: "exact" holds the policy's own entropy in every state; "gaussian" is the paper's
-            Eq. 11, which holds that of the normal before truncation.
-        delta: Compensation in nats for "gaussian", or "auto" to learn it: then the floor holds in
-            expectation only.
-        log_std_min: Lower bound of log_std.
-        log_std_max: Upper bound of log_std, for "gaussian".
-        slack: For "exact", the share of the entropy budget left unspent at the start, in (0, 1);
-            None pins the entropy at the floor wherever log_std_min does not lift it.
-        distribution: "truncated" (normal truncated to [-1, 1]) or "tanh" (squashed normal, with
-            floor="gaussian" only: its floor is not per state).
-        deterministic_action: What ``predict(deterministic=True)``, and so evaluations, return: "mode",
-            tanh of the network's output, or "mean" ("truncated" only), which lies inside of it near
-            a bound, where the policy's noise has only one side. ``load`` takes it too.
         layer_norm: Whether the critics have a LayerNorm after each hidden layer.
         compile: Whether the gradients of an update, and the sampling of actions, run under
             torch.compile, which takes tens of seconds at the first step: True, False, or "auto" for
@@ -58,11 +43,18 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
         ent_coef: Must be 0: there is no entropy term.
         use_sde: Must be False.
         policy_kwargs: As in SB3.
-        **kwargs: SB3's SAC arguments (``tau`` is its Polyak coefficient, not softmax_era's).
+        **kwargs: The fields of :class:`~era_rl.core.PolicyOptions`, by name: ``target_entropy``,
+            ``nats_per_dim``, ``floor``, ``slack``, ``min_entropy_per_dim``, ``delta``, ``log_std_min``,
+            ``log_std_max``, ``distribution`` ("truncated" or "tanh") and ``deterministic_action``, for
+            which ``load`` takes another too. And SB3's SAC arguments (``tau`` is its Polyak
+            coefficient, not softmax_era's).
 
     Raises:
         ValueError: For an infeasible floor, a non-zero ``ent_coef``, ``use_sde``, or arguments that
-            exclude each other; the message names the argument, its value and the allowed range.
+            exclude each other, and for action bounds without a range; the message names the argument,
+            its value and the allowed range.
+
+    ``model.target_entropy = -3.0`` changes the floor at any time, checked and in force at once.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -22,7 +22,7 @@ from era_rl.core import OnPolicyOptions, PolicyOptions, TruncatedGaussianHead
 from era_rl.sb3 import A2CERA, PPOERA, SACERA, ERAActorCriticPolicy
 
 HOSTS = {"SACERA": SAC, "TQCERA": TQC, "CrossQERA": CrossQ, "PPOERA": PPO, "A2CERA": A2C}
-HOSTS["MaskablePPOERA"] = MaskablePPO
+HOSTS |= {"MaskablePPOERA": MaskablePPO, "XQCERA": SAC}
 
 
 def space_of(name: str) -> spaces.Space:
