@@ -160,8 +160,8 @@ class ObservingMixin(BaseAlgorithm):
         policy_class = self.policy_aliases.get(policy) if isinstance(policy, str) else policy
         defaults = getattr(policy_class, "algorithm_defaults", {})
         host = next(base for base in type(self).__mro__ if _is_host(base))
-        given = inspect.signature(host).bind_partial(policy, env, *args, **kwargs).arguments
-        super().__init__(**{**defaults, **given})
+        given = inspect.signature(host).bind_partial(policy, env, *args).arguments
+        super().__init__(**{**defaults, **given, **kwargs})
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         normalised = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
