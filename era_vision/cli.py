@@ -34,9 +34,7 @@ def parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--device", help="torch device; default: the one of training")
     refuse_old(evaluation, {"--cpu": "--device"})
     evaluation.set_defaults(command=evaluate_checkpoint)
-    export = commands.add_parser(
-        "export", help="a checkpoint as .pt2 or .onnx, pixels in [0, 1] in"
-    )
+    export = commands.add_parser("export", help="a checkpoint as a file for pixels in [0, 1]")
     export.add_argument("checkpoint", type=Path)
     export.add_argument("path", type=Path, help="file to write: .pt2 (torch.export) or .onnx")
     export.add_argument("--raw", action="store_true", help="without the head, so without the floor")

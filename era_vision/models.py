@@ -52,12 +52,7 @@ def build_model(
     Raises:
         ValueError: If the name is unknown or the model does not have what is asked of it.
     """
-    options: dict[str, Any] = {"norm_layer": group_norm} if norm == "group" else {}
-    family = name.partition("_")[0]
-    if image_size and family in _SIZED:
-        options[_SIZED[family]] = (image_size,) * 2 if family == "maxvit" else image_size
-    if name in _AUXILIARY:
-        options |= {"aux_logits": False, **({} if pretrained else {"init_weights": True})}
+    options = _options(name, norm, pretrained, image_size)
     if name == "resnet8":
         if pretrained:
             raise ValueError(f"pretrained={pretrained!r}: resnet8 has no pretrained weights")
@@ -65,15 +60,7 @@ def build_model(
     elif name.startswith("timm/"):
         model = _timm_model(name, pretrained, image_size, num_classes=num_classes, **options)
     else:
-        check_names("model", [name], ["resnet8", "timm/NAME", *list_models(torchvision.models)])
-        if pretrained:
-            weights = get_model_weights(name)
-            given = pretrained.removeprefix(f"{weights.__name__}.")
-            check_names(f"pretrained weights of {name}", [given], weights.__members__)
-            model = _get_model(name, weights=given, **options)
-            _new_last_layer(model, num_classes)
-        else:
-            model = _get_model(name, num_classes=num_classes, **options)
+        model = _torchvision_model(name, pretrained, num_classes, **options)
     if stem == "cifar":
         _use_cifar_stem(model, name)
     if dropout:
@@ -113,8 +100,7 @@ def resnet8(num_classes: int, *, width: int = 16, norm_layer: Any = nn.BatchNorm
 
 def model_of(config: Config, num_classes: int, image_size: int | None) -> nn.Module:
     """Return the bare model of a configuration, for images of a size."""
-    names = ("stem", "norm", "dropout", "pretrained")
-    options = {name: getattr(config, name) for name in names}
+    options = {name: getattr(config, name) for name in ("stem", "norm", "dropout", "pretrained")}
     return build_model(config.model, num_classes, image_size=image_size, **options)
 
 
@@ -143,6 +129,25 @@ def freeze_features(model: nn.Module) -> None:
     last_layer(model)[1].requires_grad_(True)
 
 
+def _options(name: str, norm: Norm, pretrained: str | None, size: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"norm_layer": group_norm} if norm == "group" else {}
+    if size and (family := name.partition("_")[0]) in _SIZED:
+        options[_SIZED[family]] = (size, size) if family == "maxvit" else size
+    if name in _AUXILIARY:
+        options |= {"aux_logits": False, **({} if pretrained else {"init_weights": True})}
+    return options
+
+
+def _torchvision_model(name: str, pretrained: str | None, classes: int, **rest: Any) -> nn.Module:
+    check_names("model", [name], ["resnet8", "timm/NAME", *list_models(torchvision.models)])
+    if not pretrained:
+        return _get_model(name, num_classes=classes, **rest)
+    weights = get_model_weights(name)
+    given = pretrained.removeprefix(f"{weights.__name__}.")
+    check_names(f"pretrained weights of {name}", [given], weights.__members__)
+    return _new_last_layer(_get_model(name, weights=given, **rest), classes)
+
+
 def _get_model(name: str, make: Any = get_model, **options: Any) -> nn.Module:
     try:
         return make(name, **options)
@@ -154,18 +159,16 @@ def _get_model(name: str, make: Any = get_model, **options: Any) -> nn.Module:
         raise ValueError(f"{' or '.join(asked)} does not fit model={name!r}: {error}") from error
 
 
-def _timm_model(
-    name: str, pretrained: str | None, image_size: int | None, **options: Any
-) -> nn.Module:
+def _timm_model(name: str, pretrained: str | None, size: int | None, **rest: Any) -> nn.Module:
     if find_spec("timm") is None:
         raise ValueError(f"model={name!r} needs the extra timm: pip install 'era-rl[timm]'")
     timm: Any = import_module("timm")
     short = name.removeprefix("timm/")
     check_names("model of timm", [short], timm.list_models())
-    if image_size and getattr(timm.get_pretrained_cfg(short), "fixed_input_size", False):
-        options["img_size"] = image_size
+    if size and getattr(timm.get_pretrained_cfg(short), "fixed_input_size", False):
+        rest["img_size"] = size
     tag = f".{pretrained}" if pretrained not in (None, "DEFAULT") else ""
-    return _get_model(short + tag, timm.create_model, pretrained=bool(pretrained), **options)
+    return _get_model(short + tag, timm.create_model, pretrained=bool(pretrained), **rest)
 
 
 def _use_cifar_stem(model: nn.Module, name: str) -> None:
@@ -176,7 +179,7 @@ def _use_cifar_stem(model: nn.Module, name: str) -> None:
     model.add_module("maxpool", nn.Identity())
 
 
-def _new_last_layer(model: nn.Module, num_classes: int) -> None:
+def _new_last_layer(model: nn.Module, num_classes: int) -> nn.Module:
     name, layer = last_layer(model)
     if isinstance(layer, nn.Linear):
         new = nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
@@ -184,6 +187,7 @@ def _new_last_layer(model: nn.Module, num_classes: int) -> None:
         new = nn.Conv2d(layer.in_channels, num_classes, kernel_size=1)
     parent, _, child = name.rpartition(".")
     model.get_submodule(parent).add_module(child, new)
+    return model
 
 
 def _drop_inputs(layer: nn.Module, inputs: tuple[Tensor], *, p: float) -> Tensor:
