@@ -62,7 +62,7 @@ class Run(RunParts):
     """
 
     def train(self, folder: Path | str, callbacks: Sequence[BaseCallback] = ()) -> BaseAlgorithm:
-        """Train a new agent and return it.
+        """Train a new agent and return it, its environments closed.
 
         Args:
             folder: Folder of the run, held until it ends. What fails before the first step leaves none.
