@@ -325,4 +325,4 @@ def test_every_search_space_can_be_read_back_from_a_trial():
         extra = {"using_her_replay_buffer": False, "her_kwargs": {}}
         settings = HYPERPARAMS_SAMPLER[algo](trial, 3, 1, extra)
         assert HYPERPARAMS_CONVERTER[algo](trial.params) == settings
-        assert ("tau" in settings) == (algo.startswith(("sac", "fastsac", "tqc")))
+        assert ("tau" in settings) == (algo.startswith(("sac", "fastsac", "tqc", "xqc")))
