@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor, nn
 
 from era_rl.networks import BatchNormMLP
-from era_rl.sb3 import XQCERA
+from era_rl.sb3 import XQCERA, DeviceReplayBuffer, SACERAPolicy
 from era_rl.sb3.gradients import Transitions
 from era_rl.sb3.xqc import xqc_critic_loss
 
@@ -97,7 +97,9 @@ def test_the_scale_is_saved_and_goes_on_with_other_environments(tmp_path: Path) 
 
 def test_rows_keep_unit_norm_and_the_actor_waits() -> None:
     """|w_i| = 1 in actor and critics throughout; the actor moves at every third update."""
-    model: Any = small("XQCERA", gradient_steps=1, slack=0.3)
+    model: Any = small(
+        "XQCERA", gradient_steps=1, slack=0.3, replay_buffer_class=DeviceReplayBuffer
+    )
     model.learn(22)
     for _ in range(6):
         before = [weight.clone() for weight in weights(model.actor)]
@@ -126,3 +128,8 @@ def test_rows_keep_unit_norm_and_the_actor_waits() -> None:
 def test_refuses_what_it_has_no_use_for(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small("XQCERA", **options)
+
+
+def test_refuses_a_policy_without_categorical_critics() -> None:
+    with pytest.raises(ValueError, match="policy=SACERAPolicy must be one of 'MlpPolicy'"):
+        small("XQCERA", policy=SACERAPolicy)
