@@ -37,12 +37,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "adaptive-1.1": {
         "era_enabled": False, "use_adaptive_entropy": True, "entropy_target": 1.1
     },
+    "top-quantile": {"era_enabled": False, "top_entropy_quantile": 0.2},
     "era-1.5": ERA,
 }  # fmt: skip
 TITLES = {
     "grpo": "GRPO",
     "adaptive-1.5": "GRPO + TRL's adaptive bonus, target 1.5",
     "adaptive-1.1": "GRPO + TRL's adaptive bonus, target 1.1",
+    "top-quantile": "GRPO on the fifth of the tokens of highest entropy",
     "era-1.5": "GRPO-ERA, low threshold 1.5",
 }
 CURVES = (
