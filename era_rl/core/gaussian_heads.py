@@ -313,7 +313,8 @@ class TruncatedGaussianHead(_GaussianParams):
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """Return the actions in [-1, 1] that the noise gives (:func:`truncated_normal_sample`)."""
-        return truncated_normal_sample(*params, noise)
+        loc, log_std = params
+        return truncated_normal_sample(loc, log_std, noise)
 
     def shared(self, params: Params) -> Truncation:
         """Return the truncation of the parameters."""

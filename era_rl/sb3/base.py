@@ -113,7 +113,7 @@ class ERAMixin(BaseAlgorithm):
         if self._ready:
             self.era_policy.head.target_entropy = value
             value = self.era_policy.target_entropy
-        self.__dict__["target_entropy"] = value  # what is saved for the hosts, which set theirs
+        vars(self)["target_entropy"] = value  # what is saved for the hosts, which set theirs
 
     def _setup_model(self) -> None:
         if not hasattr(self.policy_class, "target_entropy"):
@@ -135,7 +135,7 @@ class ERAMixin(BaseAlgorithm):
 
     def _options_in_force(self) -> PolicyOptions:
         """Return the options given, or those of the file whose attributes have been loaded."""
-        state = self.__dict__
+        state = vars(self)
         action = state.pop("deterministic_action", None)
         options = self.policy_kwargs.get("options", self.options)
         if before := state.pop("era_kwargs", None):  # a file of before there were options
@@ -318,7 +318,7 @@ class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
         super().__init__(*args, **{**kwargs, "ent_coef": 0.0})
 
     def _setup_model(self) -> None:
-        if self.__dict__.pop("_layer_norm", False):
+        if vars(self).pop("_layer_norm", False):
             self.policy_kwargs = {**self.policy_kwargs, "layer_norm": True}
         super()._setup_model()
 
