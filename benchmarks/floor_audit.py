@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -215,9 +216,7 @@ def measure(settings: Audit) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Audit every head and write one JSON file."""
-    return run(Audit, measure, argv)
+main = partial(run, Audit, measure)
 
 
 if __name__ == "__main__":

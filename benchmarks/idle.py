@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,9 +105,7 @@ def measure(settings: Idle) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure every environment and write one JSON file."""
-    return run(Idle, measure, argv)
+main = partial(run, Idle, measure)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import benchmarks.reaching  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
 from benchmarks.acting import returns_by_action
-from benchmarks.results import RESULTS, SCRATCH, circumstances, read
+from benchmarks.results import RESULTS, SCRATCH, circumstances
 from benchmarks.suite import AGENT, TrainingRun
 from benchmarks.trace import COLUMNS, PolicyTrace, read_rows
 from era_rl.runs.folder import cut_rows, locked, newest_intact, step_of, write_json
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with locked(folder):
         # at once: what cannot be written is not to be measured
         run.result(results).parent.mkdir(parents=True, exist_ok=True)
-        if read(run, results) is None:
+        if not run.is_done(results):
             write_json(run.result(results), execute(run, folder))
 
 

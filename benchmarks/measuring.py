@@ -41,11 +41,9 @@ def run(
             and machine.
         argv: The arguments, or None for the process's.
     """
-    module = sys.modules[measure.__module__]
-    name = Path(str(module.__file__)).stem
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{name}", description=module.__doc__
-    )
+    module: Any = sys.modules[measure.__module__]
+    name = module.__spec__.name
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=module.__doc__)
     add_arguments(parser, kind)
 
     def measured() -> None:
@@ -56,7 +54,7 @@ def run(
         sys.stdout.write(f"{settings.out}\n")
 
     arguments = parser.parse_args(argv)
-    return exit_status(f"benchmarks.{name}", measured)
+    return exit_status(name, measured)
 
 
 def seconds(function: Callable[[], Any], device: str) -> float:

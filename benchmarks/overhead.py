@@ -117,9 +117,7 @@ def measure(settings: Overhead) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure and write one JSON file."""
-    return run(Overhead, measure, argv)
+main = partial(run, Overhead, measure)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
-"""Results of suites: one file a run, never mixed across configurations."""
+"""Where results stand, and what they were measured with."""
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite import TrainingRun
-from era_rl.runs.record import provenance, read_record
+from era_rl.runs.record import provenance
 
 RESULTS = Path("benchmarks/results")
 SCRATCH = Path("runs/benchmarks")
-PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "mujoco")
-PACKAGES += ("dm_control", "numpy")
-
-
-def read(run: TrainingRun, results: Path) -> dict[str, Any] | None:
-    """Return the result of a run, or None; SettingsError if it is damaged or of another config."""
-    return read_record(run.result(results), run.config)
+PACKAGES = (
+    *("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "mujoco", "dm_control"),
+    *("numpy", "torchrl", "tensordict", "ray", "torchvision", "torchmetrics", "accelerate"),
+    *("transformers", "trl"),
+)
 
 
 def circumstances() -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Protocol
 
-from benchmarks import results
 from benchmarks.suite import AGENT, Run, Suite, TrainingRun
 from era_rl.runs.folder import checkpoints, step_of
 
@@ -97,7 +96,7 @@ def status(suite: Suite, results_folder: Path, scratch: Path) -> Status:
     """
     found = Status()
     for run in suite.all:
-        if _is_done(run, results_folder):
+        if run.is_done(results_folder):
             found.done.append(run)
             continue
         found.missing.append(run)
@@ -118,7 +117,7 @@ class Estimate:
     def __init__(self, suite: Suite, results_folder: Path) -> None:
         self.speeds: list[tuple[str, str, float]] = []
         for run in suite.runs:
-            if (result := results.read(run, results_folder)) is not None:
+            if (result := run.read(results_folder)) is not None:
                 self.speeds.append((run.task, run.arm, result["steps_per_second"]))
 
     def seconds(self, run: Run, done_steps: int = 0) -> float | None:
@@ -202,7 +201,7 @@ class Runner:
             if exit_status is None:
                 continue
             del self.running[name]
-            if exit_status == 0 and _is_done(run, self.results):
+            if exit_status == 0 and run.is_done(self.results):
                 self.finished.append(name)
                 self.estimate = Estimate(self.suite, self.results)
                 continue
@@ -291,9 +290,3 @@ def duration(seconds: float) -> str:
 
 def _last_first_cell(lines: Sequence[str]) -> int:
     return int(float(lines[-1].partition(",")[0])) if len(lines) > 1 else 0
-
-
-def _is_done(run: Run, results_folder: Path) -> bool:
-    if isinstance(run, TrainingRun):
-        return results.read(run, results_folder) is not None
-    return run.result(results_folder).exists()

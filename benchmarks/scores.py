@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import idle, metrics, results
+from benchmarks import idle, metrics
 from benchmarks.metrics import Array
 from benchmarks.suite import Suite
 
@@ -104,7 +104,7 @@ def load(suite: Suite, folder: Path) -> Findings:
         return Findings(suite)
     grid: dict[tuple[str, str], Runs] = {}
     for run in suite.runs:
-        if (result := results.read(run, folder)) is not None:
+        if (result := run.read(folder)) is not None:
             grid.setdefault((run.task, label(run.arm, suite)), []).append(result)
     arms = {label(name, suite): entry for name, entry in suite.content["arms"].items()}
     tasks = {name: _task(suite, name) for name in suite.content["tasks"]}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from era_rl.runs.agent import ALGORITHMS, algorithm_class
-from era_rl.runs.record import config_hash
+from era_rl.runs.record import config_hash, read_record
 from era_rl.runs.settings import SettingsError, check_names
 from era_rl.runs.yaml_files import read_mapping
 from era_rl.sb3.run_settings import check, config_path, entry_for
@@ -84,6 +84,14 @@ class TrainingRun:
         """Return the file of the result, given the folder of results of the suite that lists it."""
         return self._own(results) / f"{self.name}.json"
 
+    def read(self, results: Path) -> dict[str, Any] | None:
+        """Return the result, or None; SettingsError if it is damaged or of another config."""
+        return read_record(self.result(results), self.config)
+
+    def is_done(self, results: Path) -> bool:
+        """Return whether there is a result; SettingsError as :meth:`read`."""
+        return self.read(results) is not None
+
     def folder(self, scratch: Path) -> Path:
         """Return the folder for checkpoints and logs; another config has another."""
         return self._own(scratch) / f"{self.name}-{self.config_hash}"
@@ -120,6 +128,10 @@ class CommandRun:
     def result(self, results: Path) -> Path:
         """Return the file that is there when the measurement is done."""
         return self.output
+
+    def is_done(self, results: Path) -> bool:
+        """Return whether the file is there."""
+        return self.output.exists()
 
     def folder(self, scratch: Path) -> Path:
         """Return the folder for logs."""

@@ -213,9 +213,7 @@ class SBX:
         return answer.strip()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure and write one JSON file."""
-    return run(Throughput, measure, argv)
+main = partial(run, Throughput, measure)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,15 @@ ratios are taken within a turn, so that drift of the machine falls on all alike.
 fresh process above its level before the step (Linux).
 """
 
-import argparse
-import json
-import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import trl.trainer.utils as trl_utils
@@ -34,16 +32,16 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from benchmarks.llm.toy import toy_prompts, toy_reward, toy_tokenizer
-from benchmarks.llm.toy_runs import versions
+from benchmarks.measuring import Measurement, run
+from benchmarks.results import RESULTS
 from era_llm.functional import selected_logps
 from era_llm.fused_head import ScaledHead
 from era_llm.loss_call import LossCall
 from era_llm.options import ERAOptions
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
-from era_rl.runs.folder import write_json
-from era_rl.runs.record import command_line, peak_memory_mib
+from era_rl.runs.record import peak_memory_mib
+from era_rl.runs.settings import Setting
 
-RESULTS = Path("benchmarks/results/llm/loss_step.json")
 BATCH, TIME, HIDDEN, VOCABULARY, LAYERS = 8, 128, 512, 32_000, 8
 
 
@@ -169,11 +167,12 @@ def peak(way: str) -> float:
     Args:
         way: A key of HEADS.
     """
-    command = [sys.executable, "-m", "benchmarks.llm.loss_step", "--memory-of", way]
+    code = f"from benchmarks.llm.loss_step import raised_memory; print(raised_memory({way!r}))"
+    command = [sys.executable, "-c", code]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure_memory(way: str) -> float:
+def raised_memory(way: str) -> float:
     """Run one step in this process and return the rise of its peak memory in MiB."""
     torch.set_num_threads(1)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the imports
@@ -182,49 +181,29 @@ def measure_memory(way: str) -> float:
     return (peak_memory_mib() or 0.0) - before
 
 
-def main() -> None:
-    """Measure, and write the figures and their settings."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--memory-of", choices=list(HEADS), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.memory_of:
-        sys.stdout.write(str(measure_memory(options.memory_of)))
-        return
-    result = {
-        **timings(options.repeats),
-        "logits_mib": BATCH * TIME * VOCABULARY * 4 / 2**20,
-        "peak_mib": {way: round(peak(way)) for way in HEADS},
-    }
-    write_json(options.out, result)
-    sys.stdout.write(json.dumps(result["median_ratio_to_stock"]) + "\n")
+@dataclass(frozen=True, kw_only=True)
+class LossStep(Measurement):
+    """How often it is measured."""
+
+    repeats: Annotated[int, Setting("steps of each way, after one to warm up", low=1)] = 7
+    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "llm" / "loss_step.json"
 
 
-def timings(repeats: int) -> dict[str, Any]:
-    """Time every way in turn and return the figures and their settings.
-
-    Args:
-        repeats: Steps of each way after one to warm up.
-    """
+def measure(settings: LossStep) -> dict[str, Any]:
+    """Return the times of every way, in turn, their ratios, and the heads' memory."""
     torch.set_num_threads(1)
     for way in WAYS:
         seconds(way)
-    turns = [{way: seconds(way) for way in WAYS} for _ in range(repeats)]
+    turns = [{way: seconds(way) for way in WAYS} for _ in range(settings.repeats)]
     ratios = {way: [turn[way] / turn[BASES.get(way, "stock")] for turn in turns] for way in WAYS}
+    sizes = {"tokens": BATCH * TIME, "hidden": HIDDEN, "vocabulary": VOCABULARY, "layers": LAYERS}
     return {
-        "command": command_line(),
-        "machine": {"processor": platform.machine(), "threads": 1, "dtype": "float32"},
-        "versions": versions(),
-        "shape": {
-            "tokens": BATCH * TIME,
-            "hidden": HIDDEN,
-            "vocabulary": VOCABULARY,
-            "layers": LAYERS,
-        },
+        "shape": sizes,
         "cpu_seconds": {way: [round(turn[way], 3) for turn in turns] for way in WAYS},
         "ratio_to_stock": {way: [round(r, 3) for r in found] for way, found in ratios.items()},
         "median_ratio_to_stock": {way: round(median(r), 3) for way, r in ratios.items()},
+        "logits_mib": BATCH * TIME * VOCABULARY * 4 / 2**20,
+        "peak_mib": {way: round(peak(way)) for way in HEADS},
     }
 
 
@@ -235,5 +214,7 @@ def _head_arguments(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[An
     return rows, weight, None, labels, 1.0, chunk, None, 1.0, ("entropy",)
 
 
+main = partial(run, LossStep, measure)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

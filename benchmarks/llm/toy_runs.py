@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback
 
+from benchmarks.document import Table, markdown_block
 from benchmarks.llm.toy import (
     DIGITS,
     pretrained_toy,
@@ -24,22 +25,20 @@ from benchmarks.llm.toy import (
     toy_samples,
     toy_tokenizer,
 )
+from benchmarks.results import circumstances
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
 from era_rl.runs.folder import locked, read_json, write_json
-from era_rl.runs.record import command_line, provenance, read_record
+from era_rl.runs.record import command_line, read_record
 
 ERA = {"era_enabled": True, "era_entropy_low": 1.5}
+ADAPTIVE = {"era_enabled": False, "use_adaptive_entropy": True}
 ARMS: dict[str, dict[str, Any]] = {
     "grpo": {"era_enabled": False},
-    "adaptive-1.5": {
-        "era_enabled": False, "use_adaptive_entropy": True, "entropy_target": 1.5
-    },
-    "adaptive-1.1": {
-        "era_enabled": False, "use_adaptive_entropy": True, "entropy_target": 1.1
-    },
+    "adaptive-1.5": {**ADAPTIVE, "entropy_target": 1.5},
+    "adaptive-1.1": {**ADAPTIVE, "entropy_target": 1.1},
     "top-quantile": {"era_enabled": False, "top_entropy_quantile": 0.2},
     "era-1.5": ERA,
-}  # fmt: skip
+}
 TITLES = {
     "grpo": "GRPO",
     "adaptive-1.5": "GRPO + TRL's adaptive bonus, target 1.5",
@@ -47,13 +46,24 @@ TITLES = {
     "top-quantile": "GRPO on the fifth of the tokens of highest entropy",
     "era-1.5": "GRPO-ERA, low threshold 1.5",
 }
-CURVES = (
-    "reward",
-    "entropy",
-    "era/h_resp",
-    "era/frac_sharpened",
-    "era/frac_flattened",
-)
+SETTINGS = {
+    "report_to": "none",
+    "bf16": False,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "logging_steps": 10,
+    "loss_type": "dapo",
+    "beta": 0.0,
+    "epsilon": 1.0,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "per_device_train_batch_size": 128,
+    "num_generations": 16,
+    "max_completion_length": DIGITS,
+}
+"""Of `GRPOERAConfig`, in all runs."""
+CURVES = ("reward", "entropy", "era/h_resp", "era/frac_sharpened", "era/frac_flattened")
 MEASURES = ("avg@100", "pass@16", "distinct_correct", "perplexity", "entropy")
 
 
@@ -86,11 +96,12 @@ def compare(output: Path, seeds: list[int], steps: int) -> str:
             for arm in missing:
                 write_json(paths[arm], run(model, seed, steps, ARMS[arm])[0])
     records = {
-        arm: [read_json(output / f"{arm}-seed{seed}.json") for seed in seeds] for arm in ARMS
+        TITLES[arm]: [read_json(output / f"{arm}-seed{seed}.json") for seed in seeds]
+        for arm in ARMS
     }
-    text = table({TITLES[arm]: found for arm, found in records.items()})
+    text = table(records)
     (output / "table.md").write_text(text + "\n")
-    figure({TITLES[arm]: found for arm, found in records.items()}, output / "curves.png")
+    figure(records, output / "curves.png")
     return text
 
 
@@ -127,7 +138,7 @@ def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dic
         "command": command_line(),
         "seed": seed,
         "config": settings,
-        "versions": versions(),
+        "versions": circumstances()["versions"],
         "seconds": round(time.perf_counter() - started, 1),
         "initial": measure(model),
         "final": {**measure(trained), "entropy": mean(curves["entropy"][-3:])},
@@ -161,11 +172,6 @@ def measure(model: Any) -> dict[str, float]:
     return {**toy_samples(model), "perplexity": toy_perplexity(model)}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions a result depends on."""
-    return provenance(("torch", "transformers", "trl", "accelerate"))["versions"]
-
-
 def table(records: dict[str, list[dict[str, Any]]], measures: tuple[str, ...] = MEASURES) -> str:
     """Return a Markdown table of the final measures, mean and standard deviation over seeds.
 
@@ -173,15 +179,13 @@ def table(records: dict[str, list[dict[str, Any]]], measures: tuple[str, ...] = 
         records: The runs of each arm by title.
         measures: Names of the final measures to show.
     """
-    columns = ("run", "seeds", *measures)
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     initial = next(iter(records.values()))[0]["initial"]
-    cells = [f"{initial[name]:.3g}" if name in initial else "" for name in measures]
-    lines.append("| " + " | ".join(("before training, first seed", "", *cells)) + " |")
+    cells = (f"{initial[name]:.3g}" if name in initial else "" for name in measures)
+    rows = [["before training, first seed", "", *cells]]
     for title, found in records.items():
-        cells = [_spread([record["final"][name] for record in found]) for name in measures]
-        lines.append("| " + " | ".join((title, str(len(found)), *cells)) + " |")
-    return "\n".join(lines)
+        cells = (_spread([record["final"][name] for record in found]) for name in measures)
+        rows.append([title, str(len(found)), *cells])
+    return markdown_block(Table(["run", "seeds", *measures], rows))
 
 
 def figure(records: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -210,25 +214,7 @@ def figure(records: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def _settings(seed: int, steps: int, changes: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "report_to": "none",
-        "bf16": False,
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_steps": 10,
-        "loss_type": "dapo",
-        "beta": 0.0,
-        "epsilon": 1.0,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "per_device_train_batch_size": 128,
-        "num_generations": 16,
-        "max_completion_length": DIGITS,
-        "max_steps": steps,
-        "seed": seed,
-        **changes,
-    }
+    return {**SETTINGS, "max_steps": steps, "seed": seed, **changes}
 
 
 def _spread(values: list[float]) -> str:

@@ -6,7 +6,6 @@
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from typing import Any
 import torch
 from torchrl.modules import RandomPolicy
 
+from benchmarks.results import RESULTS, circumstances
 from era_rl.runs.folder import write_json
-from era_rl.runs.record import provenance
 from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
 from era_rl.torchrl.trainer import Trainer, episode_rollouts
@@ -66,7 +65,7 @@ def measure(config: Config) -> dict[str, Any]:
         "returns": returns.tolist(),
         "random_returns": at_random.tolist(),
         "cpu_seconds": round(time.process_time() - started, 1),
-        **provenance(["torch", "torchrl", "tensordict"], code=Path(__file__).parent),
+        **circumstances(),
     }
 
 
@@ -74,11 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is named and write one JSON file each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.torchrl.learning")
     parser.add_argument("names", nargs="+", choices=sorted(RUNS))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/torchrl"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "torchrl")
     parser.add_argument("--runs", type=Path, default=Path("runs/torchrl"), help="for the logs")
     options = parser.parse_args(arguments)
-    # nothing is rendered; without a display mujoco would warn of it
-    os.environ.setdefault("MUJOCO_GL", "disabled")
     for name in options.names:
         try:
             result = measure(replace(RUNS[name], out=options.runs / name))

@@ -26,9 +26,9 @@ from tensordict import TensorDictBase
 from torchrl.collectors.distributed import RayCollector
 from torchrl.envs.utils import ExplorationType
 
+from benchmarks.results import circumstances
 from era_rl.runs.command import add_arguments, exit_status, refuse_old
 from era_rl.runs.folder import write_json
-from era_rl.runs.record import provenance
 from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, SACConfig
 from era_rl.torchrl.envs import make_envs
@@ -127,7 +127,7 @@ def train(
         "steps": trainer.learner.steps,
         "returns": returns.tolist(),
         "seconds": round(time.monotonic() - started, 1),
-        **provenance(["torch", "torchrl", "tensordict", "ray"], code=Path(__file__).parent),
+        **circumstances(),
     }
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import circumstances
 from era_rl.runs.folder import read_json, write_json
-from era_rl.runs.record import command_line, provenance
+from era_rl.runs.record import command_line
 from era_rl.runs.settings import SettingsError, differences
 
 RESULTS = Path(__file__).parents[1] / "results" / "vision"
-PACKAGES = ("torch", "torchvision", "torchmetrics", "accelerate")
 
 
 class Results:
@@ -46,6 +46,6 @@ class Results:
 
     def add(self, key: str, config: dict[str, Any], run: dict[str, Any]) -> None:
         """Keep a run, and write the file in one piece."""
-        head = {"config": config, "command": command_line(), **provenance(PACKAGES)}
+        head = {"config": config, "command": command_line(), **circumstances()}
         self.content["runs"][key] = {**head, **run}
         write_json(self.path, self.content)

@@ -16,7 +16,7 @@ import yaml
 from bench_tiny import made_up, tiny
 
 from benchmarks import __main__ as cli
-from benchmarks import results, suite
+from benchmarks import suite
 from benchmarks.acting import WAYS
 from benchmarks.runner import Estimate, Runner, checkpoint_steps, start, status
 from benchmarks.suite import AGENT, Run, TrainingRun
@@ -199,7 +199,7 @@ def test_after_a_kill_a_suite_goes_on_from_the_checkpoint(tmp_path: Path) -> Non
     assert not run.result(results_folder).exists()
     reached = checkpoint_steps(run, scratch)
     do_job(run, results_folder, scratch)
-    result = results.read(run, results_folder)
+    result = run.read(results_folder)
     assert result is not None
     assert result["resumed_at"] == [reached]
     assert result["evaluation"]["timesteps"] == list(range(500, 3001, 500))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from bench_tiny import tiny
 
-from benchmarks import results, suite
+from benchmarks import suite
 from era_rl.runs.folder import write_json
 from era_rl.runs.settings import SettingsError
 
@@ -152,10 +152,10 @@ def test_the_hash_changes_with_the_config_and_not_with_the_seed(tmp_path: Path) 
 
 def test_results_of_another_config_are_refused(tmp_path: Path) -> None:
     run = suite.load(tiny(tmp_path)).runs[0]
-    assert results.read(run, tmp_path) is None
+    assert run.read(tmp_path) is None
     content = {"config_hash": run.config_hash, "config": run.config}
     write_json(run.result(tmp_path), content)
-    assert results.read(run, tmp_path) == content
+    assert run.read(tmp_path) == content
     changed = suite.load(tiny(tmp_path, ("steps: 300", "steps: 400"))).runs[0]
     with pytest.raises(SettingsError, match=r"other settings \(steps: 300, now 400\)"):
-        results.read(changed, tmp_path)
+        changed.read(tmp_path)

@@ -9,7 +9,7 @@ from bench_tiny import made_up, tiny
 from test_bench_runner import Instant, do_job
 
 from benchmarks import __main__ as cli
-from benchmarks import results, suite
+from benchmarks import suite
 from benchmarks.runner import Runner
 from benchmarks.suite import AGENT
 from era_rl.runs.folder import locked, write_json
@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_done(tmp_path: Path) ->
     damaged.mkdir(parents=True)
     (damaged / "model.zip").write_bytes(b"half of")
     do_job(run, tmp_path / "results", tmp_path / "scratch")
-    result: Any = results.read(run, tmp_path / "results")
+    result: Any = run.read(tmp_path / "results")
     assert result["resumed_at"] == []
     assert result["evaluation"]["timesteps"] == [100, 200, 300]
     assert not damaged.exists()
@@ -149,4 +149,4 @@ def test_a_table_of_results_that_are_damaged_is_refused(tmp_path: Path) -> None:
     run = suite.load(tiny(tmp_path)).runs[0]
     run.result(tmp_path).write_text('{"half": ')
     with pytest.raises(SettingsError, match="truncated or no JSON"):
-        results.read(run, tmp_path)
+        run.read(tmp_path)
