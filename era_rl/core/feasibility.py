@@ -135,15 +135,18 @@ def check_bounds(what: str, low: Any, high: Any) -> None:
         high: Upper bounds, of the same shape.
     """
     low, high = torch.as_tensor(low), torch.as_tensor(high)
-    if not low.dtype.is_floating_point:
-        raise ValueError(f"{what} must have floating-point actions, not {low.dtype}")
+    dtype = low.dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"{what} must have floating-point actions, not {dtype}")
+    span = (high - low).double().flatten()  # as it is taken where actions are scaled
     low, high = low.double().flatten(), high.double().flatten()
-    bad = ~((low < high) & (high - low < WIDEST_RANGE))
+    bad = ~((low < high) & (span < WIDEST_RANGE))
     if bad.any():
         index = int(bad.nonzero()[0])
         raise ValueError(
             f"{what}: the bounds of dimension {index} are low={low[index].item()} and "
-            f"high={high[index].item()}; they must be finite with 0 < high - low < {WIDEST_RANGE:g}"
+            f"high={high[index].item()}; they must be finite with 0 < high - low < {WIDEST_RANGE:g} in "
+            f"{dtype}"
         )
 
 

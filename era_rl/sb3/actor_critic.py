@@ -132,6 +132,9 @@ class ERAActorCriticMixin(CompiledPassesMixin, ActorCriticMixin):
         """Return actions, shape (batch, action_dim) (SB3's hook)."""
         if deterministic:
             raw = self.raw_params(observation)
+            if not isinstance(self.action_space, spaces.Box):
+                # the floor keeps the order; the host's distribution refuses logits that are NaN
+                return self._new_distribution().proba_distribution(raw).mode()
             return self.head.deterministic(raw, self.options.deterministic_action)
         return super()._predict(observation, deterministic)  # type: ignore[misc]
 

@@ -130,14 +130,18 @@ class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):
         """Collect a rollout (SB3's hook); FloatingPointError before an action that is not finite."""
         if isinstance(self.action_space, spaces.Box):
             env = _CheckedSteps(env, lambda taken: self._refuse_lost_actions(taken, self._last_obs))
-        return super().collect_rollouts(env, *args, **kwargs)
+        try:
+            return super().collect_rollouts(env, *args, **kwargs)
+        except ValueError:  # torch's, of logits that are not finite, does not say why
+            self._refuse_lost(self._last_obs)
+            raise
 
     def train(self) -> None:
         """Train as the host does.
 
         Raises:
             FloatingPointError: If an observation or a reward of the rollout is not finite, or
-                afterwards a parameter.
+                afterwards a parameter or a running statistic.
         """
         buffer = self.rollout_buffer
         refuse_nonfinite(

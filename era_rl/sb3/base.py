@@ -19,6 +19,8 @@ from era_rl.sb3.distributions import check_action_space
 from era_rl.sb3.signatures import constructor_signature
 from era_rl.sb3.simba import ObservingMixin
 
+LARGEST = np.finfo(np.float32).max
+
 LOST = (
     "A lower learning_rate, or VecNormalize where rewards are large, keeps them; go on from a model "
     "saved before"
@@ -179,6 +181,12 @@ class ERAMixin(BaseAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "options", "_ready"]
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        # every other observation is looked at when a step returns it
+        refuse_nonfinite(self.num_timesteps, observations=self._last_obs)  # type: ignore[arg-type]
+        return result
+
     def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         """Train for ``total_timesteps`` environment steps and return self; arguments as the host's.
 
@@ -192,9 +200,13 @@ class ERAMixin(BaseAlgorithm):
         """Return actions and recurrent states; arguments as SB3's.
 
         Raises:
-            FloatingPointError: If an action is not finite.
+            FloatingPointError: If an action, or what gives its probabilities, is not finite.
         """
-        actions, states = super().predict(observation, *args, **kwargs)
+        try:
+            actions, states = super().predict(observation, *args, **kwargs)
+        except ValueError:  # torch's, of logits that are not finite, does not say why
+            self._refuse_lost(observation)
+            raise
         self._refuse_lost_actions(actions, observation)
         return actions, states
 
@@ -202,7 +214,8 @@ class ERAMixin(BaseAlgorithm):
         """Save the model; arguments as SB3's.
 
         Raises:
-            FloatingPointError: If a parameter is not finite: the file that is there stays.
+            FloatingPointError: If a parameter or a running statistic is not finite: the file that is
+                there stays.
         """
         self._refuse_lost_networks()
         super().save(*args, **kwargs)
@@ -210,22 +223,26 @@ class ERAMixin(BaseAlgorithm):
     def _refuse_lost_actions(self, actions: np.ndarray, observation: Any) -> None:
         """Raise FloatingPointError where actions at an observation are not finite."""
         if not _is_finite(actions):
-            refuse_nonfinite(self.num_timesteps, observations=observation)
-            self._refuse_lost_networks()
+            self._refuse_lost(observation)
             raise FloatingPointError(
                 f"the policy's actions at step {self.num_timesteps} must be finite: its weights are, "
                 f"but their products overflow. {LOST}"
             )
 
+    def _refuse_lost(self, observation: Any) -> None:
+        """Raise FloatingPointError where an observation or, if none is, the networks are not finite."""
+        refuse_nonfinite(self.num_timesteps, observations=observation)
+        self._refuse_lost_networks()
+
     def _refuse_lost_networks(self) -> None:
-        """Raise FloatingPointError where a parameter is not finite, at one look at the device."""
-        parameters = dict(self.policy.named_parameters())
-        if not torch.nn.utils.get_total_norm(list(parameters.values())).isfinite():
-            for (
-                name,
-                parameter,
-            ) in parameters.items():  # large ones are finite, though not their norm
-                if not parameter.isfinite().all():
+        """Raise FloatingPointError where a parameter or a statistic is not finite, at one look."""
+        state: dict[str, Tensor] = dict(self.policy.named_parameters())
+        for name, buffer in self.policy.named_buffers():
+            if buffer.is_floating_point() and not name.endswith("_min_entropy_per_dim"):  # -inf
+                state[name] = buffer
+        if not torch.nn.utils.get_total_norm(list(state.values())).isfinite():
+            for name, value in state.items():  # large ones are finite, though not their norm
+                if not value.isfinite().all():
                     raise FloatingPointError(
                         f"the policy's {name} at step {self.num_timesteps} must be finite: the "
                         f"networks are lost. {LOST}"
@@ -342,11 +359,12 @@ class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
 
 
 def _is_finite(values: np.ndarray) -> bool:
-    # the sum of squares takes a tenth of the time of isfinite, at every step, but may overflow
+    """Return whether values are finite in float32, in which networks and buffers have them."""
+    # the sum of squares takes a tenth of the time of a look at each, at every step, but may overflow
     return (
         values.dtype.kind != "f"
-        or math.isfinite(np.vdot(values, values))
-        or bool(np.isfinite(values).all())
+        or float(np.vdot(values, values)) < float(LARGEST) ** 2
+        or bool((np.abs(values) <= LARGEST).all())
     )
 
 

@@ -87,6 +87,17 @@ def test_the_last_observation_of_an_episode_is_looked_at_too() -> None:
     assert _finite(model)
 
 
+@pytest.mark.parametrize(("name", "policy"), [("SACERA", "SimbaPolicy"), ("PPOERA", "MlpPolicy")])
+def test_the_first_observation_is_looked_at_too(name: str, policy: str) -> None:
+    """It was stored, and made SimBa's normaliser NaN, while actions were random."""
+    env = FaultyEnv()
+    env._draw = lambda: np.full(3, np.nan, np.float32)
+    model = small(name, env, policy)
+    with pytest.raises(FloatingPointError, match=r"^observations up to step 0 must be finite"):
+        model.learn(100)
+    assert all(x.isfinite().all() for x in model.policy.state_dict().values() if x.shape)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=["float16", "float32"])
 def test_large_finite_values_are_not_refused(dtype: Any) -> None:
     """Though the sum of their squares is not finite."""
@@ -94,6 +105,14 @@ def test_large_finite_values_are_not_refused(dtype: Any) -> None:
     refuse_nonfinite(1, observations={"a": largest}, rewards=-largest)
     with pytest.raises(FloatingPointError, match="rewards up to step 1"):
         refuse_nonfinite(1, rewards=np.append(largest, dtype(np.inf)))
+
+
+def test_what_is_infinite_in_float32_is_refused() -> None:
+    """In which buffers and networks have it: observations of 1e39 were, and lost the networks."""
+    refuse_nonfinite(1, observations=np.full(9, float(np.finfo(np.float32).max)))
+    for value in (1e39, -1e300, np.nan):
+        with pytest.raises(FloatingPointError, match="observations up to step 1"):
+            refuse_nonfinite(1, observations=np.array([0.0, value]))
 
 
 @pytest.mark.parametrize("stock", [SAC, PPO], ids=["SAC", "PPO"])
@@ -177,6 +196,40 @@ def test_a_discrete_policy_that_is_lost_sends_no_action() -> None:
     model = small("PPOERA", spaces.Discrete(4), learning_rate=1e30)
     with pytest.raises(FloatingPointError, match=r"the policy's .* must be finite"):
         model.learn(400)
+
+
+@pytest.mark.parametrize("name", ["PPOERA", "MaskablePPOERA"])
+def test_a_discrete_policy_names_what_is_not_finite(name: str) -> None:
+    """PPOERA took the first action for the most likely one; else there was torch's error on logits."""
+    env = make_vec_env(lambda: ChoiceEnv(spaces.MultiDiscrete([3, 4])))
+    model = small(name, env)
+    obs = np.zeros((1, 2), np.float32)
+    model.learn(32)
+    model._last_obs = obs * np.nan
+    with pytest.raises(FloatingPointError, match=r"^observations up to step 32 must be finite"):
+        model.learn(32, reset_num_timesteps=False)
+    for deterministic in (True, False):
+        with pytest.raises(FloatingPointError, match=r"^observations up to step 32"):
+            model.predict(obs * np.nan, deterministic=deterministic)
+    next(iter(model.policy.parameters())).data.fill_(np.nan)
+    for deterministic in (True, False):
+        with pytest.raises(FloatingPointError, match=r"^the policy's \S+ at step 32 must be"):
+            model.predict(obs, deterministic=deterministic)
+
+
+@pytest.mark.parametrize(
+    ("name", "buffer"),
+    [("XQCERA", "actor.latent_pi.0.running_var"), ("PPOERA", "head.delta")],
+)
+def test_networks_with_lost_statistics_are_not_saved(name: str, buffer: str) -> None:
+    """Huge observations overflow a running variance; all states look the same from then on."""
+    options = {"floor": "gaussian", "target_entropy": 0.0} if name == "PPOERA" else {}
+    model = small(name, **options)
+    model.policy.get_buffer(buffer).fill_(np.inf)
+    with pytest.raises(
+        FloatingPointError, match=f"^the policy's {buffer} at step 0 must be finite"
+    ):
+        model.save(io.BytesIO())
 
 
 # numpy's, in the host's explained variance

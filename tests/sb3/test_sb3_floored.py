@@ -226,8 +226,9 @@ def test_policy_kwargs_may_be_shared_between_classes() -> None:
             "dimension 1 are low=0.5 and high=0.5",
         ),
         (0.0, np.inf, np.float32, "dimension 0 are low=0.0 and high=inf"),
+        (-6e4, 6e4, np.float16, "low=-60000.0 and high=60000.0; .* in torch.float16"),
     ],
-    ids=["widest", "int8", "fixed", "infinite"],
+    ids=["widest", "int8", "fixed", "infinite", "float16"],
 )
 def test_bounds_without_a_range_are_refused_at_construction(
     name: str, low: Any, high: Any, dtype: Any, message: str
