@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+
 
 @dataclass(frozen=True)
 class Text:
@@ -35,7 +37,7 @@ class Picture:
 
 
 Block = Text | Table | Picture
-LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
+LINK = re.compile(r"(?<!!)\[([^]]*)\]\([^)]*\)")
 """A link in Markdown; the page, which stands alone, has its text."""
 
 
@@ -70,56 +72,28 @@ def markdown_block(block: Block) -> str:
 
 def page(title: str, sections: Sequence[Section], folder: Path) -> str:
     """Return a report as one HTML file, with the images, read from the folder, in it."""
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    for section in sections:
-        if section.blocks:
-            blocks = (_html_block(block, folder) for block in section.blocks)
-            parts += [f"<h2>{html.escape(section.title)}</h2>", *blocks]
-    body = "\n".join(parts)
+
+    def embedded(source: re.Match[str]) -> str:
+        data = base64.b64encode((folder / source[1]).read_bytes()).decode()
+        return f'<img src="data:image/png;base64,{data}"'
+
+    text = LINK.sub(r"\1", markdown(title, sections))
+    # this way raw HTML is escaped
+    body = re.sub('<img src="([^"]*)"', embedded, MarkdownIt("js-default").render(text))
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+        f"<body>\n{body}</body>\n</html>\n"
     )
-
-
-def _html_block(block: Block, folder: Path) -> str:
-    if isinstance(block, Text):
-        tag = "pre" if block.code else "p"
-        notice = ' class="notice"' if block.notice else ""
-        text = html.escape(LINK.sub(r"\1", block.text))
-        return f"<{tag}{notice}>{text}</{tag}>"
-    if isinstance(block, Picture):
-        caption = html.escape(block.caption)
-        data = base64.b64encode((folder / block.file).read_bytes()).decode()
-        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
-        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-    columns = zip(block.header, zip(*block.rows, strict=True), strict=True)
-    head = "".join(_html_cell("th", name, cells[0]) for name, cells in columns)
-    rows = "\n".join(
-        f"<tr>{''.join(_html_cell('td', cell, cell) for cell in row)}</tr>" for row in block.rows
-    )
-    text = html.escape(LINK.sub(r"\1", block.caption))
-    caption = f'<p class="caption">{text}</p>' if text else ""
-    return f'{caption}<div class="wide"><table><thead><tr>{head}</tr></thead>\n{rows}</table></div>'
-
-
-def _html_cell(tag: str, text: str, like: str) -> str:
-    """Return a cell that stands on the left where ``like`` is words."""
-    words = ' class="words"' if like[:1].isalpha() else ""
-    return f"<{tag}{words}>{html.escape(text)}</{tag}>"
 
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; }
-.notice { background: #fff3cd; padding: .6rem .8rem; font-weight: 600; }
-.caption, figcaption { color: #444; max-width: 55rem; }
-th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child, .words { text-align: left; }
-td { font-variant-numeric: tabular-nums; white-space: nowrap; }
-figure { margin: 1rem 0; } img { max-width: 100%; }
+table { border-collapse: collapse; display: block; margin: 1rem 0; overflow-x: auto; }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: left; }
+td { font-variant-numeric: tabular-nums; white-space: nowrap; } img { max-width: 100%; }
+blockquote { background: #fff3cd; margin: 0; padding: .6rem .8rem; }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; }
 """

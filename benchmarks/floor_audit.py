@@ -20,14 +20,7 @@ from torch import Tensor
 
 from benchmarks.measuring import Measurement, run
 from benchmarks.results import RESULTS
-from era_rl.core import (
-    CategoricalHead,
-    GaussianHead,
-    TruncatedGaussianHead,
-    categorical_entropy,
-    tanh_normal_entropy,
-    truncated_normal_entropy,
-)
+from era_rl.core import CategoricalHead, Head, TanhGaussianHead, TruncatedGaussianHead
 from era_rl.core.activations import SoftmaxMethod
 from era_rl.runs.settings import Setting
 
@@ -68,44 +61,39 @@ class Case(NamedTuple):
     kind: str = ""
 
 
+def case_of(name: str, size: int, head: Head, kind: str = "") -> Case:
+    """Return a head's case: the head in float32, as in training, its entropy in float64."""
+
+    def entropy(raw: Tensor) -> Tensor:
+        return head.entropy(tuple(x.double() for x in head.params(raw)))
+
+    return Case(name, head.target_entropy, size, head.raw_dim, entropy, kind)
+
+
 def continuous_cases(dim: int) -> list[Case]:
     """Return the heads of Gaussian policies with ``dim`` action dimensions."""
     half, paper = -0.5 * dim, PAPER_NATS * dim
     exact = TruncatedGaussianHead(dim, target_entropy=half)
     slack = TruncatedGaussianHead(dim, target_entropy=half, slack=0.2)
     eq11 = TruncatedGaussianHead(dim, target_entropy=paper, floor="gaussian")
-    tanh = GaussianHead(dim, target_entropy=paper)
-    truncated, squashed = truncated_normal_entropy, tanh_normal_entropy
+    tanh = TanhGaussianHead(dim, target_entropy=paper)
     return [
-        Case("exact floor", half, dim, 2 * dim, _measured(exact, truncated), "exact"),
-        Case(
-            "exact floor, slack",
-            half,
-            dim,
-            2 * dim + 1,
-            _measured(slack, truncated),
-            "exact, slack",
-        ),
-        Case("Eq. 11, truncated", paper, dim, 2 * dim, _measured(eq11, truncated), "gaussian"),
-        Case("Eq. 11, tanh", paper, dim, 2 * dim, _measured(tanh, squashed), "gaussian, tanh"),
+        case_of("exact floor", dim, exact, "exact"),
+        case_of("exact floor, slack", dim, slack, "exact, slack"),
+        case_of("Eq. 11, truncated", dim, eq11, "gaussian"),
+        case_of("Eq. 11, tanh", dim, tanh, "gaussian, tanh"),
     ]
 
 
 def categorical_cases(classes: int) -> list[Case]:
     """Return the heads of classifiers and discrete policies."""
-    heads = {
-        method: CategoricalHead(classes, target_entropy=CATEGORICAL_NATS, method=method)
-        for method in get_args(SoftmaxMethod)
-    }
     return [
-        Case(
+        case_of(
             f"softmax, {method}",
-            CATEGORICAL_NATS,
             classes,
-            classes,
-            lambda raw, head=head: categorical_entropy(head(raw).double()),
+            CategoricalHead(classes, target_entropy=CATEGORICAL_NATS, method=method),
         )
-        for method, head in heads.items()
+        for method in get_args(SoftmaxMethod)
     ]
 
 
@@ -196,11 +184,6 @@ def kind_of(settings: dict[str, Any]) -> str:
     if settings.get("distribution", "truncated") == "tanh":
         parts.append("tanh")
     return ", ".join(parts)
-
-
-def _measured(head: Any, entropy: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return the entropy of raw outputs: the head in float32, as in training, the rest in float64."""
-    return lambda raw: entropy(*(x.double() for x in head.params(raw))).sum(-1)
 
 
 def measure(settings: Audit) -> dict[str, Any]:

@@ -67,23 +67,17 @@ def mean_return(evaluation: Mapping[str, Any]) -> float:
     return float(np.mean(np.asarray(evaluation["returns"])))
 
 
-def normalised(returns: Array, low: float, high: float) -> Array:
-    """Return scores, 0 at ``low`` and 1 at ``high``."""
-    return (returns - low) / (high - low)
-
-
 def aggregates(scores: Array) -> dict[str, Interval]:
     """Return IQM, mean and optimality gap of scores (seeds, tasks), each with its interval."""
-    return {name: _interval(scores, function) for name, function in AGGREGATES.items()}
+    return {
+        name: Interval(*map(float, _with_bounds(scores, function)))
+        for name, function in AGGREGATES.items()
+    }
 
 
 def curve(scores: Array) -> tuple[Array, Array, Array]:
     """Return the IQM and its interval's bounds, each (steps,), of scores (seeds, tasks, steps)."""
-    value = iqm_of_steps(scores)
-    if len(scores) < 2:
-        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    low, high = _bounds({"scores": scores}, iqm_of_steps)
-    return value, np.atleast_1d(low), np.atleast_1d(high)
+    return _with_bounds(scores, iqm_of_steps)
 
 
 def iqm(scores: Array) -> float:
@@ -147,21 +141,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted[np.argsort(order)].tolist()
 
 
-def _interval(scores: Array, function: Callable[[Array], Any]) -> Interval:
-    value = float(function(scores))
+def _with_bounds(scores: Array, function: Callable[[Array], Any]) -> tuple[Array, Array, Array]:
+    """Return a value and the bounds of rliable's interval, the same on every call; NaN for one seed."""
+    value = np.asarray(function(scores))
     if len(scores) < 2:
-        return Interval(value, np.nan, np.nan)
-    low, high = _bounds({"scores": scores}, function)
-    return Interval(value, float(low), float(high))
-
-
-def _bounds(scores: Mapping[str, Any], function: Callable[..., Any]) -> tuple[Any, Any]:
-    """Return the bounds of rliable's interval, the same on every call."""
+        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
     state = np.random.get_state()
     np.random.seed(0)  # rliable draws from the global generator
     try:
-        _, intervals = library.get_interval_estimates(scores, function, reps=REPETITIONS)
+        _, found = library.get_interval_estimates({"": scores}, function, reps=REPETITIONS)
     finally:
         np.random.set_state(state)
-    low, high = next(iter(intervals.values()))
-    return np.squeeze(low), np.squeeze(high)
+    low, high = (bound.reshape(value.shape) for bound in found[""])
+    return value, low, high

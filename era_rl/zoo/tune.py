@@ -23,20 +23,11 @@ from era_rl.sb3.run_settings import with_objects
 from era_rl.zoo.cli import Tune
 from era_rl.zoo.commands import run_of
 
-# algorithm -> the one whose search space rl_zoo3 has; CrossQ has none there
+# algorithm -> the one whose search space rl_zoo3 has: SAC's for those of a kind that has none there
 HOSTS = {
-    "sac_era": "sac",
-    "sac_era_paper": "sac",
-    "sac_era_simba": "sac",
-    "fastsac_era": "sac",
-    "sac_paper": "sac",
-    "sac_simba": "sac",
-    "xqc_era": "sac",
-    "crossq_era": "sac",
-    "crossq": "sac",
-    "tqc_era": "tqc",
-    "ppo_era": "ppo",
-    "a2c_era": "a2c",
+    name: kind if (kind := name.partition("_")[0]) in HYPERPARAMS_SAMPLER else "sac"
+    for name in ALGORITHMS
+    if name not in HYPERPARAMS_SAMPLER
 }
 
 
