@@ -182,8 +182,8 @@ def last_layer(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 @torch.fx.wrap
 def _classes_last(logits: Tensor, num_classes: int, dim: int | None) -> Tensor:
     """Return logits with the classes in the last dimension, none of them infinitely high."""
-    if not isinstance(logits, Tensor):
-        raise ValueError(_NO_LOGITS.format(f"a {type(logits).__name__}"))
+    if not (isinstance(logits, Tensor) and logits.is_floating_point()):
+        raise ValueError(_NO_LOGITS.format(f"a {getattr(logits, 'dtype', type(logits).__name__)}"))
     shape = tuple(logits.shape)
     if dim is None and len(shape) > 2 and num_classes == shape[1] == shape[-1]:
         raise ValueError(

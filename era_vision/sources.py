@@ -141,16 +141,19 @@ def read_image(path: str) -> Image.Image:
     """Return an image file as RGB; 16-bit greys become 8-bit ones, which Pillow alone makes white.
 
     Raises:
-        ValueError: If the file has 32-bit pixels, whose range nothing tells.
+        ValueError: If the file has 32-bit pixels, whose range nothing tells, or is damaged.
     """
-    with Image.open(path) as image:
-        if image.mode.startswith("I;16"):
-            return Image.fromarray((np.array(image) // 257).astype(np.uint8)).convert("RGB")
-        if image.mode in ("I", "F"):
-            raise ValueError(
-                f"imagefolder: {path} has 32-bit pixels of unknown range: convert it to 8 or 16 bits"
-            )
-        return image.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I;16"):
+                return Image.fromarray((np.array(image) // 257).astype(np.uint8)).convert("RGB")
+            if image.mode not in ("I", "F"):
+                return image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"imagefolder: {path} is damaged or no image: {error}") from error
+    raise ValueError(
+        f"imagefolder: {path} has 32-bit pixels of unknown range: convert it to 8 or 16 bits"
+    )
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

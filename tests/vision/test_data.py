@@ -122,6 +122,15 @@ def test_images_of_unknown_range_are_refused(tmp_path, kind):
         read_image(str(tmp_path / "deep.tiff"))
 
 
+def test_a_damaged_image_is_named(tmp_path):
+    """Pillow's error for one that is cut off names no file."""
+    path = tmp_path / "cut.png"
+    Image.effect_noise((64, 64), 80.0).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"cut\.png is damaged or no image"):
+        read_image(str(path))
+
+
 def write_folder(root, classes, size=40):
     for part in ("train", "val"):
         for value, name in enumerate(classes):

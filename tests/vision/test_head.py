@@ -161,7 +161,10 @@ def test_the_floor_goes_on_the_logits_of_several_outputs(wrap):
     assert torch.equal((bare if isinstance(bare, tuple) else list(bare.values()))[0], logits)
 
 
-@pytest.mark.parametrize("output", [(torch.zeros(4, 10),), {"features": torch.zeros(4, 10)}, None])
+@pytest.mark.parametrize(
+    "output",
+    [(torch.zeros(4, 10),), {"features": torch.zeros(4, 10)}, None, torch.zeros(4, 10).long()],
+)
 def test_outputs_without_logits_are_refused(output):
     """An output that is neither logits nor names them raises ValueError."""
     with pytest.raises(ValueError, match=r"model gives .* not logits, or a named tuple or mapping"):
