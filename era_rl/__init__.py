@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from era_rl.core import (
         CategoricalHead,
+        EntropySchedule,
         MultiCategoricalHead,
         TruncatedGaussianHead,
         TruncatedNormal,
@@ -47,6 +48,7 @@ __all__ = [
     "DeviceReplayBuffer",
     "ERAActor",
     "EntropyMonitor",
+    "EntropySchedule",
     "GradientConflict",
     "MaskablePPOERA",
     "MultiCategoricalHead",

@@ -29,9 +29,11 @@ from era_rl.core.gaussian_heads import (
 )
 from era_rl.core.head import Head
 from era_rl.core.options import OnPolicyOptions, PolicyOptions
+from era_rl.core.schedule import EntropySchedule
 
 __all__ = [
     "CategoricalHead",
+    "EntropySchedule",
     "GaussianHead",
     "Head",
     "LearnedDelta",

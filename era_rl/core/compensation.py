@@ -16,7 +16,7 @@ DELTA_LEARNING_RATE = 0.05
 dE[H]/ddelta is at most 1, so that one rate fits all; Adam's steps of a fixed size would oscillate."""
 
 
-def delta_loss(delta: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+def delta_loss(delta: Tensor, entropy: Tensor, target_entropy: float | Tensor) -> Tensor:
     """Return the dual loss L(delta) = E_s[delta (H[pi(.|s)] - H0)], the entropies held constant.
 
     Args:
@@ -70,7 +70,8 @@ class LearnedDelta(nn.Module):
     def follow(self, target_entropy: float) -> None:
         """Take another floor for that to be met, and with it another range."""
         self.target_entropy = target_entropy
-        self.delta_max = self._highest - target_entropy
+        # a little less, so that H0 + delta is feasible when delta is rounded to float32
+        self.delta_max = (self._highest - target_entropy) * (1.0 - 2.0**-23)
 
     def forward(self) -> Tensor:
         """Return delta, a scalar in [0, delta_max], detached: only :meth:`loss` trains it."""

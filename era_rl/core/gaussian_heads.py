@@ -190,6 +190,8 @@ class TanhGaussianHead(GaussianHead):
     on the state, so that the policy has no floor per state. ``params`` are those before the squashing.
     """
 
+    holds_own_entropy = False
+
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """Return tanh(loc + exp(log_std) noise), shape (..., action_dim)."""
         return torch.tanh(super().sample(params, noise))
@@ -265,7 +267,7 @@ class TruncatedGaussianHead(_GaussianParams):
             raise ValueError(f"delta={delta} needs floor='gaussian'; the exact floor has no bias")
         if min_entropy_per_dim is not None and floor == "gaussian":
             raise ValueError(f"min_entropy_per_dim={min_entropy_per_dim} needs floor='exact'")
-        self.floor = floor
+        self.floor, self.holds_own_entropy = floor, floor == "exact"
         self._caps_shares = min_entropy_per_dim is not None
         super().__init__(
             action_dim,

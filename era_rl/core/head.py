@@ -50,6 +50,8 @@ class Head(nn.Module):
     """Number of raw outputs that the head consumes."""
     may_rise: bool
     """Whether the entropy can be above the floor by more than what a clamp of log_std adds."""
+    holds_own_entropy = True
+    """Whether the floor is the policy's own entropy's, not that of a normal it is made from."""
     target_entropy = Setting()
     """H0 in nats, summed over dimensions or components; may be set while training."""
     _target_entropy: Tensor

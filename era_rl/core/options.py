@@ -1,7 +1,7 @@
 """What can be asked of a policy with an entropy floor, whatever library it acts in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from torch import Tensor
@@ -21,10 +21,13 @@ from era_rl.core.gaussian_heads import (
     TruncatedGaussianHead,
     auto_target_entropy,
 )
-from era_rl.core.head import DeterministicAction
+from era_rl.core.head import DeterministicAction, Head, as_number
+from era_rl.core.schedule import Schedule, read_schedule
 
 BoundedDistribution = Literal["truncated", "tanh", "normal"]
 BoundedHead = TruncatedGaussianHead | GaussianHead
+_FLOORS = ("target_entropy", "nats_per_dim", "target_entropy_fraction")
+"""The options that say how high the floor is, one of which may be a schedule."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class PolicyOptions:
 
     A new option is a field here and what reads it: the algorithms of era_rl.sb3 take the fields as
     arguments, hand them on whole, and save them.
+
+    The floor may change while training: one of the first three is a schedule then, a function of the
+    remaining progress, which falls from 1 to 0, or the fields of an
+    :class:`~era_rl.core.EntropySchedule`, by name or in order. What trains follows it (:meth:`at`).
 
     Attributes:
         target_entropy: H0 in nats, summed over action dimensions (of actions normalised to [-1, 1])
@@ -64,9 +71,9 @@ class PolicyOptions:
         ValueError: For options that exclude each other, or are not one of those allowed.
     """
 
-    target_entropy: float | Literal["auto"] = "auto"
-    nats_per_dim: float = NATS_PER_DIM
-    target_entropy_fraction: float = AUTO_FRACTION
+    target_entropy: float | Literal["auto"] | Schedule = "auto"
+    nats_per_dim: float | Schedule = NATS_PER_DIM
+    target_entropy_fraction: float | Schedule = AUTO_FRACTION
     floor: Floor | None = None
     delta: float | Literal["auto"] = 0.0
     log_std_min: float = LOG_STD_MIN
@@ -77,6 +84,8 @@ class PolicyOptions:
     deterministic_action: DeterministicAction = "mode"
 
     def __post_init__(self) -> None:
+        for name in _FLOORS:
+            object.__setattr__(self, name, read_schedule(name, getattr(self, name)))
         self._check_choices()
         self._check_distribution()
         if self.delta == "auto" and self.distribution == "normal":
@@ -88,7 +97,7 @@ class PolicyOptions:
         if self.delta == "auto" and self.floor_kind != "gaussian":
             raise ValueError("delta='auto' needs floor='gaussian', not 'exact': there is no bias")
         if self.target_entropy != "auto":
-            for name in ("nats_per_dim", "target_entropy_fraction"):
+            for name in _FLOORS[1:]:
                 if getattr(self, name) != getattr(type(self), name):
                     raise ValueError(
                         f"target_entropy={self.target_entropy} and {name}={getattr(self, name)} "
@@ -134,6 +143,49 @@ class PolicyOptions:
         """Whose entropy is held: ``floor``, or the default of the distribution."""
         return self.floor or ("exact" if self.distribution == "truncated" else "gaussian")
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether the floor is to change while training."""
+        return any(callable(getattr(self, name)) for name in _FLOORS)
+
+    def at(self, progress_remaining: float) -> Self:
+        """Return the options with what a schedule gives at a remaining progress in its place."""
+        schedules = {name: value for name in _FLOORS if callable(value := getattr(self, name))}
+        now = {n: as_number(n, value(progress_remaining)) for n, value in schedules.items()}
+        return replace(self, **now) if now else self
+
+    def with_floor(self, target_entropy: Any) -> Self:
+        """Return the options with another floor in nats, in the place of those given."""
+        defaults = {name: getattr(type(self), name) for name in _FLOORS[1:]}
+        return replace(self, **defaults, target_entropy=target_entropy)
+
+    def floor_at(self, progress_remaining: float, head: Any) -> float:
+        """Return the floor, in nats, that a head is to hold at a remaining progress.
+
+        Raises:
+            ValueError: If a schedule gives no number.
+        """
+        now = self.at(progress_remaining)
+        if now.target_entropy != "auto":
+            return as_number("target_entropy", now.target_entropy)
+        if isinstance(head, MultiCategoricalHead):
+            return as_number(_FLOORS[2], now.target_entropy_fraction) * head.max_entropy
+        return auto_target_entropy(head.action_dim, as_number(_FLOORS[1], now.nats_per_dim))
+
+    def check_schedule(self, head: Head) -> None:
+        """Raise ValueError unless a head can hold a schedule's last floor."""
+        if self.scheduled:
+            head.check(**{**head.settings(), "target_entropy": self.floor_at(0.0, head)})
+
+    def _refuse_schedule(self) -> None:
+        """Raise ValueError where nothing would follow a schedule."""
+        if self.scheduled:
+            given = {name: value for name in _FLOORS if callable(value := getattr(self, name))}
+            raise ValueError(
+                f"the schedule in {given} must be followed by what trains: take options.at(1.0), and "
+                "set head.target_entropy as the training goes on"
+            )
+
     def bounded_head(self, action_dim: int, half_range: Tensor | None = None) -> BoundedHead:
         """Return the head of bounded actions.
 
@@ -142,14 +194,15 @@ class PolicyOptions:
             half_range: Half the range of the actions, shape (action_dim,), for "normal" only: the
                 others' actions are in [-1, 1].
         """
+        self._refuse_schedule()
         if self.target_entropy_fraction != AUTO_FRACTION:
             raise ValueError(
                 f"target_entropy_fraction={self.target_entropy_fraction} is for discrete actions: use "
                 "target_entropy or nats_per_dim"
             )
-        target = self.target_entropy
+        target: Any = self.target_entropy
         if target == "auto":
-            target = auto_target_entropy(action_dim, self.nats_per_dim)
+            target = auto_target_entropy(action_dim, as_number("nats_per_dim", self.nats_per_dim))
         shared: dict[str, Any] = {
             "target_entropy": target,
             "log_std_min": self.log_std_min,
@@ -174,19 +227,18 @@ class PolicyOptions:
         Raises:
             ValueError: For an option of bounded actions, or a floor that is out of range.
         """
+        self._refuse_schedule()
         self.refuse_mean("discrete actions")
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default and not field.name.startswith("target_entropy"):
                 raise ValueError(
-                    f"{field.name}={value!r} is for Box action spaces, not for discrete ones"
+                    f"{field.name}={value!r} is for bounded actions, not for discrete ones"
                 )
+        target: Any = self.target_entropy
+        fraction: Any = self.target_entropy_fraction if target == "auto" else None
         return MultiCategoricalHead(
-            num_actions,
-            target_entropy=self.target_entropy,
-            target_entropy_fraction=(
-                self.target_entropy_fraction if self.target_entropy == "auto" else None
-            ),
+            num_actions, target_entropy=target, target_entropy_fraction=fraction
         )
 
     @classmethod
@@ -211,5 +263,5 @@ class OnPolicyOptions(PolicyOptions):
     smaller ones make log-probabilities of actions away from the mean, and so approx_kl, enormous.
     """
 
-    nats_per_dim: float = ON_POLICY_NATS_PER_DIM
+    nats_per_dim: float | Schedule = ON_POLICY_NATS_PER_DIM
     log_std_min: float = ON_POLICY_LOG_STD_MIN

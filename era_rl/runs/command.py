@@ -98,7 +98,8 @@ def _parsing(field: Field) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     words = get_args(field.kind) if get_origin(field.kind) is Literal else ()
     metavar = f"{{{','.join(map(str, words))}}}" if words else "VALUE"
-    repeated = {"nargs": "+"} if get_origin(field.kind) is tuple else {}
+    kinds = (field.kind, *get_args(field.kind))
+    repeated = {"nargs": "+"} if any(get_origin(kind) is tuple for kind in kinds) else {}
     return {"type": partial(_read, field), "metavar": metavar, **repeated}
 
 

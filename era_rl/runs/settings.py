@@ -49,9 +49,13 @@ class Field:
         return _words(self.kind, self.setting)
 
     def checked(self, value: Any) -> Any:
-        """Return a value, lists as tuples and texts as paths; SettingsError if it does not fit."""
+        """Return a value, lists as tuples and texts as paths; SettingsError if it does not fit.
+
+        A list of one is that one, where a setting may be one value or several.
+        """
         if isinstance(value, list):
-            value = tuple(value)
+            one = len(value) == 1 and get_origin(self.kind) is not tuple
+            value = value[0] if one else tuple(value)
         if isinstance(value, str) and Path in (self.kind, *get_args(self.kind)):
             value = Path(value)
         if not _fits(value, self.kind, self.setting):

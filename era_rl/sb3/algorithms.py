@@ -206,8 +206,10 @@ class PPOERA(_OnPolicyERAMixin, PPO):
             ``target_entropy``, ``nats_per_dim``, ``floor``, ``slack``, ``min_entropy_per_dim``,
             ``delta``, ``log_std_min``, ``log_std_max``, ``distribution`` ("normal" is unbounded, and
             SB3 clips its actions) and ``deterministic_action``; for discrete actions
-            ``target_entropy`` or ``target_entropy_fraction``. And PPO's arguments: ``ent_coef`` is 0 by
-            default and may be set, the paper's PPO runs kept a bonus of 0.01 besides the floor.
+            ``target_entropy`` or ``target_entropy_fraction``; these and ``nats_per_dim`` may be
+            functions of the remaining progress, as ``learning_rate`` may. And PPO's arguments:
+            ``ent_coef`` is 0 by default and may be set, the paper's PPO runs kept a bonus of 0.01
+            besides the floor.
 
     Raises:
         ValueError: For an infeasible floor, an action space without a head, ``use_sde``, or arguments

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Protocol, Self, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from era_rl.core import LearnedDelta, PolicyOptions
 from era_rl.core.compensation import DELTA_LEARNING_RATE
+from era_rl.core.head import as_number
 from era_rl.sb3.distributions import check_action_space
 from era_rl.sb3.signatures import constructor_signature
 from era_rl.sb3.simba import ObservingMixin
@@ -107,15 +109,41 @@ class ERAMixin(BaseAlgorithm):
 
     @property
     def target_entropy(self) -> float:
-        """H0 in nats over all action dimensions or components, in force; it may be set at any time."""
+        """H0 in nats over all action dimensions or components, in force.
+
+        It may be set at any time, to a number or a schedule, and takes the place of the schedule that
+        there was.
+        """
         return self.era_policy.target_entropy
 
     @target_entropy.setter
     def target_entropy(self, value: Any) -> None:
-        if self._ready:
-            self.era_policy.head.target_entropy = value
-            value = self.era_policy.target_entropy
-        vars(self)["target_entropy"] = value  # what is saved for the hosts, which set theirs
+        if not self._ready:  # of the hosts, which set theirs
+            vars(self)["target_entropy"] = value
+            return
+        options = self.options
+        if options.scheduled or callable(value) or isinstance(value, Mapping):
+            options = options.with_floor(value)
+            options.check_schedule(self.era_policy.head)
+            value = options.floor_at(self._current_progress_remaining, self.era_policy.head)
+        self._hold(value)
+        self._take_options(options)
+
+    def _take_options(self, options: PolicyOptions) -> None:
+        self.options = options
+        self.policy_kwargs = {**self.policy_kwargs, "options": options}
+
+    def _hold(self, target_entropy: float) -> None:
+        """Have a floor in nats in force, which is checked."""
+        self.era_policy.head.target_entropy = target_entropy
+        vars(self)["target_entropy"] = self.era_policy.target_entropy  # saved, for the hosts
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        """Follow the schedules of learning rate and floor (SB3's hook)."""
+        super()._update_learning_rate(optimizers)
+        if self.options.scheduled:
+            progress = self._current_progress_remaining
+            self._hold(self.options.floor_at(progress, self.era_policy.head))
 
     def _setup_model(self) -> None:
         if not hasattr(self.policy_class, "target_entropy"):
@@ -129,11 +157,10 @@ class ERAMixin(BaseAlgorithm):
                 f"policy_kwargs={{{taken[0]!r}: ...}} must be left out: {type(self).__name__} has "
                 "arguments of its own for it"
             )
-        self.options = self._options_in_force()
-        self.policy_kwargs = {**self.policy_kwargs, "options": self.options}
+        self._take_options(self._options_in_force())
         super()._setup_model()
         self._ready = True
-        self.target_entropy = self.era_policy.target_entropy
+        vars(self)["target_entropy"] = self.era_policy.target_entropy
 
     def _options_in_force(self) -> PolicyOptions:
         """Return the options given, or those of the file whose attributes have been loaded."""
@@ -249,7 +276,7 @@ class ERAMixin(BaseAlgorithm):
                     )
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
-        """Write the logs (SB3's hook).
+        """Write the logs, with the floor in force (SB3's hook).
 
         Raises:
             FloatingPointError: If a loss is not finite: the networks are lost then.
@@ -261,6 +288,10 @@ class ERAMixin(BaseAlgorithm):
                     "infinite or huge (VecCheckNan names the first, VecNormalize bounds them), or "
                     "learning_rate is too high; go on from a model saved before"
                 )
+        if self._n_updates > 0:
+            own = self.era_policy.head.holds_own_entropy
+            name = "entropy_floor" if own else "gaussian_entropy_floor"
+            self.logger.record(f"train/{name}", self.target_entropy)
         super().dump_logs(*args, **kwargs)  # type: ignore[misc]
 
 
@@ -278,6 +309,15 @@ class LearnedDeltaMixin(ERAMixin):
                 self.delta_learner.parameters(), lr=DELTA_LEARNING_RATE
             )
 
+    def _hold(self, target_entropy: float) -> None:
+        if self.learn_delta:  # a higher floor leaves less room for delta
+            learner = self.delta_learner
+            learner.follow(as_number("target_entropy", target_entropy))
+            if learner.delta_max >= 0.0:
+                learner.project()
+                self.era_policy.head.delta.copy_(learner())
+        super()._hold(target_entropy)
+
     def _update_delta(self, entropy: Tensor) -> None:
         """Take one step of the dual loss at the given entropies, and hand delta to the head."""
         self.delta_learner.follow(self.target_entropy)
@@ -294,9 +334,7 @@ class LearnedDeltaMixin(ERAMixin):
         return self.era_policy.entropy(obs)
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
-        """Log the floor and the learned delta (SB3's hook)."""
-        if self._n_updates > 0:
-            self.logger.record("train/entropy_floor", self.target_entropy)
+        """Log the learned delta (SB3's hook)."""
         if self.learn_delta:
             delta = self.delta_learner().item()
             self.logger.record("train/delta", delta)

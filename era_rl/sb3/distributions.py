@@ -73,16 +73,21 @@ class HeadDistribution(Distribution):
 
 
 def make_head(space: spaces.Space, options: PolicyOptions) -> Any:
-    """Return the head that an action space and the options ask for.
+    """Return the head that an action space and the options ask for, at the start of training.
 
     Raises:
-        ValueError: For a space without a head, bounds without a range, or options it cannot have.
+        ValueError: For a space without a head, bounds without a range, or options it cannot have, with
+            a schedule's first floor or its last.
     """
-    if not isinstance(space, spaces.Box):
-        return options.discrete_head(num_actions(space))
-    check_action_space(space)
-    half_range = torch.as_tensor(0.5 * (space.high - space.low)).flatten()
-    return options.bounded_head(get_action_dim(space), half_range)
+    first = options.at(1.0)
+    if isinstance(space, spaces.Box):
+        check_action_space(space)
+        half_range = torch.as_tensor(0.5 * (space.high - space.low)).flatten()
+        head: Any = first.bounded_head(get_action_dim(space), half_range)
+    else:
+        head = first.discrete_head(num_actions(space))
+    options.check_schedule(head)
+    return head
 
 
 def check_action_space(space: Any) -> None:

@@ -83,7 +83,8 @@ class FlooredPolicyMixin(BasePolicy):
         return self.head.may_rise
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "options": self.options}
+        # a policy saved alone trains no more, and a function cannot be pickled
+        return {**super()._get_constructor_parameters(), "options": self.options.at(1.0)}
 
 
 class ERAActorMixin(CompiledPassesMixin):
@@ -162,7 +163,7 @@ class ERAActorMixin(CompiledPassesMixin):
         return HeadDistribution(self.head).log_prob_from_params(loc, log_std)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "options": self.options}
+        return {**super()._get_constructor_parameters(), "options": self.options.at(1.0)}
 
 
 _OWN_PARAMS = ERAActorMixin.get_action_dist_params

@@ -54,7 +54,9 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
             exclude each other, and for action bounds without a range; the message names the argument,
             its value and the allowed range.
 
-    ``model.target_entropy = -3.0`` changes the floor at any time, checked and in force at once.
+    ``target_entropy`` or ``nats_per_dim`` may be a function of the remaining progress, as
+    ``learning_rate`` may, such as :class:`~era_rl.core.EntropySchedule`: the floor moves when the
+    learning rate does. ``model.target_entropy = -3.0`` changes it at any time, checked and at once.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -102,7 +102,12 @@ class ERAActor(ProbabilisticActor):
     @property
     def target_entropy(self) -> float:
         """H0 in nats, summed over the actions of a composite spec."""
-        return sum(leaf.head.target_entropy for leaf in self._leaves)
+        return sum(head.target_entropy for head in self.heads)
+
+    @property
+    def heads(self) -> list[Head]:
+        """The head of each action."""
+        return [leaf.head for leaf in self._leaves]
 
     @property
     def bounds(self) -> dict[str, Any]:
@@ -116,7 +121,7 @@ class ERAActor(ProbabilisticActor):
         Raises:
             ValueError: If the actor has none: it needs floor="gaussian" or distribution="tanh".
         """
-        heads = [leaf.head for leaf in self._leaves]
+        heads = self.heads
         if len(heads) != 1 or getattr(heads[0], "floor", None) != "gaussian":
             raise ValueError("delta needs one action with floor='gaussian' or distribution='tanh'")
         return heads[0]

@@ -10,8 +10,11 @@ from era_rl.runs.settings import Setting, Settings, SettingsError
 
 Activation = Literal["relu", "elu", "tanh"]
 Auto = float | Literal["auto"]
+Line = tuple[float, ...]
+"""A floor that changes: at the start, at the end, and from which fraction of the training on."""
 Floor = Literal["exact", "gaussian"]
 SAVE_FREQ = "steps between checkpoints, each of which begins new episodes; 0: at the end alone"
+FLOOR = "H0 in nats: one number, or START END [END_FRACTION of the steps] for one that changes"
 
 free = partial(Setting, free=True)
 # of more than one class, each with its own default
@@ -19,7 +22,7 @@ StepsPerBatch = Annotated[int, Setting("steps of each environment between update
 Hidden = Annotated[tuple[int, ...], Setting("widths of the hidden layers", low=1)]
 Layers = Annotated[Activation, Setting("activation of the hidden layers")]
 LayerNorm = Annotated[bool, Setting("LayerNorm in the critics")]
-NatsPerDim = Annotated[float, Setting("the default H0 of a dimension of bounded actions")]
+NatsPerDim = Annotated[float | Line, Setting("the same, per dimension of bounded actions")]
 LogStdMin = Annotated[float, Setting("lower bound of log_std")]
 
 
@@ -49,8 +52,8 @@ class Config(Settings):
     layer_norm: LayerNorm = True
     lr: Annotated[float, Setting("learning rate", low=0.0)] = 3e-4
     gamma: Annotated[float, Setting("discount", low=0.0, high=1.0)] = 0.99
-    target_entropy: Annotated[Auto, Setting("H0 in nats")] = "auto"
-    nats_per_dim: NatsPerDim = PolicyOptions.nats_per_dim
+    target_entropy: Annotated[Auto | Line, Setting(FLOOR)] = "auto"
+    nats_per_dim: NatsPerDim = PolicyOptions.nats_per_dim  # pyright: ignore[reportAssignmentType]
     floor: Annotated[Floor | None, Setting("exact, or gaussian, which is Eq. 11")] = None
     slack: Annotated[float | None, Setting("share of the entropy budget first unspent")] = None
     delta: Annotated[Auto, Setting("compensation in nats of Eq. 11; auto: learned", low=0.0)] = 0.0
@@ -112,7 +115,7 @@ class PPOConfig(Config):
     activation: Layers = "tanh"
     hidden: Hidden = (64, 64)
     layer_norm: LayerNorm = False
-    nats_per_dim: NatsPerDim = OnPolicyOptions.nats_per_dim
+    nats_per_dim: NatsPerDim = OnPolicyOptions.nats_per_dim  # pyright: ignore[reportAssignmentType]
     log_std_min: LogStdMin = OnPolicyOptions.log_std_min
     epochs: Annotated[int, Setting("passes over a batch of data", low=1)] = 10
     minibatches: Annotated[int, Setting("updates a pass", low=1)] = 32

@@ -41,11 +41,14 @@ class Learner(ABC):
     def __init__(self, config: Config, env: EnvBase) -> None:
         self.config, self.device, self.steps = config, torch.device(config.device), 0
         self.actor = make_actor(config, env, log_prob=self.log_prob)
-        self.target_entropy = self.actor.target_entropy  # a number, for torch.compile
+        self.options = config.policy_options()
         self.loss, self.params = stack_losses(
             lambda: self._make_loss(env), config.agent_seeds, self.trained, self.kept
         )
         self.optimizers = self._make_optimizers()
+        self.floors = self._of_heads("_target_entropy")
+        """H0 of each agent, in the head of its actor, (agents,)."""
+        self._limits: LearnedDelta | None = None
         if config.delta == "auto":
             self._learn_delta()
         self.policy = StackedPolicy(self.actor, self.params[ACTOR])
@@ -77,17 +80,40 @@ class Learner(ABC):
     def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Return the metrics of one agent, scalars: their ``loss_*`` are what it minimises."""
 
+    def _of_heads(self, name: str) -> Tensor:
+        """Return a buffer that the head of every agent has, (agents, ...)."""
+        (found,) = (v for key, v in self.params[ACTOR].items(True, True) if key[-1] == name)
+        return found
+
+    def follow_schedule(self) -> None:
+        """Hold the floor that the settings ask for when the next batch of data is learned from.
+
+        Raises:
+            ValueError: If the head cannot hold it.
+        """
+        if self.options.scheduled:
+            steps = self.steps + self.config.steps_per_iteration
+            (head,) = self.actor.heads
+            floor = self.options.floor_at(1.0 - min(steps / self.config.steps, 1.0), head)
+            head.target_entropy = floor  # it checks it
+            self.floors.fill_(floor)
+            if self._limits is not None:  # delta has less room under a higher floor
+                self._limits.follow(floor)
+                self._write_delta()
+
     @torch.no_grad()
     def entropies(self) -> dict[str, Tensor]:
-        """Return each agent's entropy on the states of the last update, mean and least, (agents,).
+        """Return each agent's entropy on the states of the last update, mean and least, and H0.
 
-        It is the policy's own in nats, as H0 is: over all dimensions, actions normalised to [-1, 1].
+        Each is (agents,), the policy's own in nats: over all dimensions, actions normalised to [-1, 1].
         """
         if self.observation is None:
             return {}
         entropy = torch.vmap(partial(call_with, self.loss, self._entropy))
         values = entropy(self.params, self.observation)
-        return {"entropy": values.mean(1), "entropy_min": values.amin(1)}
+        own = self.actor.heads[0].holds_own_entropy
+        name = "entropy_floor" if own else "gaussian_entropy_floor"
+        return {"entropy": values.mean(1), "entropy_min": values.amin(1), name: self.floors}
 
     def _entropy(self, observation: Tensor) -> Tensor:
         """Return one agent's entropies, shape (n,)."""
@@ -121,23 +147,25 @@ class Learner(ABC):
         with torch.no_grad():
             entropy = self._entropy(batch["observation"])
         delta = self.loss.delta
-        loss = delta_loss(delta, entropy, self.target_entropy)
+        loss = delta_loss(delta, entropy, self.floors[0])
         return {**losses, "loss_delta": loss, "delta": delta.clone()}
 
     def _learn_delta(self) -> None:
         """Add each agent's delta to what is trained, as :class:`DeltaLoss` does for one actor."""
         head = self.actor.gaussian_head
-        limits = LearnedDelta(head.target_entropy, head.action_dim, log_std_max=head.log_std_max)
-        (in_head,) = (v for key, v in self.params[ACTOR].items(True, True) if key[-1] == "delta")
-        delta = self.params["delta"] = in_head.float().requires_grad_()
-
-        @torch.no_grad()
-        def write_to_head(*_: Any) -> None:
-            in_head.copy_(delta.clamp_(0.0, limits.delta_max))
-
+        self._limits = LearnedDelta(
+            head.target_entropy, head.action_dim, log_std_max=head.log_std_max
+        )
+        delta = self.params["delta"] = self._of_heads("delta").float().requires_grad_()
         optimizer = torch.optim.SGD([delta], lr=DELTA_LEARNING_RATE)
-        optimizer.register_step_post_hook(write_to_head)
+        optimizer.register_step_post_hook(lambda *_: self._write_delta())
         self.optimizers.append(optimizer)
+
+    @torch.no_grad()
+    def _write_delta(self) -> None:
+        assert self._limits is not None
+        delta = self.params["delta"].clamp_(0.0, self._limits.delta_max)
+        self._of_heads("delta").copy_(delta)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that learning goes on from."""

@@ -28,8 +28,10 @@ def make_actor(config: Config, env: EnvBase, *, log_prob: bool) -> ERAActor:
         log_prob: Whether the actor writes the log-probability of its actions.
     """
     spec, options = env.action_spec_unbatched.to(config.device), config.policy_options()
-    network = _mlp(config, observation_dim(config, env), raw_dim(spec, options), layer_norm=False)
-    actor = ERAActor(network, spec, options, noise_key="noise", return_log_prob=log_prob)
+    first = options.at(1.0)
+    network = _mlp(config, observation_dim(config, env), raw_dim(spec, first), layer_norm=False)
+    actor = ERAActor(network, spec, first, noise_key="noise", return_log_prob=log_prob)
+    options.check_schedule(actor.heads[0])
     return actor.to(config.device)
 
 

@@ -114,6 +114,7 @@ class Trainer:
         while self.learner.steps < self.config.steps:
             before = self.learner.steps
             data = agents_first(next(self.batches), self.config.seeds)
+            self.learner.follow_schedule()
             metrics = {**self.learner.learn(data), **episode_returns(data)}
             if self.config.collectors:
                 self.collector.update_policy_weights_()

@@ -140,9 +140,9 @@ def test_the_floor_bounds_the_density_and_so_the_ratio(log_std_min: float) -> No
         (
             DISCRETE,
             {"distribution": "normal"},
-            "distribution='normal' is for Box action spaces",
+            "distribution='normal' is for bounded actions",
         ),
-        (DISCRETE, {"slack": 0.2}, "slack=0.2 is for Box action spaces"),
+        (DISCRETE, {"slack": 0.2}, "slack=0.2 is for bounded actions"),
         (DISCRETE, {"target_entropy": 1.4}, "target_entropy=1.4 must be in [0, 1.38629)"),
         (DISCRETE, {"target_entropy": -0.1}, "target_entropy=-0.1 must be in [0, 1.38629)"),
         (

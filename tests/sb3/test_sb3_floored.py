@@ -338,5 +338,5 @@ def test_nats_per_dim_serves_environments_of_any_size() -> None:
             assert model.target_entropy == -dim, name
     with pytest.raises(ValueError, match=r"target_entropy=-1\.0 and nats_per_dim=-2\.0 exclude"):
         PolicyOptions(target_entropy=-1.0, nats_per_dim=-2.0)
-    with pytest.raises(ValueError, match=r"nats_per_dim=-1\.0 is for Box action spaces"):
+    with pytest.raises(ValueError, match=r"nats_per_dim=-1\.0 is for bounded actions"):
         small("PPOERA", DISCRETE, nats_per_dim=-1.0)

@@ -175,7 +175,8 @@ def test_the_logged_entropy_is_the_closed_form_in_units_of_the_floor(
     trainer.run()
     trainer.close()
     learner, n = trainer.learner, 1_000
-    logged = {name: _last(tmp_path, name, seed=1) for name in ("entropy", "entropy_min")}
+    names = ("entropy", "entropy_min", "entropy_floor")
+    logged = {name: _last(tmp_path, name, seed=1) for name in names}
     found = {name: values[1].item() for name, values in learner.entropies().items()}
     assert found == pytest.approx(logged, rel=1e-5)
     assert logged["entropy"] >= logged["entropy_min"] >= learner.actor.target_entropy - 1e-5
@@ -296,6 +297,35 @@ def _delta_gradient(learner: Learner, batch: TensorDict) -> Tensor:
     learner._agent_losses = lambda _: {}
     total, _ = learner._plain_losses(batch)
     return torch.autograd.grad(total, learner.params["delta"])[0]
+
+
+@pytest.mark.usefixtures("no_evaluation")
+@pytest.mark.parametrize("config", [SAC, PPO, LEARNED_DELTA], ids=["sac", "ppo", "learned-delta"])
+def test_follows_a_schedule_and_goes_on_with_it(config: Config, tmp_path: Path) -> None:
+    """H0 = start + (end - start) min(t / (T end_fraction), 1), for a resumed run as for a whole one."""
+    half = config.steps // 2
+    config = replace(config, nats_per_dim=(0.0, -2.0, 0.75), log_freq=2, save_freq=half)
+    params, _ = _run(config, tmp_path / "whole")
+    rows = csv.DictReader((tmp_path / "whole" / LOG).read_text().splitlines())
+    logged = {
+        int(row["step"]): float(row["value"]) for row in rows if row["name"].endswith("floor")
+    }
+    expected = {t: -2.0 * min(t / config.steps / 0.75, 1.0) for t in logged}
+    assert logged == pytest.approx(expected)
+    assert len(set(logged.values())) > 1
+    killed = Trainer(replace(config, out=tmp_path / "parts"))
+    learn = killed.learner.learn
+
+    def learn_half(data: TensorDictBase) -> dict[str, Tensor]:
+        if killed.learner.steps >= half:
+            raise KeyboardInterrupt
+        return learn(data)
+
+    killed.learner.learn = learn_half
+    with killed, pytest.raises(KeyboardInterrupt):
+        killed.run()
+    resumed, _ = _run(replace(config, resume=True), tmp_path / "parts")
+    assert _difference(params, resumed) == 0.0
 
 
 @pytest.mark.usefixtures("no_evaluation")
