@@ -53,8 +53,7 @@ def acting(findings: Findings) -> Section:
         measured = [run["acting"] for run in runs if "acting" in run]
         if measured:
             by_way = (np.array([[np.mean(returns[way])] for returns in measured]) for way in WAYS)
-            cells = (str(metrics.aggregates(returns)["IQM"]) for returns in by_way)
-            rows.append([pair, str(len(measured)), *cells])
+            rows.append([pair, str(len(measured)), *map(str, map(metrics.interval, by_way))])
     caption = (
         "Return of the final policy by what it acts with, from the same starts of episodes: IQM "
         f"over seeds. The mean is that of {SAMPLES} sampled actions, as executed"
@@ -108,8 +107,8 @@ def dimensions(findings: Findings, folder: Path) -> Section:
         if dim is not None and min(len(ours), len(theirs)) >= 2:
             improvement = metrics.improvement(ours, theirs)
             gains.setdefault(arm, {})[dim] = improvement
-            iqms = [str(metrics.aggregates(each)["IQM"]) for each in (ours, theirs)]
-            rows.append([f"{arm}, D = {dim}", str(improvement), " against ".join(iqms)])
+            iqms = f"{metrics.interval(ours)} against {metrics.interval(theirs)}"
+            rows.append([f"{arm}, D = {dim}", str(improvement), iqms])
     section = Section("Gain against the number of action dimensions")
     if gains:
         figures.gains(gains, folder / "dimensions.png")
@@ -135,7 +134,7 @@ def floors(findings: Findings, folder: Path) -> Section:
         if len(findings.tasks) > 1:
             measured["all tasks"] = {arm: findings.matrix(arm) for arm in arms}
         by_task = {
-            task: {arm: metrics.aggregates(s)["IQM"] for arm, s in by_arm.items() if len(s)}
+            task: {arm: metrics.interval(s) for arm, s in by_arm.items() if len(s)}
             for task, by_arm in measured.items()
         }
         figures.floors(heights, by_task, folder / "floor.png")

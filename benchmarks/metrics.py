@@ -69,10 +69,12 @@ def mean_return(evaluation: Mapping[str, Any]) -> float:
 
 def aggregates(scores: Array) -> dict[str, Interval]:
     """Return IQM, mean and optimality gap of scores (seeds, tasks), each with its interval."""
-    return {
-        name: Interval(*map(float, _with_bounds(scores, function)))
-        for name, function in AGGREGATES.items()
-    }
+    return {name: interval(scores, function) for name, function in AGGREGATES.items()}
+
+
+def interval(scores: Array, function: Callable[[Array], Any] = aggregate_iqm) -> Interval:
+    """Return a figure, the IQM, of scores (seeds, tasks), with its interval."""
+    return Interval(*map(float, _with_bounds(scores, function)))
 
 
 def curve(scores: Array) -> tuple[Array, Array, Array]:

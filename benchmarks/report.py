@@ -1,12 +1,13 @@
 """The report of a suite: its verdict, what was run, what came out over seeds, and what is missing."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import behaviour, compare, figures, idle, metrics, scores, tables
+from benchmarks import behaviour, compare, figures, metrics, scores, tables
 from benchmarks.compare import Comparison
 from benchmarks.document import Block, Picture, Section, Table, Text, markdown, page
 from benchmarks.runner import Status, duration, status
@@ -166,44 +167,36 @@ def _returns(findings: Findings) -> Section:
     ranges = "; ".join(
         f"{name} {task.low:.4g} to {task.high:g}" for name, task in findings.tasks.items()
     )
-    blocks: list[Block] = [
-        _iqms(
-            findings,
-            metrics.final_return,
-            f"Final return (evaluations in the last tenth of the steps): {INTERVALS}",
-        ),
-        _iqms(
-            findings,
-            metrics.mean_return,
-            "Mean return of all evaluations, which is higher the sooner a run learned",
-        ),
-        Table(
-            ["arm", "seeds", *metrics.AGGREGATES, f"P(better than {findings.baseline})"],
-            [_aggregate_row(findings, arm) for arm in arms],
-            "Scores over all tasks, of the seeds that an arm has on each of them; score 0 to 1 is a "
-            f"return of: {ranges}, where 0 is the better of no action and random actions if they were "
-            "measured. The optimality gap is the mean shortfall from 1; p is exact, and not corrected "
-            "for the number of comparisons",
-        ),
-    ]
-    return Section("Returns", blocks)
+    final = f"Final return (evaluations in the last tenth of the steps): {INTERVALS}"
+    mean = "Mean return of all evaluations, which is higher the sooner a run learned"
+    over_all = (
+        "Scores over all tasks, of the seeds that an arm has on each of them; score 0 to 1 is a "
+        f"return of: {ranges}, where 0 is the better of no action and random actions if they were "
+        "measured. The optimality gap is the mean shortfall from 1; p is exact, and not corrected "
+        "for the number of comparisons"
+    )
+    header = ["arm", "seeds", *metrics.AGGREGATES, f"P(better than {findings.baseline})"]
+    return Section(
+        "Returns",
+        [
+            _iqms(findings, metrics.final_return, final),
+            _iqms(findings, metrics.mean_return, mean),
+            Table(header, [_aggregate_row(findings, arm) for arm in arms], over_all),
+        ],
+    )
 
 
 def _iqms(findings: Findings, measure: Measure, caption: str) -> Table:
     """Return the IQM of a figure of the evaluations by arm and task, below what is had for nothing."""
     rows = [
-        [figures.IDLE[way][0], *(_number(task.idle.get(way)) for task in findings.tasks.values())]
-        for way in idle.WAYS
+        [name, *(metrics.number(t.idle.get(way, math.nan)) for t in findings.tasks.values())]
+        for way, (name, _) in figures.IDLE.items()
     ]
     for arm in scores.unique(arm for _, arm in findings.grid):
         found = (findings.returns(task, arm, measure) for task in findings.tasks)
-        cells = (str(metrics.aggregates(each)["IQM"]) if len(each) else "-" for each in found)
+        cells = (str(metrics.interval(each)) if len(each) else "-" for each in found)
         rows.append([arm, *cells])
     return Table(["arm", *findings.tasks], rows, caption)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else metrics.number(value)
 
 
 def _aggregate_row(findings: Findings, arm: str) -> list[str]:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import IO, Protocol
 
 from benchmarks.suite import AGENT, Run, Suite, TrainingRun
+from benchmarks.trace import read_rows
 from era_rl.runs.folder import checkpoints, step_of
 
 START_SECONDS = 30.0
@@ -277,8 +278,8 @@ def checkpoint_steps(run: Run, scratch: Path) -> int:
 def progress_steps(run: Run, scratch: Path) -> int:
     """Return the steps of a run that is running here, as far as it has written them."""
     trace = run.folder(scratch) / "trace.csv"
-    steps = _last_first_cell(trace.read_text().splitlines()) if trace.exists() else 0
-    return max(steps, checkpoint_steps(run, scratch))
+    steps = [int(row[0]) for row in read_rows(trace)[-1:]]
+    return max([*steps, checkpoint_steps(run, scratch)])
 
 
 def duration(seconds: float) -> str:
@@ -286,7 +287,3 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {int(seconds):02} s"
-
-
-def _last_first_cell(lines: Sequence[str]) -> int:
-    return int(float(lines[-1].partition(",")[0])) if len(lines) > 1 else 0

@@ -1,5 +1,6 @@
 """What all suites say together: does ERA help, where not, and what was not run."""
 
+import math
 from itertools import groupby
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def write(results: Path = RESULTS) -> Path:
         _curves([each for each in found if each.suite.name in drawn], results),
         Section("Speed", [tables.speeds(results)]),
         Section("Time added by the floor", [tables.three_domains(results)]),
-        *_audit(results / "floor-audit" / "audit.json"),
+        Section("How far heads can be pushed", tables.audited(results)),
         _too_few([each for each in found if each.grid and each.suite.name not in drawn]),
         _others(results, {each.suite.name for each in found if each.suite.runs}),
         _not_run(found, results),
@@ -83,8 +84,8 @@ def _table(rows: list[Comparison]) -> Table:
             row.baseline,
             row.task,
             str(min(len(row.ours), len(row.theirs))),
-            *(number(row.idle[way]) if row.idle else "-" for way in idle.WAYS),
-            *(str(metrics.aggregates(each)["IQM"]) for each in (row.ours, row.theirs)),
+            *(number(row.idle.get(way, math.nan)) for way in idle.WAYS),
+            *(str(metrics.interval(each)) for each in (row.ours, row.theirs)),
             f"{row.improvement.probability:.2f}",
             number(row.improvement.p_value),
             number(row.corrected),
@@ -93,14 +94,7 @@ def _table(rows: list[Comparison]) -> Table:
         for row in rows
     ]
     header = ["suite", "arm", "baseline", "task", "seeds", "no action", "random actions"]
-    header += [
-        "arm's IQM",
-        "baseline's IQM",
-        "P(arm is better)",
-        "p",
-        f"p of {len(rows)}",
-        "verdict",
-    ]
+    header += ["arm's IQM", "baseline's IQM", "P(arm is better)", "p", f"p of {len(rows)}"]
     caption = (
         f"Final returns, and over all tasks scores: {INTERVALS}. P: the probability that a run of the "
         "arm ends above one of the baseline. p: the exact two-sided Mann-Whitney test, over all "
@@ -110,19 +104,17 @@ def _table(rows: list[Comparison]) -> Table:
         f"which is not enough among more than six. Not compared: fewer than {SEEDS} seeds, and arms of "
         "which neither is ERA's"
     )
-    return Table(header, cells, caption)
+    return Table([*header, "verdict"], cells, caption)
 
 
 def _curves(found: list[Findings], results: Path) -> Section:
-    pictures: list[Block] = [
-        Picture(
-            f"{name}/curves.png",
-            f"{name}: `python -m benchmarks run {name}`, then `report {name}`",
-        )
-        for name in (each.suite.name for each in found)
-        if (results / name / "curves.png").exists()
-    ]
-    return Section("Learning curves", pictures)
+    section = Section("Learning curves")
+    for name in (each.suite.name for each in found):
+        path = f"{name}/curves.png"
+        if (results / path).exists():
+            text = f"{name}: `python -m benchmarks run {name}`, then `report {name}`"
+            section.blocks.append(Picture(path, text))
+    return section
 
 
 def _too_few(found: list[Findings]) -> Section:
@@ -134,14 +126,6 @@ def _too_few(found: list[Findings]) -> Section:
         name = each.suite.name
         section.blocks.append(Text(f"[{name}]({name}/report.md){nothing}."))
     return section
-
-
-def _audit(path: Path) -> list[Section]:
-    return (
-        [Section("How far heads can be pushed", [tables.floor_audit(path)])]
-        if path.exists()
-        else []
-    )
 
 
 def _others(results: Path, suites_of_runs: set[str]) -> Section:

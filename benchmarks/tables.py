@@ -24,7 +24,7 @@ LLM_WAYS = {
 def blocks(module: str, path: Path) -> list[Block]:
     """Return what a report shows of the file that a module wrote."""
     if path.suffix == ".md":
-        return [_parsed(path.read_text())]
+        return [Text(path.read_text().strip())]
     if module in TABLES:
         return [TABLES[module](path)]
     return [Text(f"{path}")]
@@ -61,15 +61,14 @@ def floor_audit(path: Path) -> Table:
         "does not hold (float32 rounds at about 1e-6 a dimension). Eq. 11 holds the entropy before "
         "truncation. Visited: on the states that trained policies with that head visited"
     )
-    header = [
-        "head",
-        "dimensions or classes",
-        "floor",
-        "random search",
-        "gradient ascent",
-        "visited",
-    ]
-    return Table(header, rows, caption)
+    header = ["head", "dimensions or classes", "floor", "random search", "gradient ascent"]
+    return Table([*header, "visited"], rows, caption)
+
+
+def audited(results: Path) -> list[Block]:
+    """Return the table of the committed audit, if there is one."""
+    path = results / "floor-audit" / "audit.json"
+    return [floor_audit(path)] if path.exists() else []
 
 
 def overhead(path: Path) -> Table:
@@ -178,13 +177,3 @@ def _added(speed: dict[str, Any]) -> str:
     """Return the added time of a speed ratio, as a percentage."""
     low, high = speed["quartiles"]
     return f"{1 / speed['median'] - 1:+.0%} [{1 / high - 1:+.0%}, {1 / low - 1:+.0%}]"
-
-
-def _parsed(text: str) -> Table:
-    """Return the first table of a Markdown text."""
-    lines = [_cells(line) for line in text.splitlines() if line.startswith("|")]
-    return Table(lines[0], lines[2:])
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
