@@ -24,14 +24,8 @@ from era_rl.runs.settings import SettingsError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 1 for what is not done, 2 for what is wrong."""
     args = _parser().parse_args(argv)
-    done = []
-    status = exit_status(
-        "benchmarks",
-        lambda: done.append(args.function(args)),
-        (SettingsError,),
-        "; the same command goes on",
-    )
-    return status or done[0]
+    advice = "; the same command goes on"
+    return exit_status("benchmarks", lambda: args.function(args), (SettingsError,), advice)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,9 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster; local: start one here")
     state = commands.add_parser("status", help="what is done, missing and failed")
     state.set_defaults(function=_status)
-    report = commands.add_parser(
-        "report", help="write report.html and report.md beside the results"
-    )
+    about = "write report.html and report.md beside the results"
+    report = commands.add_parser("report", help=about)
     report.set_defaults(function=_report)
     for command in (run, state, report):
         command.add_argument("suite", help="name of a suite, or its .yaml file")

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.pack import PackError, pack
+from era_rl.runs.command import exit_status
 from era_rl.runs.folder import in_one_piece, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -60,11 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     running.add_argument("--site", type=Path, help="where to install; default: a temporary folder")
     running.add_argument("--earlier", type=Path, help="results.tar.gz of a call to go on from")
     args = parser.parse_args(argv)
-    try:
-        return args.function(args)
-    except PackError as error:
-        sys.stderr.write(f"benchmarks.gpu: {error}\n")
-        return 2
+    return exit_status("benchmarks.gpu", lambda: args.function(args), (PackError,))
 
 
 def _pack(args: argparse.Namespace) -> int:

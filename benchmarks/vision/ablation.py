@@ -11,13 +11,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.vision.mixture import MixtureTrainer
-from benchmarks.vision.results import Results
+from benchmarks.vision.results import Results, epochs
 from era_vision import Config, Data, Images, Trainer, load_data
 
 FLOORS = (None, 0.4, 0.6, 0.8)
@@ -54,16 +55,13 @@ def small(data: Data) -> Data:
     return replace(data, train=train, test=test, image_size=14)
 
 
-def run(trainer: Trainer) -> dict[str, Any]:
+def run(kind: type[Trainer], config: Config, data: Data) -> dict[str, Any]:
     """Train without checkpoints and return the final metrics."""
+    trainer = kind(config, data)
     start = time.process_time()
-    lowest = []
-    row: dict[str, float] = {}
-    while trainer.epoch < trainer.config.epochs:
-        row = trainer.train_epoch()
-        lowest.append(row["train_entropy_min"])
-        trainer.epoch += 1
-    metrics = {**row, **trainer.evaluate(), "train_entropy_min": min(lowest)}
+    rows = list(epochs(trainer))
+    lowest = min(row["train_entropy_min"] for row in rows)
+    metrics = {**rows[-1], **trainer.evaluate(), "train_entropy_min": lowest}
     del metrics["images_per_second"]
     return {"metrics": metrics, "cpu_seconds": time.process_time() - start}
 
@@ -87,13 +85,10 @@ def main() -> None:
         data = small(load_data(Config(data=name, root=options.root)))
         for seed in options.seeds:
             for arm, settings, trainer in arms():
-                key = f"{arm} seed {seed}"
-                out = tempfile.gettempdir()
-                config = Config(
-                    data=name, epochs=EPOCHS[name], seed=seed, device="cpu", out=out, **settings
-                )
-                if not results.has(key, settings_of(config)):
-                    results.add(key, settings_of(config), run(trainer(config, data)))
+                common = {"data": name, "epochs": EPOCHS[name], "seed": seed, "device": "cpu"}
+                config = Config(**common, out=tempfile.gettempdir(), **settings)
+                measure = partial(run, trainer, config, data)
+                results.complete(f"{arm} seed {seed}", settings_of(config), measure)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ every prediction is confidently wrong, and training goes on with each head; test
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.vision.mixture import MixtureHead, MixtureTrainer
-from benchmarks.vision.results import Results
+from benchmarks.vision.results import Results, epochs
 from era_vision import Config, Data, ERAHead, Images, Trainer, load_data
 
 GAPS = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -57,18 +58,13 @@ def relabel(data: Data, seed: int, arm: str) -> dict[str, Any]:
     out = tempfile.gettempdir()
     config = Config(epochs=LEARN, seed=seed, head="none", device="cpu", out=out)
     first = Trainer(config, data)
-    while first.epoch < LEARN:
-        first.train_epoch()
-        first.epoch += 1
+    list(epochs(first))
     settings, kind = ARMS[arm]
     again = replace(config, epochs=RELEARN, lr=0.01, **{"head": "era", **settings})
     second = kind(again, renamed(data))
     second.model.load_state_dict(first.model.state_dict())
     accuracy = [second.evaluate()["top1"]]
-    while second.epoch < RELEARN:
-        second.train_epoch()
-        second.epoch += 1
-        accuracy.append(second.evaluate()["top1"])
+    accuracy += [second.evaluate()["top1"] for _ in epochs(second)]
     return {"learned": first.evaluate()["top1"], "relearned": accuracy, "lr": again.lr}
 
 
@@ -83,15 +79,14 @@ def main() -> None:
         "mixture": MixtureHead(10, 0.6),
     }
     for name, head in heads.items():
-        if not results.has(f"gradient {name}", {"gaps": GAPS}):
-            results.add(f"gradient {name}", {"gaps": GAPS}, {"norms": gradient_norms(head)})
+        norms = gradient_norms(head)
+        results.complete(f"gradient {name}", {"gaps": GAPS}, partial(dict, norms=norms))
     data = load_data(Config(data="digits"))
     for seed in SEEDS:
         for arm in ARMS:
-            key = f"relabel {arm} seed {seed}"
             config = {"epochs": [LEARN, RELEARN], "seed": seed, **ARMS[arm][0]}
-            if not results.has(key, config):
-                results.add(key, config, relabel(data, seed, arm))
+            measure = partial(relabel, data, seed, arm)
+            results.complete(f"relabel {arm} seed {seed}", config, measure)
 
 
 if __name__ == "__main__":

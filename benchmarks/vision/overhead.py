@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +81,7 @@ def main() -> None:
         name, size, num_classes, rounds = CASES[case]
         config = {"model": name, "size": size, "classes": num_classes, "rounds": rounds}
         config["batch"] = BATCH
-        if not results.has(case, config):
-            results.add(case, config, measure(*CASES[case]))
+        results.complete(case, config, partial(measure, *CASES[case]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
+from benchmarks.document import Table, markdown_block
 from benchmarks.vision.results import RESULTS
 from era_rl.runs.folder import in_one_piece, read_json
 
@@ -22,8 +23,7 @@ def spread(values: list[float]) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_block(Table(header, rows))
 
 
 def by_arm(runs: dict[str, Any]) -> dict[str, list[Any]]:

@@ -1,5 +1,6 @@
 """Raw results as JSON: one file a suite, written after every run, so that a suite can go on."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from benchmarks.results import circumstances
 from era_rl.runs.folder import read_json, write_json
 from era_rl.runs.record import command_line
 from era_rl.runs.settings import SettingsError, differences
+from era_vision import Trainer
 
 RESULTS = Path(__file__).parents[1] / "results" / "vision"
 
@@ -44,8 +46,21 @@ class Results:
             )
         return True
 
+    def complete(self, key: str, config: dict[str, Any], run: Callable[[], dict[str, Any]]) -> None:
+        """Run what is not there, and keep it."""
+        if not self.has(key, config):
+            self.add(key, config, run())
+
     def add(self, key: str, config: dict[str, Any], run: dict[str, Any]) -> None:
         """Keep a run, and write the file in one piece."""
         head = {"config": config, "command": command_line(), **circumstances()}
         self.content["runs"][key] = {**head, **run}
         write_json(self.path, self.content)
+
+
+def epochs(trainer: Trainer) -> Iterator[dict[str, Any]]:
+    """Train to the end without checkpoints, and yield the metrics of every epoch of training."""
+    while trainer.epoch < trainer.config.epochs:
+        row = trainer.train_epoch()
+        trainer.epoch += 1
+        yield row

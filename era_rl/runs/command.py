@@ -59,11 +59,12 @@ def exit_status(
 ) -> int:
     """Run a command and return its exit status, with one line on stderr in the place of a traceback.
 
-    The status is 2 for what is refused, 1 for training that diverged or a full disk, 130 for an
-    interruption. ``advice`` is added to the message where a run could go on.
+    The status is the number that the command returns, or 0; 2 for what is refused, 1 for training that
+    diverged or a full disk, 130 for an interruption. ``advice`` is added to the message where a run
+    could go on.
     """
     try:
-        command()
+        answer = command()
     except FloatingPointError as error:
         status, text = 1, str(error)
     except KeyboardInterrupt:
@@ -76,7 +77,7 @@ def exit_status(
         else:
             raise
     else:
-        return 0
+        return answer if isinstance(answer, int) else 0
     sys.stderr.write(f"{name}: {' '.join(text.split())}\n")
     return status
 

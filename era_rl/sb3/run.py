@@ -30,8 +30,9 @@ from era_rl.sb3.run_checkpoint import (
     restore_buffer,
     restore_logger,
     restore_logs,
+    save_statistics,
 )
-from era_rl.sb3.run_parts import RunParts, recall, save_statistics
+from era_rl.sb3.run_parts import RunParts, recall
 from era_rl.sb3.run_settings import named_classes
 
 # arguments that runs of earlier versions did not record

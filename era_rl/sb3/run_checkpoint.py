@@ -90,13 +90,18 @@ def save_checkpoint(model: BaseAlgorithm, params_path: Path) -> None:
     with new_checkpoint(run, model.num_timesteps) as folder:
         _copy_logs(run, folder / "logs")
         model.save(folder / "model.zip")
-        normalize = model.get_vec_normalize_env()
-        if normalize is not None:
-            (folder / params_path.name).mkdir()
-            normalize.save(str(folder / params_path.name / "vecnormalize.pkl"))
+        save_statistics(model, folder / params_path.name)
         if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
             _save_buffer(model.replay_buffer, folder / "replay_buffer.npz")
         write_json(folder / "logger.json", _pending(model.logger))
+
+
+def save_statistics(model: BaseAlgorithm, folder: Path) -> None:
+    """Save what a model's observations are normalised by, if they are."""
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        normalize.save(str(folder / "vecnormalize.pkl"))
 
 
 def check_finite(model: BaseAlgorithm, run: Path) -> None:

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import (
 import era_rl.envs  # noqa: F401 (registers ids)
 from era_rl.runs.agent import ALGORITHMS, AgentSettings, algorithm_class
 from era_rl.runs.settings import SettingsError, check_names
-from era_rl.sb3.run_checkpoint import BEST
+from era_rl.sb3.run_checkpoint import BEST, save_statistics
 from era_rl.sb3.run_settings import (
     EXPERIMENT_SETTINGS,
     check,
@@ -176,14 +176,6 @@ def import_packages(names: Sequence[str]) -> None:
             import_module(name)
         except ModuleNotFoundError as error:
             raise SettingsError(f"gym_packages {name}: {error}") from error
-
-
-def save_statistics(model: BaseAlgorithm, folder: Path) -> None:
-    """Save what a model's observations are normalised by, if they are."""
-    normalize = model.get_vec_normalize_env()
-    if normalize is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        normalize.save(str(folder / "vecnormalize.pkl"))
 
 
 def recall(callback: EvalCallback) -> None:
