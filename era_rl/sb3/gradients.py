@@ -1,6 +1,7 @@
 """Losses of critics and actors as functions of a batch, and their gradients, eager or compiled."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from era_rl.networks import CategoricalValue, RunningNorm
 
 Network = Callable[..., Any]
 Gradients = tuple[tuple[Tensor | None, ...], Tensor, Any, tuple[Tensor, ...]]
-"""Gradients in the order of the parameters, the loss, what it gave beside it, and running statistics.
+"""Gradients in the order of ``inputs``, the loss, what it gave beside it, and running statistics.
 
 The gradient of a parameter that the loss does not depend on is None from autograd, 0 from torch.func.
 """
@@ -124,7 +125,13 @@ class CriticLoss(nn.Module):
 
 
 class ActorLoss(nn.Module):
-    """-mean V(s, a), with V what the actor maximises of the critics' outputs, a of the given noise."""
+    """-mean V(s, a), with V what the actor maximises of the critics' outputs, a of the given noise.
+
+    Its derivative by the floor H0 is the price of the floor: by how much E[V] falls per nat, at fixed
+    shares of the entropy budget, dlog_std_i / dH0 = w_i / (dh_i / dlog_std_i) for the exact floor.
+    """
+
+    priced = ("actor.head._target_entropy",)
 
     def __init__(self, policy: Any, value: Callable[[Any], Tensor]) -> None:
         super().__init__()
@@ -141,7 +148,8 @@ class GradientStep:
     """Steps of an optimizer along the gradient of a loss.
 
     Args:
-        loss: Returns the loss and what else is wanted of its pass, which is detached.
+        loss: Returns the loss and what else is wanted of its pass, which is detached. Buffers that it
+            names in ``priced`` are not trained, but its derivatives by them are returned.
         optimizer: Of its parameters those of the loss that are not frozen are trained.
         modes: Modules that are in train mode, or not, in this loss; others stay as they are.
         what: What the loss is, for warnings.
@@ -160,11 +168,15 @@ class GradientStep:
         self.parameters: dict[str, Tensor] = {
             n: p for n, p in named if p.requires_grad and id(p) in trained
         }
+        buffers = dict(loss.named_buffers())
+        priced = getattr(loss, "priced", ()) if self.parameters else ()
+        self.priced = {name: buffers[name] for name in priced if name in buffers}
         # all may be running statistics, but for what a floor consists of and what no pass moves
         still = [m for m in loss.modules() if isinstance(m, RunningNorm | CategoricalValue)]
         known = {id(buffer) for module in still for buffer in module.buffers()}
-        buffers = loss.named_buffers()
-        self.statistics = {n: b for n, b in buffers if ".head." not in n and id(b) not in known}
+        self.statistics = {
+            n: b for n, b in buffers.items() if ".head." not in n and id(b) not in known
+        }
         self.gradients: Callable[..., Gradients] = self.by_autograd
         optimizer.zero_grad()  # or a parameter frozen since would go on along its last gradient
 
@@ -174,26 +186,32 @@ class GradientStep:
         fast = compiled(self.by_transform, f"the gradients of {self.what}", self.by_autograd)
         self.gradients = torch.no_grad()(fast) if self.parameters else self.by_autograd
 
-    def __call__(self, *args: Any) -> tuple[Tensor, Any]:
-        """Take a step; return the loss and what it gave beside."""
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the loss is differentiated by: what is trained, then what has a price."""
+        return {**self.parameters, **self.priced}
+
+    def __call__(self, *args: Any) -> tuple[Tensor, Any, tuple[Tensor | None, ...]]:
+        """Take a step; return the loss, what it gave beside, and its derivatives by what is priced."""
         for module, mode in self.modes:
             module.training = mode
         gradients, loss, beside, statistics = self.gradients(*args)
         for statistic, value in zip(self.statistics.values(), statistics, strict=False):
             statistic.copy_(value)
-        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+        trained = len(self.parameters)
+        for parameter, gradient in zip(self.parameters.values(), gradients[:trained], strict=True):
             parameter.grad = gradient
         self.optimizer.step()
-        return loss, beside
+        return loss, beside, gradients[trained:]
 
     def by_autograd(self, *args: Any) -> Gradients:
         """Return the gradients by autograd; running statistics move in place."""
-        parameters = list(self.parameters.values())
-        with torch.set_grad_enabled(bool(parameters)):
+        inputs = list(self.inputs.values())
+        with torch.set_grad_enabled(bool(inputs)), _differentiable(self.priced.values()):
             loss, beside = self.loss(*args)
-        gradients: tuple[Tensor | None, ...] = (None,) * len(parameters)
-        if loss.requires_grad:
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
         return gradients, loss.detach(), beside, ()
 
     def by_transform(self, *args: Any) -> Gradients:
@@ -202,12 +220,24 @@ class GradientStep:
         The whole function is one graph then, without autograd's bookkeeping.
         """
 
-        def of(parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        def of(inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
             moved = {name: buffer.clone() for name, buffer in self.statistics.items()}
-            loss, beside = torch.func.functional_call(self.loss, {**parameters, **moved}, args)
+            loss, beside = torch.func.functional_call(self.loss, {**inputs, **moved}, args)
             return loss, (beside, tuple(moved.values()))
 
         gradients, (loss, (beside, statistics)) = torch.func.grad_and_value(of, has_aux=True)(
-            self.parameters
+            self.inputs
         )
         return tuple(gradients.values()), loss, beside, statistics
+
+
+@contextmanager
+def _differentiable(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """Have autograd follow buffers within the block."""
+    for buffer in buffers:
+        buffer.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for buffer in buffers:
+            buffer.requires_grad_(False)

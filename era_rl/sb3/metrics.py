@@ -1,35 +1,61 @@
 """Training metrics that stay on the device until they are logged."""
 
+from typing import Any
+
 import torch
-from stable_baselines3.common.distributions import Distribution
 from torch import Tensor
 
 
+def std_figures(log_std: Tensor, log_std_min: float) -> dict[str, Tensor]:
+    """Return the mean and the least std, and the share of entries at the lower bound of log_std.
+
+    Args:
+        log_std: Of actions normalised to [-1, 1], before a truncation or squashing; any shape.
+        log_std_min: The lower bound.
+    """
+    std, at_bound = log_std.exp(), log_std <= log_std_min + 1e-5  # rounding
+    return {
+        "std": std.mean(),
+        "std_min": std.min(),
+        "share_at_log_std_min": at_bound.to(std.dtype).mean(),
+    }
+
+
 class TrainingMetrics:
-    """Means of the losses since the last flush, and entropy and log_std on the last batch."""
+    """Means of losses and price since the last flush; entropy and std on the last batch."""
 
     def __init__(self) -> None:
-        self._losses: dict[str, tuple[Tensor, int]] = {}
-        self._params: tuple[Tensor, Tensor] | None = None
+        self._means: dict[str, tuple[Tensor, int]] = {}
+        self._params: tuple[Tensor, ...] = ()
 
-    def add(self, critic_loss: Tensor, actor_loss: Tensor | None = None, *params: Tensor) -> None:
-        """Note an update: the losses, and where the actor was updated loc and log_std."""
-        for name, loss in (("critic_loss", critic_loss), ("actor_loss", actor_loss)):
-            if loss is not None:
-                total, count = self._losses.get(name, (0.0, 0))
-                self._losses[name] = total + loss, count + 1
-        if params:
-            self._params = params[0], params[1]
+    def add(
+        self,
+        critic_loss: Tensor,
+        actor_loss: Tensor | None = None,
+        entropy_price: Tensor | None = None,
+        *params: Tensor,
+    ) -> None:
+        """Note an update: the losses, and of the actor's the floor's price, loc and log_std."""
+        given = {
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
+            "entropy_price": entropy_price,
+        }
+        for name, value in given.items():
+            if value is not None:
+                total, count = self._means.get(name, (0.0, 0))
+                self._means[name] = total + value, count + 1
+        self._params = params or self._params
 
-    def flush(self, distribution: Distribution) -> dict[str, float]:
-        """Return the metrics by name and start again; empty if nothing was noted."""
-        values = {name: total / count for name, (total, count) in self._losses.items()}
-        if self._params is not None:
-            entropy = distribution.proba_distribution(*self._params).entropy()
-            assert entropy is not None
+    def flush(self, actor: Any) -> dict[str, float]:
+        """Return the metrics of an actor by name and start again; empty if nothing was noted."""
+        values = {name: total / count for name, (total, count) in self._means.items()}
+        if self._params:
+            entropy = actor.action_dist.proba_distribution(*self._params).entropy()
             values |= {"entropy_mean": entropy.mean(), "entropy_min": entropy.min()}
             values["log_std_mean"] = self._params[1].mean()
-        self._losses, self._params = {}, None
+            values |= std_figures(self._params[1], actor.head.log_std_min)
+        self._means, self._params = {}, ()
         if not values:
             return {}
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))

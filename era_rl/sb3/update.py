@@ -148,7 +148,10 @@ class OffPolicyUpdate(Update):
             group["lr"] = rate.fill_(group["lr"])
 
     def step(self, data: Transitions, with_actor: bool) -> tuple[Tensor, ...]:
-        """Step the critics, and the actor; return the losses in this order, then loc and log_std."""
+        """Step the critics, and the actor; return the losses in this order.
+
+        After the actor's come the price of the floor, dL/dH0, and loc and log_std.
+        """
         size = len(data.actions)
         noise = self.policy.actor.draw_noise((1 + with_actor) * size).split(size)
         return self._steps[with_actor](data, *(noise if self.joint else reversed(noise)))
@@ -157,9 +160,11 @@ class OffPolicyUpdate(Update):
         return (self.critic(data, next_noise)[0],)
 
     def _both(self, data: Transitions, next_noise: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        critic_loss, _ = self.critic(data, next_noise)
-        actor_loss, (loc, log_std) = self.actor(data.obs, noise)
-        return critic_loss, actor_loss, loc, log_std
+        critic_loss, *_ = self.critic(data, next_noise)
+        actor_loss, (loc, log_std), prices = self.actor(data.obs, noise)
+        # there is none where the actor is frozen or has another head
+        price = next((each for each in prices if each is not None), actor_loss * torch.nan)
+        return critic_loss, actor_loss, price.to(actor_loss.dtype), loc, log_std
 
     def move_targets(self, tau: float) -> None:
         """Move the target critics to the critics by a share of the way, running statistics whole."""
@@ -307,10 +312,15 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
         obs, next_obs = _as_float32(data.observations), _as_float32(data.next_observations)
         return Transitions(obs, data.actions, next_obs, rewards, data.dones, discounts)
 
+    def _return_scale(self) -> float:
+        """Return what a unit of the critics' values is in returns."""
+        return 1.0
+
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log what training gathered since the last time (SB3's hook), reading the device once."""
-        for name, value in self.metrics.flush(self.actor.action_dist).items():
-            self.logger.record(f"train/{name}", value)
+        for name, value in self.metrics.flush(self.actor).items():
+            scale = self._return_scale() if name == "entropy_price" else 1.0
+            self.logger.record(f"train/{name}", scale * value)
         super().dump_logs(*args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:

@@ -201,10 +201,11 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
     def _make_update(self) -> Update:
         return OffPolicyUpdate(self.policy, xqc_critic_loss, least_value, joint=True)
 
+    def _return_scale(self) -> float:
+        return self.reward_scale().item()
+
     def _transitions(self, data: ReplayBufferSamples) -> Transitions:
-        return super()._transitions(
-            data._replace(rewards=data.rewards / self.reward_scale().item())
-        )
+        return super()._transitions(data._replace(rewards=data.rewards / self._return_scale()))
 
     def _store_transition(
         self,
@@ -220,7 +221,7 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log the rewards' scale besides (SB3's hook)."""
-        self.logger.record("train/reward_scale", self.reward_scale().item())
+        self.logger.record("train/reward_scale", self._return_scale())
         super().dump_logs(*args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
