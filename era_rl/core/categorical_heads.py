@@ -16,7 +16,7 @@ from era_rl.core.entropy import (
     categorical_sample,
 )
 from era_rl.core.feasibility import AUTO_FRACTION, check_count, check_softmax_floor
-from era_rl.core.head import Head, Params, resolve_target_entropy
+from era_rl.core.head import Head, Params, as_number, resolve_target_entropy
 
 
 class _CategoricalParams(Head):
@@ -68,6 +68,8 @@ class CategoricalHead(_CategoricalParams):
     Raises:
         ValueError: If an argument is outside its range, or the floor infeasible.
     """
+
+    shown = ("num_classes", "method", "tau")
 
     def __init__(
         self,
@@ -137,6 +139,7 @@ class MultiCategoricalHead(_CategoricalParams):
         ValueError: If an argument is outside its range, or both floors are given.
     """
 
+    shown = ("num_actions",)
     _independent = True
     _index: Tensor
     _possible: Tensor
@@ -176,7 +179,7 @@ class MultiCategoricalHead(_CategoricalParams):
         if not 0.0 <= nats < self.max_entropy and not nats == self.max_entropy == 0.0:
             raise ValueError(
                 f"target_entropy={nats} must be in [0, {self.max_entropy:.6g}) nats, the largest "
-                f"entropy of {self.num_actions} actions"
+                f"entropy of {self.num_actions} actions; the default is {AUTO_FRACTION} of it"
             )
 
     def forward(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -222,6 +225,6 @@ class MultiCategoricalHead(_CategoricalParams):
                 f"target_entropy={target_entropy} and target_entropy_fraction={fraction} exclude "
                 "each other"
             )
-        if not 0.0 <= fraction < 1.0:
+        if not 0.0 <= as_number("target_entropy_fraction", fraction) < 1.0:
             raise ValueError(f"target_entropy_fraction={fraction} must be in [0, 1)")
         return fraction * self.max_entropy

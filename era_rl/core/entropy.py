@@ -4,9 +4,12 @@ Entropies are in nats and per dimension; sum them over independent action dimens
 inputs are computed and returned in float32: bfloat16 cannot hold an entropy floor.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
+from era_rl.core.feasibility import check_truncated_floor
 from era_rl.core.truncation import (
     GAUSSIAN_CONSTANT,
     LOG_TWO,
@@ -120,6 +123,48 @@ def truncated_normal_entropy(loc: Tensor, log_std: Tensor) -> Tensor:
     loc, log_std = torch.broadcast_tensors(*at_least_float32(loc, log_std))
     t = truncation(loc, log_std)
     return truncated_entropy(log_std, t, second_moment(t))
+
+
+def target_entropy_for_std(std: float, action_dim: int = 1, loc: float = 0.0) -> float:
+    """Return the floor H0 = D h(loc, ln std) at which policies around ``loc`` have this std.
+
+    Args:
+        std: Scale of the normal before it is truncated, above 0, in units of half the actions' range.
+        action_dim: D; the dimensions share the entropy alike.
+        loc: Location in [-1, 1]; 0 is the middle of the range, where an entropy takes the least std.
+
+    Returns:
+        H0 in nats, summed over dimensions: an algorithm's ``target_entropy``.
+
+    Raises:
+        ValueError: If ``std`` or ``loc`` is out of range.
+    """
+    if not 0.0 < std < math.inf:
+        raise ValueError(f"std={std} must be above 0, finite")
+    where = _location(loc)
+    h = truncated_normal_entropy(where, torch.full_like(where, std).log()).item()
+    return action_dim * h
+
+
+def std_for_target_entropy(target_entropy: float, action_dim: int = 1, loc: float = 0.0) -> float:
+    """Return the std at which a policy around ``loc`` has the floor: :func:`target_entropy_for_std`.
+
+    std = exp(h^-1(loc, H0 / D)), in units of half the actions' range, where all dimensions share the
+    entropy alike.
+
+    Raises:
+        ValueError: For a floor that no policy has, or a ``loc`` out of range.
+    """
+    check_truncated_floor(target_entropy, action_dim, 0.0)
+    where = _location(loc)
+    h = torch.full_like(where, target_entropy / action_dim)
+    return truncated_normal_log_std(where, h).exp().item()
+
+
+def _location(loc: float) -> Tensor:
+    if not -1.0 <= loc <= 1.0:
+        raise ValueError(f"loc={loc} must be in [-1, 1]")
+    return torch.tensor(loc, dtype=torch.float64)
 
 
 def truncated_normal_log_std(loc: Tensor, entropy: Tensor) -> Tensor:

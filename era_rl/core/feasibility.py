@@ -18,6 +18,10 @@ ON_POLICY_NATS_PER_DIM = -0.3
 AUTO_FRACTION = 0.3
 """The default floor of a discrete policy, as a fraction of the largest entropy possible."""
 
+_DEFAULTS = (
+    f"the default is {NATS_PER_DIM} nats a dimension, {ON_POLICY_NATS_PER_DIM} with PPO and A2C"
+)
+
 LOG_STD_MIN = -8.0
 """The default lower bound of log_std."""
 
@@ -75,7 +79,8 @@ def check_gaussian_floor(
     if not LOWEST_ENTROPY < target_entropy + delta <= highest:
         raise ValueError(
             f"target_entropy={target_entropy} with delta={delta} must be at most {highest:.6g} nats, "
-            f"the Gaussian entropy of {action_dim} dimension(s) at log_std_max={log_std_max}"
+            f"the Gaussian entropy of {action_dim} dimension(s) at log_std_max={log_std_max}; "
+            + _DEFAULTS
         )
 
 
@@ -87,7 +92,7 @@ def check_truncated_floor(target_entropy: float, action_dim: int, log_std_min: f
     if not LOWEST_ENTROPY < target_entropy < highest:
         raise ValueError(
             f"target_entropy={target_entropy} must be below {highest:.6g} nats: an action on [-1, 1] "
-            f"has at most ln 2 per dimension, here with {action_dim} dimension(s)"
+            f"has at most ln 2 per dimension, here with {action_dim} dimension(s); {_DEFAULTS}"
         )
 
 

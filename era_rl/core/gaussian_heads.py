@@ -8,9 +8,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Normal
 
 from era_rl.core.activations import gaussian_era, truncated_normal_era
-from era_rl.core.distributions import truncated_normal_mean, truncated_normal_sample
+from era_rl.core.distributions import (
+    TruncatedNormal,
+    truncated_normal_mean,
+    truncated_normal_sample,
+)
 from era_rl.core.entropy import at_least_float32, normal_entropy, tanh_normal_entropy
 from era_rl.core.feasibility import (
     LOG_STD_MIN,
@@ -50,6 +55,7 @@ class _GaussianParams(Head):
 
     default_in_keys = ("raw",)
     default_out_keys = ("loc", "scale")
+    shown = ("action_dim", "floor")
     floor: Floor = "gaussian"
     """Whose entropy is held: the policy's own, "exact", or that of the normal it is made from."""
     log_std_min, log_std_max = Setting(), Setting()
@@ -89,6 +95,10 @@ class _GaussianParams(Head):
     def check(self, **settings: float) -> None:
         """Raise ValueError unless Eq. 11 can hold the settings, given by name."""
         check_gaussian_floor(**settings, action_dim=self.action_dim, delta=self.delta.item())
+
+    def distribution(self, params: Params) -> Distribution:
+        """Return what the noise is drawn from, of torch.distributions, each dimension by itself."""
+        raise NotImplementedError
 
     def forward(self, raw: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Return (loc, scale, *others), scale = exp(log_std); other tensors pass through."""
@@ -150,6 +160,11 @@ class GaussianHead(_GaussianParams):
         loc, raw_log_std, _ = self._split(raw)
         log_std = self._log_std(raw_log_std)
         return loc, log_std if self.log_half_range is None else log_std + self.log_half_range
+
+    def distribution(self, params: Params) -> Normal:
+        """Return the normals of the parameters, for a squashed policy those before the squashing."""
+        loc, log_std = params
+        return Normal(loc, log_std.exp())
 
     def draw_noise(self, like: Tensor) -> Tensor:
         """Return standard normal noise of the shape of ``like``."""
@@ -261,7 +276,7 @@ class TruncatedGaussianHead(_GaussianParams):
             raise ValueError(f"floor={floor!r} must be 'exact' or 'gaussian'")
         if slack is not None and floor == "gaussian":
             raise ValueError(f"slack={slack} needs floor='exact'")
-        if slack is not None and not 0.0 < slack < 1.0:
+        if slack is not None and not 0.0 < as_number("slack", slack) < 1.0:
             raise ValueError(f"slack={slack} must be in (0, 1), or None")
         if delta != 0.0 and floor == "exact":
             raise ValueError(f"delta={delta} needs floor='gaussian'; the exact floor has no bias")
@@ -312,6 +327,11 @@ class TruncatedGaussianHead(_GaussianParams):
             slack_logit=None if self.slack_offset is None else slack + self.slack_offset,
             min_entropy_per_dim=self._min_entropy_per_dim if self._caps_shares else None,
         )
+
+    def distribution(self, params: Params) -> TruncatedNormal:
+        """Return the truncated normals of the parameters: ``stddev`` is that of the actions."""
+        loc, log_std = params
+        return TruncatedNormal(loc, log_std.exp(), event_dims=0)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """Return the actions in [-1, 1] that the noise gives (:func:`truncated_normal_sample`)."""

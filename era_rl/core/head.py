@@ -1,7 +1,7 @@
 """A floored policy is one object: raw network outputs in, a distribution with an entropy floor out."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsFloat, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,14 @@ class Head(nn.Module):
     target_entropy = Setting()
     """H0 in nats, summed over dimensions or components; may be set while training."""
     _target_entropy: Tensor
+
+    shown: ClassVar[tuple[str, ...]]
+    """What is printed of a head beside its settings."""
+
+    def extra_repr(self) -> str:
+        """Return what the head is for and its settings, for ``print(policy)``."""
+        shown = {name: getattr(self, name) for name in self.shown} | self.settings()
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
     def params(self, raw: Tensor) -> Params:
         """Return the distribution's parameters, of raw outputs (..., raw_dim)."""
@@ -152,9 +160,12 @@ class Head(nn.Module):
 
 def as_number(name: str, value: Any, allowed: str = "a number") -> float:
     """Return an argument as a float; ValueError unless it is a number."""
-    if isinstance(value, str) or not isinstance(value, SupportsFloat):
-        raise ValueError(f"{name}={value!r} must be {allowed}")
-    return float(value)
+    try:
+        if isinstance(value, str):  # of which float takes some
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r} must be {allowed}") from None
 
 
 def resolve_target_entropy(target_entropy: float | Literal["auto"], auto: float) -> float:

@@ -1,12 +1,15 @@
 """What can be asked of a policy with an entropy floor, whatever library it acts in."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
+import torch
 from torch import Tensor
 
 from era_rl.core.categorical_heads import MultiCategoricalHead
+from era_rl.core.entropy import normal_entropy, truncated_normal_entropy
 from era_rl.core.feasibility import (
     AUTO_FRACTION,
     LOG_STD_MIN,
@@ -28,6 +31,19 @@ BoundedDistribution = Literal["truncated", "tanh", "normal"]
 BoundedHead = TruncatedGaussianHead | GaussianHead
 _FLOORS = ("target_entropy", "nats_per_dim", "target_entropy_fraction")
 """The options that say how high the floor is, one of which may be a schedule."""
+
+_CHOICES = {
+    "distribution": BoundedDistribution,
+    "deterministic_action": DeterministicAction,
+    "floor": Floor,
+}
+_OTHER_VALUES: dict[str, tuple[str | None, str]] = {
+    "target_entropy": ("auto", "a number of nats or 'auto'"),
+    "delta": ("auto", "a number of nats, at least 0, or 'auto'"),
+    "slack": (None, "a number in (0, 1), or None"),
+    "min_entropy_per_dim": (None, "a number of nats or None"),
+}
+"""What an option may be beside a number, and what its error says."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +103,10 @@ class PolicyOptions:
         for name in _FLOORS:
             object.__setattr__(self, name, read_schedule(name, getattr(self, name)))
         self._check_choices()
+        self._check_numbers()
         self._check_distribution()
         if self.delta == "auto" and self.distribution == "normal":
             raise ValueError("delta='auto' must be left out with distribution='normal': no bias")
-        if isinstance(self.delta, str) and self.delta != "auto":
-            raise ValueError(
-                f"delta={self.delta!r} must be a number of nats, at least 0, or 'auto'"
-            )
         if self.delta == "auto" and self.floor_kind != "gaussian":
             raise ValueError("delta='auto' needs floor='gaussian', not 'exact': there is no bias")
         if self.target_entropy != "auto":
@@ -105,16 +118,21 @@ class PolicyOptions:
                     )
 
     def _check_choices(self) -> None:
-        choices = {
-            "distribution": BoundedDistribution,
-            "deterministic_action": DeterministicAction,
-            "floor": Floor,
-        }
-        for name, kind in choices.items():
+        for name, kind in _CHOICES.items():
             value, allowed = getattr(self, name), get_args(kind)
-            if value not in allowed and not (name == "floor" and value is None):
+            known = isinstance(value, str) and value in allowed
+            if not known and not (name == "floor" and value is None):
                 *others, last = map(repr, allowed)
                 raise ValueError(f"{name}={value!r} must be {', '.join(others)} or {last}")
+
+    def _check_numbers(self) -> None:
+        for field in fields(PolicyOptions):
+            value = getattr(self, field.name)
+            word, allowed = _OTHER_VALUES.get(field.name, ("", "a number"))
+            is_word = isinstance(value, str | None) and value == word
+            is_schedule = field.name in _FLOORS and callable(value)
+            if field.name not in _CHOICES and not is_word and not is_schedule:
+                as_number(field.name, value, allowed)
 
     def _check_distribution(self) -> None:
         if self.distribution == "truncated":
@@ -210,16 +228,14 @@ class PolicyOptions:
             "delta": 0.0 if self.delta == "auto" else self.delta,
         }
         if self.distribution == "truncated":
-            return TruncatedGaussianHead(
-                action_dim,
-                floor=self.floor_kind,
-                slack=self.slack,
-                min_entropy_per_dim=self.min_entropy_per_dim,
-                **shared,
-            )
-        if self.distribution == "tanh":
-            return TanhGaussianHead(action_dim, **shared)
-        return GaussianHead(action_dim, half_range=half_range, **shared)
+            shared |= {"slack": self.slack, "min_entropy_per_dim": self.min_entropy_per_dim}
+            head: BoundedHead = TruncatedGaussianHead(action_dim, floor=self.floor_kind, **shared)
+        elif self.distribution == "tanh":
+            head = TanhGaussianHead(action_dim, **shared)
+        else:
+            head = GaussianHead(action_dim, half_range=half_range, **shared)
+        _warn_of_a_void_floor(head)
+        return head
 
     def discrete_head(self, num_actions: Sequence[int]) -> MultiCategoricalHead:
         """Return the head of discrete actions, of the numbers of actions of its components.
@@ -253,6 +269,21 @@ class PolicyOptions:
         if given.pop("squash", True) is False:
             distribution = "normal"
         return cls(**given, distribution=distribution, deterministic_action=deterministic_action)
+
+
+def _warn_of_a_void_floor(head: BoundedHead) -> None:
+    log_std = torch.tensor(head.log_std_min, dtype=torch.float64, device="cpu")
+    if head.floor == "exact":  # the entropy is least where the mode is at a bound
+        least = head.action_dim * truncated_normal_entropy(log_std.new_ones(()), log_std).item()
+    else:
+        least = head.action_dim * normal_entropy(log_std).item() - head.delta.item()
+    if head.target_entropy <= least:
+        warnings.warn(
+            f"target_entropy={head.target_entropy:.6g} has no effect: log_std_min="
+            f"{head.log_std_min:.6g} alone keeps the entropy of {head.action_dim} dimension(s) above "
+            f"{least:.6g} nats",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

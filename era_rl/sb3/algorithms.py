@@ -1,5 +1,6 @@
 """The ERA algorithms whose training loops are the host's: only policy and arguments differ."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from era_rl.core import OnPolicyOptions
+from era_rl.core.head import as_number
 from era_rl.sb3.actor_critic import (
     ERAActorCriticCnnPolicy,
     ERAActorCriticPolicy,
@@ -123,8 +125,18 @@ class _CheckedSteps:
         return getattr(self._env, name)
 
 
-class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):
-    """Refuses to act or train on what is not finite, while the networks are still whole."""
+class _RolloutMixin(ERAMixin, OnPolicyAlgorithm):
+    """What every on-policy algorithm refuses: some arguments, and to train on what is not finite."""
+
+    options_class = OnPolicyOptions
+
+    def __init__(self, *args: Any, use_sde: bool = False, **kwargs: Any) -> None:
+        refuse_sde(use_sde)
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        as_number("ent_coef", self.ent_coef, "a number: only SAC's kin tune it")
+        super()._setup_model()
 
     def collect_rollouts(self, env: Any, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout (SB3's hook); FloatingPointError before an action that is not finite."""
@@ -154,20 +166,20 @@ class _FiniteRolloutMixin(ERAMixin, OnPolicyAlgorithm):
 
 
 class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
-    CompilingMixin, LearnedDeltaMixin, _FiniteRolloutMixin
+    CompilingMixin, LearnedDeltaMixin, _RolloutMixin
 ):
-    """What is an argument of an on-policy algorithm beside the options, and its learned delta."""
+    """What PPO and A2C have besides: compiled passes, and a learned delta."""
 
-    options_class = OnPolicyOptions
-
-    def __init__(self, *args: Any, use_sde: bool = False, **kwargs: Any) -> None:
-        refuse_sde(use_sde)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "squash" in kwargs:
             raise TypeError(f"squash={kwargs['squash']} is distribution='normal' now, if False")
         super().__init__(*args, **kwargs)
 
     def _planned_calls(self, total_timesteps: int) -> int:
-        return total_timesteps // self.n_envs
+        size = self.n_steps * self.n_envs
+        minibatches = math.ceil(size / getattr(self, "batch_size", size))
+        updates = getattr(self, "n_epochs", 1) * minibatches
+        return math.ceil(total_timesteps / size) * (self.n_steps + updates)
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ERAActorCriticPolicy") -> None:
         super()._maybe_recommend_cpu(mlp_class_name)
@@ -198,8 +210,9 @@ class PPOERA(_OnPolicyERAMixin, PPO):
         env: Environment or its id.
         *args: PPO's arguments by position.
         compile: Whether the policy's ``forward`` and ``evaluate_actions`` run under torch.compile,
-            which takes tens of seconds at their first calls: True, False, or "auto" for 50,000 steps
-            of the (vectorised) environment and more. Equal to the eager ones up to rounding.
+            which takes tens of seconds at their first calls: True, False, or "auto" where training
+            calls them 50,000 times and more, once a step of the (vectorised) environment and once a
+            minibatch; the logger says which it is. Equal to the eager ones up to rounding.
             Without a C++ compiler, or where compilation fails, it warns and runs eagerly.
         use_sde: Must be False.
         **kwargs: The fields of :class:`~era_rl.core.OnPolicyOptions`, by name: for a Box
@@ -232,7 +245,7 @@ class A2CERA(_OnPolicyERAMixin, A2C):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPOERA.policy_aliases
 
 
-class MaskablePPOERA(_FiniteRolloutMixin, MaskablePPO):  # pyright: ignore[reportIncompatibleVariableOverride]
+class MaskablePPOERA(_RolloutMixin, MaskablePPO):  # pyright: ignore[reportIncompatibleVariableOverride]
     """PPO with invalid action masking and an entropy floor on the actions that the mask leaves.
 
     H[pi(.|s)] >= f sum_i ln m_i(s), with m_i(s) >= 1 the number of valid actions of component i: the
@@ -256,9 +269,3 @@ class MaskablePPOERA(_FiniteRolloutMixin, MaskablePPO):  # pyright: ignore[repor
         "CnnPolicy": ERAMaskableCnnPolicy,
         "MultiInputPolicy": ERAMaskableMultiInputPolicy,
     }
-
-    options_class = OnPolicyOptions
-
-    def __init__(self, *args: Any, use_sde: bool = False, **kwargs: Any) -> None:
-        refuse_sde(use_sde)
-        super().__init__(*args, **kwargs)

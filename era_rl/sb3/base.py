@@ -28,6 +28,8 @@ LOST = (
     "saved before"
 )
 
+NO_ENTROPY_TERM = "the losses have no entropy term, target_entropy sets the floor"
+
 
 class ERAPolicy(Protocol):
     """What algorithms and callbacks need of a policy; every policy of this package has it."""
@@ -84,6 +86,12 @@ class ERAMixin(BaseAlgorithm):
             warnings.warn(
                 f"device={str(device)!r} is absent (torch.cuda.is_available() is False): the CPU "
                 "is taken, as in Stable-Baselines3",
+                stacklevel=2,
+            )
+        if "log_std_init" in (kwargs.get("policy_kwargs") or ()):
+            warnings.warn(
+                "policy_kwargs={'log_std_init': ...} has no effect: target_entropy sets how wide the "
+                "policy begins",
                 stacklevel=2,
             )
         names = self._option_names() & kwargs.keys()
@@ -146,11 +154,12 @@ class ERAMixin(BaseAlgorithm):
             self._hold(self.options.floor_at(progress, self.era_policy.head))
 
     def _setup_model(self) -> None:
-        if not hasattr(self.policy_class, "target_entropy"):
+        if not issubclass(self.policy_class, tuple(self.policy_aliases.values())):
             names = ", ".join(map(repr, self.policy_aliases))
             raise ValueError(
                 f"policy={self.policy_class.__name__} must be one of {names}, or derived from theirs: "
                 + ", ".join(policy.__name__ for policy in self.policy_aliases.values())
+                + f". A file with it was saved by another algorithm than {type(self).__name__}"
             )
         if taken := sorted({"head_kwargs", *self._option_names()} & self.policy_kwargs.keys()):
             raise ValueError(
@@ -204,6 +213,29 @@ class ERAMixin(BaseAlgorithm):
                     f"construct {cls.__name__} anew"
                 )
         return model
+
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto"
+    ) -> None:
+        """Load parameters; arguments as SB3's.
+
+        With ``exact_match=False`` what this model does not have is left out, such as the optimizer of
+        a temperature: so ``sacera.set_parameters(sac.get_parameters(), exact_match=False)`` begins with
+        the networks of a trained SAC.
+
+        Raises:
+            ValueError: With ``exact_match=True``, if the model does not have what is given.
+        """
+        given: Any = load_path_or_dict
+        if not isinstance(given, dict):
+            given = load_from_zip_file(given, device=device, load_data=False)[1]
+        known = {name: given[name] for name in self._get_torch_save_params()[0] if name in given}
+        if exact_match and (unknown := sorted(given.keys() - known.keys())):
+            raise ValueError(
+                f"exact_match=True must be False to leave out {', '.join(unknown)}, which "
+                f"{type(self).__name__} does not have"
+            )
+        super().set_parameters(known, exact_match, device)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "options", "_ready"]
@@ -359,15 +391,14 @@ class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
         self,
         *args: Any,
         layer_norm: bool = False,
-        ent_coef: float = 0.0,
+        ent_coef: float | str = 0.0,
         use_sde: bool = False,
         **kwargs: Any,
     ) -> None:
-        if ent_coef != 0:
-            raise ValueError(
-                f"ent_coef={ent_coef!r} must be 0: the losses have no entropy term, "
-                "target_entropy sets the floor"
-            )
+        if isinstance(ent_coef, str) and ent_coef.startswith("auto"):
+            warnings.warn(f"ent_coef={ent_coef!r} has no effect: {NO_ENTROPY_TERM}", stacklevel=3)
+        elif ent_coef != 0:
+            raise ValueError(f"ent_coef={ent_coef!r} must be 0: {NO_ENTROPY_TERM}")
         refuse_sde(use_sde)
         self._layer_norm = layer_norm
         super().__init__(*args, **{**kwargs, "ent_coef": 0.0})

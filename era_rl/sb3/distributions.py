@@ -34,6 +34,11 @@ class HeadDistribution(Distribution):
         self.params, self._shared = params, None
         return self
 
+    @property
+    def distribution(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The distribution of torch.distributions, shape (batch, action_dim), for its ``stddev``."""
+        return self.head.distribution(self.params)
+
     def shared(self) -> Any:
         """Return what density and entropy have in common, computed once."""
         if self._shared is None:

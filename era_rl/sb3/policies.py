@@ -197,6 +197,11 @@ class ERAPolicyMixin(FlooredPolicyMixin):
         """Compile what acting calls."""
         self.actor.compile_passes()
 
+    def get_distribution(self, obs: PyTorchObs) -> HeadDistribution:
+        """Return the policy's distribution at observations, as SB3's on-policy policies do."""
+        loc, log_std, _ = self.actor.get_action_dist_params(obs)
+        return HeadDistribution(self.head, self.options).proba_distribution(loc, log_std)
+
     def actor_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the policy's distribution depends on."""
         return list(self.actor.parameters())

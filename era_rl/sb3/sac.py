@@ -40,7 +40,7 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
             ``gradient_steps`` is fixed: their number is unknown then). On CUDA gradients and
             optimizer steps become one CUDA graph besides. Equal to the eager update up to rounding.
             Without a C++ compiler, or where compilation fails, it warns and runs eagerly.
-        ent_coef: Must be 0: there is no entropy term.
+        ent_coef: Must be 0: there is no entropy term; SAC's "auto" is taken with a warning.
         use_sde: Must be False.
         policy_kwargs: As in SB3.
         **kwargs: The fields of :class:`~era_rl.core.PolicyOptions`, by name: ``target_entropy``,

@@ -225,9 +225,14 @@ class CompilingMixin(ERAMixin):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(total_timesteps, *args, **kwargs)
-        wanted = self.compile is True or (
-            self.compile == "auto" and self._planned_calls(total_timesteps) >= MIN_CALLS_TO_COMPILE
-        )
+        wanted = self.compile is True
+        if self.compile == "auto" and self._compiled is None:
+            planned = self._planned_calls(total_timesteps)
+            wanted = planned >= MIN_CALLS_TO_COMPILE
+            self.logger.info(
+                f"compile='auto': {'compiled' if wanted else 'eager'}, as {planned or 'unknown'} calls "
+                f"are planned and {MIN_CALLS_TO_COMPILE} pay"
+            )
         if wanted and self._compiled is None:
             self._compiled, self._update = has_compiler(), None
             if not self._compiled:

@@ -190,11 +190,6 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
-        if not issubclass(self.policy_class, XQCERAPolicy):
-            raise ValueError(
-                f"policy={self.policy_class.__name__} must be one of 'MlpPolicy', or derived from its "
-                "XQCERAPolicy: the critics are categorical"
-            )
         super()._setup_model()
         self.reward_scale = RewardScale(self.gamma, self.policy.bound, self.n_envs)  # type: ignore[arg-type]
 

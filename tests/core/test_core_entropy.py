@@ -11,7 +11,9 @@ from scipy import integrate, stats
 from era_rl.core import (
     categorical_entropy,
     normal_entropy,
+    std_for_target_entropy,
     tanh_normal_entropy,
+    target_entropy_for_std,
     truncated_normal_entropy,
     truncated_normal_log_std,
 )
@@ -225,3 +227,29 @@ def test_tanh_entropy_peaks_where_the_facts_say(loc, sigma, peak) -> None:
     assert log_std[best].exp().item() == pytest.approx(sigma, abs=0.006)
     assert entropy[best].item() == pytest.approx(peak, abs=0.006)
     assert entropy[-1] < entropy[best]
+
+
+# sigma by (H0 / D, loc), as the table of docs/defaults.md has it
+STDS = [
+    *((0.0, 0.0, 0.24), (-0.3, 0.0, 0.18), (-0.5, 0.0, 0.15), (-1.0, 0.0, 0.09), (-2.0, 0.0, 0.03)),
+    *((0.0, 1.0, 0.48), (-0.3, 1.0, 0.36), (-0.5, 1.0, 0.29), (-1.0, 1.0, 0.18), (-2.0, 1.0, 0.07)),
+]
+
+
+@pytest.mark.parametrize(("nats", "loc", "std"), STDS)
+def test_a_floor_and_a_std_are_each_others(nats: float, loc: float, std: float) -> None:
+    """std = exp(h^-1(loc, H0 / D)), and H0 = D h(loc, ln std)."""
+    found = std_for_target_entropy(6 * nats, 6, loc)
+    assert round(found, 2) == std
+    assert target_entropy_for_std(found, 6, loc) == pytest.approx(6 * nats, abs=1e-9)
+
+
+def test_floors_and_stds_out_of_range_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"target_entropy=6\.0 must be below 4\.15.*default is -0\.5"
+    ):
+        std_for_target_entropy(6.0, 6)
+    with pytest.raises(ValueError, match=r"std=0\.0 must be above 0"):
+        target_entropy_for_std(0.0)
+    with pytest.raises(ValueError, match=r"loc=2\.0 must be in \[-1, 1\]"):
+        std_for_target_entropy(-1.0, loc=2.0)

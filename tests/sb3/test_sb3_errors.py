@@ -18,7 +18,7 @@ from era_rl.sb3 import PPOERA, EntropyMonitor
     ("arguments", "message"),
     [
         ({"ent_coef": 0.1}, "ent_coef=0.1 must be 0"),
-        ({"ent_coef": "auto"}, "ent_coef='auto' must be 0"),
+        ({"ent_coef": "low"}, "ent_coef='low' must be 0"),
         ({"use_sde": True}, "use_sde=True must be False"),
         (
             {"distribution": "tanh", "floor": "exact"},
@@ -28,6 +28,15 @@ from era_rl.sb3 import PPOERA, EntropyMonitor
         ({"distribution": "normal"}, "distribution='normal' must be 'truncated' or 'tanh'"),
         ({"nats_per_dim": -1.0, "target_entropy": -2.0}, "nats_per_dim=-1.0 exclude each other"),
         ({"log_std_min": None}, "log_std_min=None must be a number"),
+        ({"log_std_min": [-5.0]}, "log_std_min=[-5.0] must be a number"),
+        ({"log_std_min": np.array([-5.0, -4.0])}, "log_std_min=array([-5., -4.]) must be a number"),
+        (
+            {"target_entropy": torch.ones(2)},
+            "target_entropy=tensor([1., 1.]) must be a number of n",
+        ),
+        ({"floor": np.ones(2)}, "floor=array([1., 1.]) must be 'exact' or 'gaussian'"),
+        ({"slack": "x"}, "slack='x' must be a number in (0, 1), or None"),
+        ({"min_entropy_per_dim": {}}, "min_entropy_per_dim={} must be a number of nats or None"),
         ({"floor": "none"}, "floor='none' must be 'exact' or 'gaussian'"),
         ({"delta": 0.1}, "delta=0.1 needs floor='gaussian'"),
         ({"delta": "auto"}, "delta='auto' needs floor='gaussian', not 'exact'"),
@@ -74,7 +83,9 @@ def test_refuses(arguments: dict[str, Any], message: str) -> None:
 
 def test_an_infeasible_floor_is_refused_with_its_range() -> None:
     # two dimensions on [-1, 1] have at most 2 ln 2 = 1.386 nats
-    with pytest.raises(ValueError, match=r"target_entropy=1\.39.*1\.38"):
+    with pytest.raises(
+        ValueError, match=r"target_entropy=1\.39.*1\.38.*default is -0\.5 nats a dim"
+    ):
         small_sacera(target_entropy=1.39)
     # Eq. 11 holds at most 2 (log_std_max + ln(2 pi e) / 2) = 2.838 nats
     with pytest.raises(ValueError, match=r"2\.8378"):

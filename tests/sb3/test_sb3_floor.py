@@ -121,6 +121,7 @@ class TestLearnedDelta:
         assert float(rows[-1]["train/delta"]) == pytest.approx(model.delta_learner.delta_max)
         assert rows[-1]["train/delta_saturated"] == "True"
 
+    @pytest.mark.filterwarnings("ignore:target_entropy=-30 has no effect")
     def test_stays_at_zero_where_the_entropy_is_above_the_target(self) -> None:
         model = self._model(target_entropy=-30.0, log_std_min=-2.0)
         assert self._converge(model, 20) > -30.0
