@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def record_video(agent: Film) -> None:
     name = f"{agent.algo}-{file_name(agent.env)}-step-0-to-step-{agent.steps}.mp4"
     path = (agent.out or run_folder(agent) / "videos") / name
     frames = (env.render() for _ in _play(model, env, agent))
-    write_video(path, frames, env.get_attr("metadata")[0].get("render_fps", 30))
+    write_video(path, frames, env.get_attr("metadata")[0].get("render_fps") or 30)
     env.close()
     sys.stdout.write(f"{path}\n")
 
@@ -137,17 +138,25 @@ def write_video(path: Path, frames: Iterable[Any], fps: Any) -> None:
 
     Straight to ffmpeg: moviepy, by which SB3's recorder writes, repeats some frames and loses others,
     for it asks for frames by times that are rounded.
+
+    Raises:
+        ValueError: For no frame, or one of another shape or dtype: ffmpeg would lose it.
     """
-    frames = iter(frames)
-    first = next(frames)
+    frames = (np.ascontiguousarray(frame) for frame in frames)
+    first = next(frames, np.empty(0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = first.shape[1], first.shape[0]
     # sides of h264's frames are even
-    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2)
-    writer.send(None)
-    for frame in chain([first], frames):
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    options = {"fps": float(fps), "macro_block_size": 2}
+    with closing(imageio_ffmpeg.write_frames(str(path), first.shape[1::-1], **options)) as writer:
+        for number, frame in enumerate(chain([first], frames)):
+            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != (*first.shape[:2], 3):
+                raise ValueError(
+                    f"frame {number} is {frame.dtype} of shape {frame.shape}: all must be bytes of one "
+                    "shape, (height, width, 3)"
+                )
+            if number == 0:
+                writer.send(None)
+            writer.send(frame)
 
 
 def _play(model: BaseAlgorithm, env: VecEnv, agent: Enjoy | Film) -> Iterator[dict[str, Any]]:

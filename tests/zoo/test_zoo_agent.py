@@ -219,6 +219,24 @@ def test_a_video_has_every_frame_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # imageio's pipes from ffmpeg
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [None],
+        [np.zeros((4, 4, 3))],
+        [np.zeros((4, 4, 4), np.uint8)],
+        [np.zeros((4, 4, 3), np.uint8), np.zeros((2, 4, 3), np.uint8)],
+    ],
+    ids=["none", "None", "floats", "alpha", "sizes"],
+)
+def test_frames_of_another_kind_are_refused(frames: list[Any], tmp_path: Path) -> None:
+    """ffmpeg takes the bytes of a float's frame for several, and loses those of another size."""
+    with pytest.raises(ValueError, match=rf"^frame {max(len(frames), 1) - 1} is \w+ of shape"):
+        commands.write_video(tmp_path / "film.mp4", frames, np.int64(20))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # imageio's pipes from ffmpeg
 def test_record_video_films_an_agent(logs, tmp_path, capsys):
     film = ["record-video", *names(logs, "ppo_era"), "-n", "12", "-o", str(tmp_path)]
     assert cli.main(film) == 0
