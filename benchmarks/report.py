@@ -262,7 +262,7 @@ def _commands(suite: Suite, results_folder: Path) -> list[Section]:
     for command in suite.commands:
         path = command.result(results_folder)
         if path.exists():
-            line = f"python -m {command.module} {' '.join(command.arguments)}".strip()
+            line = " ".join(["python", "-m", command.module, *map(str, command.arguments)])
             blocks = tables.blocks(command.module, path)
             sections.append(Section(command.name, [*blocks, Text(line, code=True)]))
     return sections

@@ -7,7 +7,7 @@ with: its runs stay that suite's, and are done once.
 
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -114,24 +114,24 @@ class CommandRun:
     Attributes:
         name: Name in the suite.
         module: Module to run.
-        arguments: Its arguments.
         output: The file, relative to the working directory.
         minutes: How long it takes, as estimated by the suite's author.
+        arguments: Its arguments.
     """
 
     name: str
     module: str
-    arguments: tuple[str, ...]
-    output: Path
+    output: str
     minutes: float
+    arguments: Sequence[Any] = ()
 
     def result(self, results: Path) -> Path:
         """Return the file that is there when the measurement is done."""
-        return self.output
+        return Path(self.output)
 
     def is_done(self, results: Path) -> bool:
         """Return whether the file is there."""
-        return self.output.exists()
+        return self.result(results).exists()
 
     def folder(self, scratch: Path) -> Path:
         """Return the folder for logs."""
@@ -139,7 +139,7 @@ class CommandRun:
 
     def command(self, results: Path, scratch: Path) -> list[str]:
         """Return the command."""
-        return [sys.executable, "-m", self.module, *self.arguments]
+        return [sys.executable, "-m", self.module, *map(str, self.arguments)]
 
 
 Run = TrainingRun | CommandRun
@@ -208,19 +208,9 @@ def load(suite: str) -> Suite:
             )
         for name, entry in entries.items():
             lent = kind == "arms" and isinstance(entry, dict) and "suite" in entry
-            _check_entry(
-                f"{path}: {kind}: {name}", entry, *((LENT, LENT) if lent else (keys, needed))
-            )
-    commands = [
-        CommandRun(
-            name,
-            entry["module"],
-            tuple(map(str, entry.get("arguments", []))),
-            Path(entry["output"]),
-            entry["minutes"],
-        )
-        for name, entry in content.get("commands", {}).items()
-    ]
+            allowed = (LENT, LENT) if lent else (keys, needed)
+            _check_entry(f"{path}: {kind}: {name}", entry, *allowed)
+    commands = [CommandRun(name, **entry) for name, entry in content.get("commands", {}).items()]
     runs = _training_runs(suite, content, _lenders(path, content))
     return Suite(path.stem, content, runs, commands)
 

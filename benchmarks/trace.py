@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from torch import Tensor, nn
+from torch import Tensor
 
-from era_rl.core import tanh_normal_entropy
 from era_rl.sb3.callbacks import VisitedStatesCallback
+from era_rl.sb3.gradient_conflict import actor_parameters, policy_at
 
 COLUMNS = (
     *("timesteps", "entropy_mean", "entropy_min", "entropy_max", "floor", "margin_min"),
@@ -43,7 +41,7 @@ class PolicyTrace(VisitedStatesCallback):
 
     def _measure(self, visited: Any) -> list[Tensor]:
         obs: Any = self.model.policy.obs_to_tensor(visited)[0]
-        return [figure.cpu() for figure in entropy_and_log_std(self.model, obs)]
+        return [figure.detach().cpu() for figure in entropy_and_log_std(self.model, obs)]
 
     def _check(self, *measured: np.ndarray) -> None:
         entropy, log_std = measured
@@ -63,30 +61,10 @@ class PolicyTrace(VisitedStatesCallback):
         return torch.nn.utils.get_total_norm(gradients).item() if gradients else math.nan
 
 
-def actor_parameters(model: Any) -> list[nn.Parameter]:
-    """Return the parameters that a model's actions depend on, of ERA's policies and of stock ones."""
-    policy = model.policy
-    if hasattr(policy, "actor_parameters"):
-        return policy.actor_parameters()
-    if hasattr(policy, "actor"):
-        return list(policy.actor.parameters())
-    modules = (policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net)
-    found = [parameter for module in modules for parameter in module.parameters()]
-    return [*found, policy.log_std] if hasattr(policy, "log_std") else found
-
-
-def entropy_and_log_std(model: Any, obs: Tensor) -> tuple[Tensor, Tensor]:
+def entropy_and_log_std(model: Any, obs: Any) -> tuple[Tensor, Tensor]:
     """Return the policy's entropies, (batch,), and log stds, (batch, action_dim), at observations."""
-    policy = model.policy
-    if hasattr(policy, "raw_params"):
-        return policy.entropy(obs), policy.dist_params(policy.raw_params(obs))[1]
-    if not isinstance(model, OffPolicyAlgorithm):
-        distribution = policy.get_distribution(obs)
-        return distribution.entropy(), distribution.distribution.stddev.log()
-    actor: Any = policy.actor
-    loc, log_std, _ = actor.get_action_dist_params(obs)
-    assert isinstance(actor.action_dist, SquashedDiagGaussianDistribution)
-    return tanh_normal_entropy(loc, log_std).sum(-1), log_std
+    policy = policy_at(model, obs)
+    return policy.entropy(policy.params), policy.params[1]
 
 
 def read_rows(path: Path) -> list[list[float]]:

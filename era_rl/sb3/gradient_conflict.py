@@ -20,7 +20,7 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
-from torch import Tensor
+from torch import Tensor, nn
 
 from era_rl.core import MultiCategoricalHead, TanhGaussianHead
 from era_rl.sb3.callbacks import MeasuringCallback
@@ -35,13 +35,19 @@ CONFLICT_COLUMNS = (
 )
 
 
-class _Policy(NamedTuple):
+class PolicyAt(NamedTuple):
     """A policy on a batch of states: its parameters, those without a floor, and what takes either."""
 
     params: tuple[Tensor, ...]
     plain_params: tuple[Tensor, ...]
     distribution: Distribution
-    weights: list[torch.nn.Parameter]
+
+    def entropy(self, params: tuple[Tensor, ...]) -> Tensor:
+        """Return the entropies, (batch,), in nats, of such parameters."""
+        # a copy to throw away: a policy that kept a graph could not be copied
+        entropy = copy.copy(self.distribution).proba_distribution(*params).entropy()
+        assert entropy is not None
+        return entropy
 
 
 class GradientConflict(MeasuringCallback):
@@ -120,9 +126,8 @@ class GradientConflict(MeasuringCallback):
             data: Any = model.replay_buffer.sample(self.batch_size, env=model._vec_normalize_env)  # type: ignore[union-attr]
         else:
             data = next(model.rollout_buffer.get(self.batch_size))
-        policy = _policy(model, data.observations)
+        policy, weights = policy_at(model, data.observations), actor_parameters(model)
         free = tuple(param.detach().requires_grad_() for param in policy.params)
-        # a copy to throw away: a policy that kept a graph could not be copied
         distribution = copy.copy(policy.distribution).proba_distribution(*free)
         objective = (
             _q_values(model, data.observations, distribution.sample())
@@ -130,9 +135,9 @@ class GradientConflict(MeasuringCallback):
             else _surrogate(distribution, data, model.action_space)
         )
         of_return = _grad(objective, free)
-        at_params = _compare(of_return, _grad(_entropy(policy, free), free))
-        through = _grad(policy.params, policy.weights, of_return)
-        bonus = _grad(_entropy(policy, policy.plain_params), policy.weights)
+        at_params = _compare(of_return, _grad(policy.entropy(free).mean(), free))
+        through = _grad(policy.params, weights, of_return)
+        bonus = _grad(policy.entropy(policy.plain_params).mean(), weights)
         return [*at_params, *_compare(through, bonus)]
 
 
@@ -181,34 +186,46 @@ def _random_states_kept() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def _policy(model: Any, obs: Any) -> _Policy:
+def policy_at(model: Any, obs: Any) -> PolicyAt:
+    """Return the policy of a model, ERA's or stock, at observations."""
     policy = model.policy
     if not hasattr(policy, "raw_params"):
         stock = _stock_off_policy if isinstance(model, OffPolicyAlgorithm) else _stock_on_policy
-        return stock(policy, obs)
+        params, distribution = stock(policy, obs)
+        return PolicyAt(params, params, distribution)
     raw = policy.raw_params(obs)
     params = policy.dist_params(raw)
-    plain = _without_floor(policy.head, raw, params)
     distribution = getattr(policy, "actor", policy).action_dist
-    return _Policy(params, plain, distribution, policy.actor_parameters())
+    return PolicyAt(params, _without_floor(policy.head, raw, params), distribution)
 
 
-def _stock_off_policy(policy: Any, obs: Any) -> _Policy:
-    actor = policy.actor
-    loc, log_std, _ = actor.get_action_dist_params(obs)
-    distribution = actor.action_dist
+def actor_parameters(model: Any) -> list[nn.Parameter]:
+    """Return the parameters that a model's actions depend on, of ERA's policies and of stock ones."""
+    policy = model.policy
+    if hasattr(policy, "actor_parameters"):
+        return policy.actor_parameters()
+    if hasattr(policy, "actor"):
+        return list(policy.actor.parameters())
+    modules = (policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net)
+    found = [parameter for module in modules for parameter in module.parameters()]
+    return [*found, policy.log_std] if hasattr(policy, "log_std") else found
+
+
+def _stock_off_policy(policy: Any, obs: Any) -> tuple[tuple[Tensor, ...], Distribution]:
+    loc, log_std, _ = policy.actor.get_action_dist_params(obs)
+    distribution = policy.actor.action_dist
     if isinstance(distribution, SquashedDiagGaussianDistribution):  # has no entropy of its own
         distribution = HeadDistribution(TanhGaussianHead(distribution.action_dim))
-    return _Policy((loc, log_std), (loc, log_std), distribution, list(actor.parameters()))
+    return (loc, log_std), distribution
 
 
-def _stock_on_policy(policy: Any, obs: Any) -> _Policy:
+def _stock_on_policy(policy: Any, obs: Any) -> tuple[tuple[Tensor, ...], Distribution]:
     features = policy.extract_features(obs, policy.pi_features_extractor)
     outputs = policy.action_net(policy.mlp_extractor.forward_actor(features))
     params = (outputs,)
     if isinstance(policy.action_dist, DiagGaussianDistribution):
         params = (outputs, policy.log_std.expand_as(outputs))
-    return _Policy(params, params, policy.action_dist, list(policy.parameters()))
+    return params, policy.action_dist
 
 
 def _without_floor(head: Any, raw: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -234,12 +251,6 @@ def _surrogate(distribution: Distribution, data: Any, action_space: spaces.Space
     discrete = isinstance(action_space, spaces.Discrete)
     actions = data.actions.long().flatten() if discrete else data.actions
     return (advantages * distribution.log_prob(actions)).mean()
-
-
-def _entropy(policy: _Policy, params: tuple[Tensor, ...]) -> Tensor:
-    entropy = copy.copy(policy.distribution).proba_distribution(*params).entropy()
-    assert entropy is not None
-    return entropy.mean()
 
 
 def _grad(outputs: Any, inputs: Sequence[Tensor], vectors: Any = None) -> tuple[Tensor, ...]:
