@@ -60,14 +60,14 @@ def entropies(findings: Findings, path: Path) -> None:
     _panels(findings, draw, "entropy, nats per dimension", path)
 
 
-def log_stds(findings: Findings, path: Path) -> None:
-    """Draw the mean log std on visited states, averaged over seeds."""
-    _panels(findings, _mean_of("log_std_mean"), "mean log std", path)
+def means(findings: Findings, path: Path, *, column: str, ylabel: str, log: bool = False) -> None:
+    """Draw a column of the traces, averaged over seeds."""
 
+    def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
+        steps, values = traces(runs, column)
+        axis.plot(steps, values.mean(0), color=color, label=label)
 
-def gradient_norms(findings: Findings, path: Path) -> None:
-    """Draw the norm of the actor's gradient, averaged over seeds."""
-    _panels(findings, _mean_of("gradient_norm"), "norm of the actor's gradient", path, log=True)
+    _panels(findings, draw, ylabel, path, log=log)
 
 
 def gains(by_arm: Mapping[str, Mapping[int, Improvement]], path: Path) -> None:
@@ -110,14 +110,6 @@ def floors(
         axis.set_xlim(min(heights.values()) - 0.2, max(heights.values()) + 0.2)
         axis.set(title=task, xlabel="floor, nats per dimension", ylabel="score")
     figure.savefig(path, dpi=110)
-
-
-def _mean_of(column: str) -> Draw:
-    def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
-        steps, values = traces(runs, column)
-        axis.plot(steps, values.mean(0), color=color, label=label)
-
-    return draw
 
 
 def _panels(

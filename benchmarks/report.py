@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def write(suite: Suite, results_folder: Path, scratch: Path) -> Path:
 
 def _measured(findings: Findings, folder: Path) -> list[Section]:
     """Return the sections on training runs, in the order of reading."""
+    norm = "norm of the actor's gradient"
 
     def picture(
         title: str, draw: Callable[[Findings, Path], None], name: str, text: str
@@ -66,13 +68,13 @@ def _measured(findings: Findings, folder: Path) -> list[Section]:
         behaviour.floors(findings, folder),
         picture(
             "Standard deviation",
-            figures.log_stds,
+            partial(figures.means, column="log_std_mean", ylabel="mean log std"),
             "log_std.png",
             "Mean log std on visited states, before squashing or truncation, averaged over seeds",
         ),
         picture(
             "Gradients",
-            figures.gradient_norms,
+            partial(figures.means, column="gradient_norm", ylabel=norm, log=True),
             "gradient_norm.png",
             "Norm of the actor's last gradient, averaged over seeds; PPO's and A2C's after clipping",
         ),

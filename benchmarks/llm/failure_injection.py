@@ -17,6 +17,7 @@ when no run of the seeds 0, 1 and 2 is missing; until then the command ends with
 
 import argparse
 import sys
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -79,15 +80,11 @@ def report(output: Path, seeds: list[int]) -> str:
     Raises:
         ValueError: If there is no run.
     """
-    paths = {
-        f"{start}: {arm}": [_path(output, start, arm, seed) for seed in seeds]
-        for start in STARTS
-        for arm in ARMS
-    }
-    records = {
-        title: [read_json(path) for path in ps if path.exists()] for title, ps in paths.items()
-    }
-    found = {title: runs for title, runs in records.items() if runs}
+    found = {}
+    for start, arm in product(STARTS, ARMS):
+        paths = [_path(output, start, arm, seed) for seed in seeds]
+        if runs := [read_json(path) for path in paths if path.exists()]:
+            found[f"{start}: {arm}"] = runs
     if not found:
         raise ValueError(f"out={str(output)!r} has no run of the seeds {seeds}")
     return table(found, COLUMNS)

@@ -105,7 +105,7 @@ def test_more_than_three_arms_have_a_panel_each_beside_the_baseline(
 ) -> None:
     others = [f"n{i}: {{algo: sac_era, nats_per_dim: -{i}.0, about: x}}" for i in (1, 2)]
     found = findings(tmp_path, (ERA, "\n  ".join([ERA, *others])))
-    figures.log_stds(found, tmp_path / "x.png")
+    figures.means(found, tmp_path / "x.png", column="log_std_mean", ylabel="mean log std")
     shown = [[line.get_label() for line in axis.lines] for axis in drawn[0].axes]
     assert shown == [["sac", "era"], ["sac", "n1"], ["sac", "n2"]]
     for axis, arm in zip(drawn[0].axes, ("era", "n1", "n2"), strict=True):
