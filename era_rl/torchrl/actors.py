@@ -57,7 +57,8 @@ class ERAActor(ProbabilisticActor):
 
     Raises:
         ValueError: If the spec is not one of these, a bound is not finite, the batch shapes of a
-            composite's leaves differ, a mask would be ignored, or the floor cannot be held.
+            composite's leaves differ, a mask would be ignored (also at a call, where the data has an
+            "action_mask"), or the floor cannot be held.
     """
 
     def __init__(
@@ -92,6 +93,17 @@ class ERAActor(ProbabilisticActor):
             **kwargs,
         )
         self._leaves = leaves
+        self._has_choice = one and mask_key is None and not leaves[0].bounds
+
+    def get_dist_params(self, tensordict: TensorDictBase, *args: Any, **kwargs: Any) -> Any:
+        """Return the distribution's parameters (TensorDict's hook); ValueError for an unread mask."""
+        if self._has_choice and tensordict.get("action_mask", None) is not None:
+            # ActionMask gives its spec a mask in reset: the actor was made of one without
+            raise ValueError(
+                "the data has 'action_mask', which this actor does not read: give "
+                "mask_key='action_mask'"
+            )
+        return super().get_dist_params(tensordict, *args, **kwargs)
 
     def entropy(self, tensordict: TensorDictBase) -> Tensor:
         """Return the policy's own entropy in nats, shape (...), for actions normalised to [-1, 1]."""

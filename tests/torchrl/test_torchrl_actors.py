@@ -315,6 +315,14 @@ def test_masked_actions_are_never_taken_and_the_floor_holds_of_those_left(
     assert valid.unique().numel() > 2
 
 
+def test_a_mask_that_the_actor_does_not_read_is_refused() -> None:
+    """ActionMask gives its spec a mask at the first reset, when the actor has been made."""
+    env = TransformedEnv(GymWrapper(_Masked()), ActionMask())
+    actor = ERAActor(_network(env.action_spec), env.action_spec)
+    with pytest.raises(ValueError, match="the data has 'action_mask', which this actor does not"):
+        env.rollout(3, actor)
+
+
 def _gradients(actor: ERAActor, data: TensorDict) -> list[Tensor | None]:
     with set_exploration_type(ExplorationType.RANDOM):
         actor(data)["action"].square().sum().backward()
