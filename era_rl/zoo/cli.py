@@ -84,6 +84,13 @@ class Film(Agent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export(Agent):
+    """An agent that leaves the zoo."""
+
+    out: Annotated[Path, Setting("file to write: .onnx, or .pt2", short="o")] = Path("policy.onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plot(Settings):
     """Runs that are drawn."""
 
@@ -108,6 +115,7 @@ COMMANDS: dict[str, tuple[str, str, type[Settings], str]] = {
     "enjoy": ("play a trained agent, in a window if possible", "commands.enjoy", Enjoy, "glfw"),
     "evaluate": ("mean return of a trained agent", "commands.evaluate", Evaluate, "disabled"),
     "record-video": ("film a trained agent", "commands.record_video", Film, "egl"),
+    "export": ("a trained agent as one ONNX file", "commands.export", Export, "disabled"),
     "plot": ("learning curves of trained agents", "plot.plot", Plot, "disabled"),
     "list": (
         "algorithms and the environments they are set for",

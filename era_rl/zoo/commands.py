@@ -16,10 +16,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from era_rl.runs.agent import ALGORITHMS
 from era_rl.runs.settings import SettingsError
 from era_rl.runs.yaml_files import override
+from era_rl.sb3.export import export_policy
 from era_rl.sb3.run import Run, agent_files, has_ended
 from era_rl.sb3.run_parts import file_name
 from era_rl.sb3.run_settings import config_path, entry_for, read_config
-from era_rl.zoo.cli import Agent, Enjoy, Evaluate, Film, Listing, Train, has_display
+from era_rl.zoo.cli import Agent, Enjoy, Evaluate, Export, Film, Listing, Train, has_display
 
 
 def train(source: Train, *, resume: Path | None = None, **arguments: Any) -> None:
@@ -120,6 +121,14 @@ def evaluate(agent: Evaluate) -> None:
         rate = np.mean(np.asarray(returns) >= bar)
         sys.stdout.write(f"success (return of at least {bar:g}): {rate:.0%}\n")
     env.close()
+
+
+def export(agent: Export) -> None:
+    """Write the policy as one file for other runtimes, and say how far its actions are off."""
+    model, env = load(agent)
+    with closing(env):
+        difference = export_policy(model, agent.out, stochastic=agent.stochastic)
+    sys.stdout.write(f"{agent.out}: actions differ from predict's by at most {difference:.1e}\n")
 
 
 def record_video(agent: Film) -> None:

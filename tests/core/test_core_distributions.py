@@ -18,6 +18,7 @@ from era_rl.core import (
     truncated_normal_sample,
     truncated_normal_variance,
 )
+from era_rl.core.portable import complementary_error_function, normal_quantile
 
 LOCS = (-1.0, -0.97, -0.4, 0.0, 0.6, 0.999, 1.0)
 LOG_STDS = (-8.0, -5.0, -2.0, -0.5, 0.0, 2.0)
@@ -294,3 +295,13 @@ def test_kl_divergence_of_torch_takes_truncated_normals() -> None:
     ]
     torch.testing.assert_close(unit, truncated_normal_kl(loc, log_std, other, log_std).sum(-1))
     torch.testing.assert_close(kl_divergence(*wide), unit, rtol=1e-5, atol=1e-6)
+
+
+def test_what_onnx_lacks_is_the_same_function_in_its_tails_too() -> None:
+    """Phi^-1 from 1e-37 on and erfc to 1e-33, relatively, against torch's in float64."""
+    p = torch.cat(
+        [torch.logspace(-37, -0.31, 500).double(), torch.linspace(0.5, 0.999, 500).double()]
+    )
+    torch.testing.assert_close(normal_quantile(p), torch.special.ndtri(p), rtol=2e-7, atol=1e-7)
+    x = torch.linspace(-3.0, 8.5, 1_000, dtype=torch.float64)
+    torch.testing.assert_close(complementary_error_function(x), torch.erfc(x), rtol=2e-7, atol=0.0)

@@ -17,6 +17,8 @@ WATCHED = {
     "mujoco",
     "dm_control",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
 }
 
 

@@ -164,6 +164,17 @@ def test_a_strangers_config_is_checked_before_it_is_used(logs, tmp_path, capsys)
     assert not (tmp_path / "made").exists()
 
 
+def test_export_says_how_far_the_file_is_off(logs, tmp_path, capsys):
+    """Of an agent whose observations the run normalises; PPOERA's is the truncated normal's mode."""
+    path = tmp_path / "policy.pt2"
+    assert cli.main(["export", *names(logs, "ppo_era"), "--out", str(path)]) == 0
+    (line,) = said_after_loading(capsys)
+    assert re.fullmatch(r".*policy.pt2: actions differ from predict's by at most \d.*", line)
+    assert path.exists()
+    assert cli.main(["export", *names(logs, "ppo_era"), "--out", "policy.txt"]) == 2
+    assert "must end in .pt2" in capsys.readouterr().err
+
+
 def test_plot_draws_all_runs(logs, tmp_path, capsys):
     figure = tmp_path / "figures" / "curves.png"
     algos = ["--algo", "sac_era", "ppo_era", "--env", "Pendulum-v1"]
