@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from era_rl.core.activations import SoftmaxMethod, softmax_era
 from era_rl.core.entropy import (
@@ -38,6 +39,10 @@ class _CategoricalParams(Head):
     def params(self, raw: Tensor) -> Params:
         """Return (logits,) with the floor, shape (..., raw_dim)."""
         return (self(raw),)
+
+    def distribution(self, params: Params) -> Categorical:
+        """Return the categoricals of the logits, one or a component's each."""
+        return Categorical(logits=self._components(params[0]), validate_args=False)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """Return the actions that the noise gives (:func:`categorical_sample`), integers."""

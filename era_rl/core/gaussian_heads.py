@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Normal
 
 from era_rl.core.activations import gaussian_era, truncated_normal_era
 from era_rl.core.distributions import (
@@ -95,10 +95,6 @@ class _GaussianParams(Head):
     def check(self, **settings: float) -> None:
         """Raise ValueError unless Eq. 11 can hold the settings, given by name."""
         check_gaussian_floor(**settings, action_dim=self.action_dim, delta=self.delta.item())
-
-    def distribution(self, params: Params) -> Distribution:
-        """Return what the noise is drawn from, of torch.distributions, each dimension by itself."""
-        raise NotImplementedError
 
     def forward(self, raw: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Return (loc, scale, *others), scale = exp(log_std); other tensors pass through."""

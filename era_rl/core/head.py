@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 if TYPE_CHECKING:
     from tensordict import NestedKey
@@ -66,6 +67,10 @@ class Head(nn.Module):
 
     def params(self, raw: Tensor) -> Params:
         """Return the distribution's parameters, of raw outputs (..., raw_dim)."""
+        raise NotImplementedError
+
+    def distribution(self, params: Params) -> Distribution:
+        """Return it as one of torch.distributions, each dimension or component by itself."""
         raise NotImplementedError
 
     def draw_noise(self, like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from tensordict.nn import NormalParamExtractor
 from era_rl.core import (
     CategoricalHead,
     GaussianHead,
+    MultiCategoricalHead,
     TruncatedGaussianHead,
     auto_target_entropy,
     gaussian_era,
@@ -153,3 +154,20 @@ def test_a_traced_categorical_head_equals_the_head(method) -> None:
     traced = torch.jit.trace(head, torch.randn(2, 10))
     torch.testing.assert_close(traced(logits), head(logits))
     torch.testing.assert_close(torch.fx.symbolic_trace(head)(logits), head(logits))
+
+
+def test_heads_have_the_distributions_of_torch() -> None:
+    """Their entropies, and densities of samples, are the head's, summed over dimensions."""
+    params = {"target_entropy": 0.4}
+    for head in (
+        *(TruncatedGaussianHead(3, **params), GaussianHead(3, **params)),
+        *(CategoricalHead(5, **params), MultiCategoricalHead([3, 1, 4], **params)),
+    ):
+        parameters = head.params(torch.randn(7, head.raw_dim))
+        distribution = head.distribution(parameters)
+        action, entropy = distribution.sample(), distribution.entropy()
+        log_prob = distribution.log_prob(action)
+        if not isinstance(head, CategoricalHead):
+            log_prob, entropy = log_prob.sum(-1), entropy.sum(-1)
+        torch.testing.assert_close(entropy, head.entropy(parameters))
+        torch.testing.assert_close(log_prob, head.log_prob(parameters, action))

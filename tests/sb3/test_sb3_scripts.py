@@ -87,7 +87,9 @@ def test_a_file_of_another_algorithm_is_named(
 def test_training_may_begin_with_the_networks_of_sac(from_file: bool, tmp_path: Path) -> None:
     """The mode of both is tanh(mu(s)); what the temperature has is left out."""
     kwargs: dict[str, Any] = {"policy_kwargs": {"net_arch": [16, 16]}, "learning_starts": 20}
-    sac = SAC("MlpPolicy", TargetEnv(horizon=10), seed=0, device="cpu", buffer_size=99, **kwargs)
+    sac: Any = SAC(
+        "MlpPolicy", TargetEnv(horizon=10), seed=0, device="cpu", buffer_size=99, **kwargs
+    )
     sac.learn(30)
     sac.save(tmp_path / "sac")
     model = small_sacera(seed=1)
