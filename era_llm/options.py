@@ -25,7 +25,7 @@ class ERAOptions:
         default=0.45,
         metadata={
             "help": "Mean entropy of the selected tokens (nats) under which a response is sharpened; "
-            "auto: the 10% quantile over the first 20 steps."
+            "auto: the 0.1 quantile over the first 20 steps."
         },
     )
     era_entropy_high: float = field(default=3.0, metadata={"help": "Flattened above it (nats)."})

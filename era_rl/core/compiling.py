@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tensordict.nn import CudaGraphModule
 
 DEFAULT_COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
 
@@ -97,6 +96,8 @@ def graphed(function: Callable[..., Any], what: str, device: torch.device) -> Ca
     arguments, must stay in place, and every call must have arguments of the same shapes. Where capture
     fails it warns and goes on without.
     """
+    from tensordict.nn import CudaGraphModule  # takes a second to load, and is for CUDA alone
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*CudaGraphModule.*|.*without CUDA.*")
         graph = CudaGraphModule(function, device=device)

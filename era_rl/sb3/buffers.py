@@ -10,7 +10,6 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
-from tensordict import TensorDict
 from torch import Tensor
 
 
@@ -77,6 +76,8 @@ class DeviceReplayBuffer(ReplayBuffer):
                 ("dones", ""): (torch.float32, (1,)),
             }
         )
+        from tensordict import TensorDict  # takes a second to load
+
         widths = {column.dtype: column.stop for column in self.columns.values()}
         self._refuse_too_large(sum(dtype.itemsize * width for dtype, width in widths.items()))
         rows = (self.buffer_size, n_envs)

@@ -19,7 +19,6 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
-from tensordict import TensorDictBase
 from torch import Tensor
 
 from era_rl.runs.folder import checkpoints, new_checkpoint, read_json, step_of, write_json
@@ -190,7 +189,7 @@ def _state(
             continue
         if not isinstance(name, str) or "/" in path.removeprefix(prefix):
             _refuse(path, f"its name is {name!r}")
-        if isinstance(value, dict | TensorDictBase):
+        if isinstance(value, Mapping):  # which a TensorDict is too
             yield from _state(dict(value.items()), rows, used, f"{path}/")
         elif isinstance(value, Tensor | np.ndarray):
             part = value[:used] if tuple(value.shape[:1]) == (rows,) else value

@@ -30,10 +30,6 @@ from era_rl.sb3.metrics import TrainingMetrics
 TRACES_IMAGES = TorchVersion(torch.__version__) >= "2.15"
 """Whether policies on images compile: torch 2.11 cannot take a function of a space for constant."""
 
-if TRACES_IMAGES:
-    # asked at every pass for what never changes, in NumPy, which a compiled graph cannot branch on
-    torch.compiler.assume_constant_result(is_image_space)
-
 MIN_CALLS_TO_COMPILE = 50_000
 """From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""
 
@@ -71,6 +67,9 @@ class Update:
 
     def compile(self) -> None:
         """Have it compiled at the first calls."""
+        if TRACES_IMAGES:
+            # asked at every pass for what never changes, in NumPy, on which no graph can branch
+            torch.compiler.assume_constant_result(is_image_space)
         self.policy.compile_passes()
 
 
