@@ -1,24 +1,23 @@
 """ERA for reinforcement learning of language models.
 
-The functions need torch alone; the trainers load TRL when first used.
+Public names are loaded on first use: the functions need torch alone, the trainers TRL.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from era_llm.functional import (
-    approximate_era_advantages,
-    era_logps,
-    era_reference,
-    era_scale,
-    paper_form,
-    select_tokens,
-    straight_through,
-    token_entropies,
-    top_entropy_mean,
-)
-
 if TYPE_CHECKING:
+    from era_llm.functional import (
+        approximate_era_advantages,
+        era_logps,
+        era_reference,
+        era_scale,
+        paper_form,
+        select_tokens,
+        straight_through,
+        token_entropies,
+        top_entropy_mean,
+    )
     from era_llm.trl import GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATrainer
 
 _TRAINERS = ("GRPOERAConfig", "GRPOERATrainer", "RLOOERAConfig", "RLOOERATrainer")
@@ -41,10 +40,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load a trainer from its module on first use (PEP 562)."""
-    if name not in _TRAINERS:
+    """Load a public name from its module on first use (PEP 562)."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("era_llm.trl"), name)
+    module = "era_llm.trl" if name in _TRAINERS else "era_llm.functional"
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from era_rl.core.activations import SoftmaxMethod
 from era_rl.runs.settings import Setting, Settings, SettingsError
 from era_rl.runs.yaml_files import read_mapping
 
+Method = Literal["lambert", "paper", "temperature"]
 HeadName = Literal["era", "none"]
 Stem = Literal["imagenet", "cifar"]
 Norm = Literal["batch", "group", "sync"]
@@ -61,7 +61,7 @@ class Config(Settings):
     dropout: Annotated[float, _share("probability of dropping the last layer's features")] = 0.0
     head: Annotated[HeadName, Setting("era, or none for the plain softmax")] = "era"
     target_entropy: Annotated[float, Setting("H0, the entropy floor in nats")] = 0.6
-    method: Annotated[SoftmaxMethod, Setting("lambert, paper or temperature")] = "lambert"
+    method: Annotated[Method, Setting("lambert, paper or temperature")] = "lambert"
     tau: Annotated[float, Setting("the paper's constant of the softmax activation")] = 4.0
     epochs: Annotated[int, Setting("passes over the training set", low=1, free=True)] = 12
     batch_size: Annotated[int, Setting("images a step, over all processes", low=1)] = 64

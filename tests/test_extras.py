@@ -23,7 +23,7 @@ PARTS = {
     "sb3": ["era_rl/sb3", "era_rl/runs/yaml_files.py"],
     "torchrl": ["era_rl/torchrl"],
     "bench": [
-        *("era_rl/envs", "era_rl/zoo", "era_rl/demo.py"),
+        *("era_rl/envs", "era_rl/zoo", "era_rl/demo.py", "era_rl/demo_run.py"),
         *("benchmarks/*.py", "benchmarks/gpu"),
     ],
     "rsl_rl": ["era_rl/rsl_rl"],

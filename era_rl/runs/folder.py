@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
 
-import torch
-
 from era_rl.runs.settings import SettingsError
 
 if sys.platform == "win32":
@@ -96,6 +94,8 @@ def locked(folder: Path | str) -> Iterator[None]:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain data for :func:`read_state`, in one piece."""
+    import torch  # takes a second to load: a command's arguments are read before
+
     # a file, for a full disk is an OSError then
     with in_one_piece(path) as part, part.open("wb") as file:
         torch.save(dict(state), file)
@@ -113,6 +113,8 @@ def read_state(path: Path, needed: Collection[str], writer: str) -> dict[str, An
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, no checkpoint, or one of another writer.
     """
+    import torch
+
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={str(path)!r} does not exist")
     try:

@@ -19,6 +19,7 @@ WATCHED = {
     "matplotlib",
     "onnx",
     "onnxruntime",
+    "torch._dynamo",
 }
 
 
@@ -26,8 +27,8 @@ STAGES = {
     "import era_rl; dir(era_rl)": set(),
     "import era_rl.core; from era_rl import TruncatedGaussianHead": {"torch"},
     "import era_rl.networks": set(),
-    "TruncatedGaussianHead(2).as_tensordict_module()": {"tensordict"},
-    "import era_rl.sb3": {"stable_baselines3", "gymnasium", "matplotlib"},
+    "import era_rl.sb3": {"stable_baselines3", "gymnasium"},
+    "TruncatedGaussianHead(2).as_tensordict_module()": {"tensordict", "torch._dynamo"},
 }
 """Statements, and what each adds to what is loaded."""
 

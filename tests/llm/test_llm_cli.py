@@ -300,3 +300,11 @@ def test_the_recipes_launch_lines_give_the_papers_batch(built: dict[str, Any]) -
         assert (built["peft_config"] is not None) is (launch.num_processes == 1)
         processes.append(launch.num_processes)
     assert processes == [8, 1]
+
+
+def test_train_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """A percent sign in a help text ended the command with "unsupported format character"."""
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", "--help"])
+    assert exit_info.value.code == 0
+    assert "--era-entropy-low" in capsys.readouterr().out.replace("_", "-")
