@@ -107,7 +107,7 @@ def _went_on(folder: Path) -> bool:
 
 
 def _measures(run: TrainingRun, folder: Path) -> list[BaseCallback]:
-    every = max(run.steps // CHECKS // run.config["settings"].get("n_envs", 1), 1)
+    every = max(run.steps // CHECKS, 1)
     trace = PolicyTrace(every, folder / TRACE)
     if run.config["gradient_conflict"]:
         return [trace, GradientConflict(every, csv_path=folder / CONFLICT)]

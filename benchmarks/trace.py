@@ -28,7 +28,7 @@ class PolicyTrace(VisitedStatesCallback):
     training and evaluation, that of the segments before a resume included.
 
     Args:
-        check_freq: Steps of the (vectorised) environment between checks, at least 1.
+        check_freq: Environment steps between checks, of all environments together, at least 1.
         csv_path: File to write; a run that is resumed continues it.
     """
 
@@ -39,17 +39,16 @@ class PolicyTrace(VisitedStatesCallback):
     def _on_training_start(self) -> None:
         self._started = time.monotonic()
 
-    def _measure(self, visited: Any) -> list[Tensor]:
+    def _measure(self, visited: Any, floors: np.ndarray) -> list[Any]:
         obs: Any = self.model.policy.obs_to_tensor(visited)[0]
-        return [figure.detach().cpu() for figure in entropy_and_log_std(self.model, obs)]
+        return [floors, *(figure.detach().cpu() for figure in entropy_and_log_std(self.model, obs))]
 
     def _check(self, *measured: np.ndarray) -> None:
-        entropy, log_std = measured
-        floor = getattr(self.model.policy, "target_entropy", math.nan)
+        floors, entropy, log_std = measured
         entropies = [x.item() for x in (entropy.mean(), entropy.min(), entropy.max())]
         self._record(
             [
-                *(*entropies, floor, entropies[1] - floor),
+                *(*entropies, floors[-1], (entropy - floors).min()),
                 *(log_std.mean().item(), log_std.min().item(), self._gradient_norm()),
                 self._seconds_before + time.monotonic() - self._started,
             ]

@@ -33,9 +33,6 @@ class _CategoricalParams(Head):
         """Return logits (..., raw_dim) as those of each component along the last dimension."""
         return logits
 
-    def _sum(self, value: Tensor) -> Tensor:
-        return value.sum(-1) if self._independent else value
-
     def params(self, raw: Tensor) -> Params:
         """Return (logits,) with the floor, shape (..., raw_dim)."""
         return (self(raw),)
@@ -50,11 +47,13 @@ class _CategoricalParams(Head):
 
     def log_prob(self, params: Params, action: Tensor, shared: Any = None) -> Tensor:
         """Return ln p(action), shape (...), summed over components."""
-        return self._sum(categorical_log_prob(self._components(params[0]), action))
+        log_prob = categorical_log_prob(self._components(params[0]), action)
+        return log_prob.sum(-1) if self._independent else log_prob
 
-    def entropy(self, params: Params, shared: Any = None) -> Tensor:
-        """Return -sum p ln p in nats, shape (...), summed over components."""
-        return self._sum(categorical_entropy(self._components(params[0])))
+    def entropies(self, params: Params, shared: Any = None) -> Tensor:
+        """Return -sum p ln p in nats of each component, shape (..., number of components)."""
+        entropy = categorical_entropy(self._components(params[0]))
+        return entropy if self._independent else entropy.unsqueeze(-1)
 
     def mode(self, params: Params) -> Tensor:
         """Return the most likely actions, integers; a floor leaves the order of logits as it is."""
@@ -132,8 +131,9 @@ class MultiCategoricalHead(_CategoricalParams):
     """Logits of several independent categoricals, each with a share of one entropy floor.
 
     Component i, of n_i actions, gets the floor f ln n_i with f = H0 / sum_i ln n_i, so that the
-    floors add up to H0; with a mask it is f ln of the number of valid actions, 0 where there is one.
-    The floor is met after masking by a temperature (:func:`softmax_era`), in one solve for all.
+    floors add up to H0, and none can lose its noise to the others, as a dimension of bounded actions
+    can; with a mask it is f ln of the number of valid actions, 0 where there is one. The floor is met
+    after masking by a temperature (:func:`softmax_era`), in one solve for all.
 
     Args:
         num_actions: n_i, the number of actions of each component, at least 1.

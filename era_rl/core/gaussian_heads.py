@@ -101,6 +101,10 @@ class _GaussianParams(Head):
         loc, log_std = self.params(raw)
         return loc, log_std.exp(), *others
 
+    def unit_log_std(self, params: Params) -> Tensor:
+        """Return log_std of actions normalised to [-1, 1], before they are bounded, (..., D)."""
+        return params[1]
+
     def _log_std(self, raw_log_std: Tensor) -> Tensor:
         """Return Eq. 11's log_std with this head's settings, shape (..., action_dim)."""
         return gaussian_era(
@@ -177,12 +181,14 @@ class GaussianHead(_GaussianParams):
         xi = (action - loc) * torch.exp(-log_std)
         return (-0.5 * xi * xi - log_std - HALF_LOG_2PI).sum(-1)
 
-    def entropy(self, params: Params, shared: Any = None) -> Tensor:
-        """Return sum_i log_std_i + ln(2 pi e) / 2, of actions in units of half the range, (...)."""
-        log_std = params[1]
-        if self.log_half_range is not None:
-            log_std = log_std - self.log_half_range
-        return normal_entropy(log_std).sum(-1)
+    def entropies(self, params: Params, shared: Any = None) -> Tensor:
+        """Return log_std_i + ln(2 pi e) / 2, of actions in units of half the range, (..., D)."""
+        return normal_entropy(self.unit_log_std(params))
+
+    def unit_log_std(self, params: Params) -> Tensor:
+        """Return log_std in units of half the range, (..., D)."""
+        log_std, scale = params[1], self.log_half_range
+        return log_std if scale is None else log_std - scale
 
     def mode(self, params: Params) -> Tensor:
         """Return loc, shape (..., action_dim)."""
@@ -217,9 +223,9 @@ class TanhGaussianHead(GaussianHead):
         slope = torch.log1p(-action * action).sum(-1)
         return super().log_prob(params, torch.atanh(action)) - slope
 
-    def entropy(self, params: Params, shared: Any = None) -> Tensor:
-        """Return the entropy of the squashed normal, by quadrature (:func:`tanh_normal_entropy`)."""
-        return tanh_normal_entropy(*params).sum(-1)
+    def entropies(self, params: Params, shared: Any = None) -> Tensor:
+        """Return :func:`tanh_normal_entropy`, shape (..., D)."""
+        return tanh_normal_entropy(*params)
 
     mean = Head.mean
 
@@ -344,10 +350,10 @@ class TruncatedGaussianHead(_GaussianParams):
         t = shared or truncation(loc, log_std)
         return unit_log_prob(loc, log_std, action, t).sum(-1)
 
-    def entropy(self, params: Params, shared: Truncation | None = None) -> Tensor:
-        """Return sum_i :func:`truncated_normal_entropy`, shape (...)."""
+    def entropies(self, params: Params, shared: Truncation | None = None) -> Tensor:
+        """Return :func:`truncated_normal_entropy`, shape (..., D)."""
         t = shared or truncation(*params)
-        return truncated_entropy(params[1], t, second_moment(t)).sum(-1)
+        return truncated_entropy(params[1], t, second_moment(t))
 
     def mode(self, params: Params) -> Tensor:
         """Return loc, tanh(raw mean), shape (..., action_dim)."""

@@ -1,6 +1,7 @@
 """A floored policy is one object: raw network outputs in, a distribution with an entropy floor out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -88,9 +89,13 @@ class Head(nn.Module):
         """Return ln p(action), shape (...), summed over dimensions or components."""
         raise NotImplementedError
 
-    def entropy(self, params: Params, shared: Any = None) -> Tensor:
-        """Return the distribution's own entropy in nats, shape (...), summed likewise."""
+    def entropies(self, params: Params, shared: Any = None) -> Tensor:
+        """Return the own entropy in nats of each dimension or component, shape (..., D)."""
         raise NotImplementedError
+
+    def entropy(self, params: Params, shared: Any = None) -> Tensor:
+        """Return the distribution's own entropy in nats, shape (...): the sum of :meth:`entropies`."""
+        return self.entropies(params, shared).sum(-1)
 
     def mode(self, params: Params) -> Tensor:
         """Return the most likely actions."""
@@ -115,6 +120,16 @@ class Head(nn.Module):
     def settings(self) -> dict[str, float]:
         """Return the settings by name, as :meth:`check` takes them."""
         return {name: getattr(self, name) for name in self._setting_names()}
+
+    @contextmanager
+    def holding(self, target_entropy: Tensor) -> Iterator[None]:
+        """Hold floors of before, one for each row of a batch, (batch,), within the block."""
+        kept = self._target_entropy
+        self._target_entropy = target_entropy.unsqueeze(-1)
+        try:
+            yield
+        finally:
+            self._target_entropy = kept
 
     @classmethod
     def _setting_names(cls) -> list[str]:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from gymnasium import spaces
 from sb3_contrib import TQC, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
@@ -29,6 +32,7 @@ from era_rl.sb3.base import (
     refuse_sde,
 )
 from era_rl.sb3.gradients import crossq_critic_loss, least_value, mean_quantile, tqc_critic_loss
+from era_rl.sb3.metrics import std_figures
 from era_rl.sb3.policies import (
     CrossQERAPolicy,
     TQCERACnnPolicy,
@@ -193,6 +197,29 @@ class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
             batch_size = getattr(self, "batch_size", None)
             for data in self.rollout_buffer.get(batch_size):
                 self._update_delta(self._entropy(data.observations))
+
+    @torch.no_grad()
+    def dump_logs(self, *args: Any, **kwargs: Any) -> None:
+        """Log the std on some states of the last rollout besides (SB3's hook)."""
+        policy = self.era_policy
+        if self._n_updates > 0 and hasattr(policy.head, "unit_log_std"):
+            policy.set_training_mode(False)
+            params = policy.dist_params(policy.raw_params(_some_states(self.rollout_buffer)))
+            log_std = policy.head.unit_log_std(params)
+            for name, value in std_figures(log_std, policy.head.log_std_min).items():
+                self.logger.record(f"train/{name}", value.item())
+        super().dump_logs(*args, **kwargs)
+
+
+def _some_states(buffer: RolloutBuffer, number: int = 256) -> Any:
+    """Return about so many states of a rollout, or all, as the policy takes them."""
+
+    def some(stored: np.ndarray) -> torch.Tensor:
+        flat = stored if buffer.generator_ready else buffer.swap_and_flatten(stored)
+        return buffer.to_torch(flat[:: max(1, len(flat) // number)])
+
+    stored = buffer.observations
+    return {k: some(v) for k, v in stored.items()} if isinstance(stored, dict) else some(stored)
 
 
 class PPOERA(_OnPolicyERAMixin, PPO):

@@ -52,7 +52,7 @@ class PolicyAt(NamedTuple):
 class GradientConflict(MeasuringCallback):
     """Measures the cosine between the gradients of the return and of an entropy bonus.
 
-    Every ``check_freq`` callback steps, on states of the replay buffer (Q(s, a), a ~ pi) or, at the
+    Every ``check_freq`` environment steps, on states of the replay buffer (Q(s, a), a ~ pi) or, at the
     end of a rollout, of the rollout buffer (E[A log pi(a|s)]), with H the policy's entropy:
 
     - ``cosine_params``: at the distribution's parameters, (loc, log_std) or logits, taken as free;
@@ -65,7 +65,7 @@ class GradientConflict(MeasuringCallback):
     to ``rows`` and, given ``csv_path``, to a CSV file; :func:`plot_gradient_conflict` draws them.
 
     Args:
-        check_freq: Steps of the (vectorised) environment between checks, at least 1.
+        check_freq: Environment steps between checks, of all environments together, at least 1.
         batch_size: Number of states, at least 1.
         csv_path: File to write, or None. A new training begins it anew, a resumed one continues it.
         verbose: SB3's verbosity.
@@ -86,7 +86,6 @@ class GradientConflict(MeasuringCallback):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         self.batch_size = batch_size
-        self._next_check = check_freq
 
     def _init_callback(self) -> None:
         super()._init_callback()
@@ -99,6 +98,9 @@ class GradientConflict(MeasuringCallback):
                 f"model={type(self.model).__name__} must be a SAC, TQC, CrossQ, PPO or A2C, or "
                 "derived from one, without action masks"
             )
+
+    def _on_training_start(self) -> None:
+        self._next_check = self.num_timesteps + self.check_freq
 
     def _on_step(self) -> bool:
         model = self.model
@@ -113,8 +115,8 @@ class GradientConflict(MeasuringCallback):
             self._check_when_due()
 
     def _check_when_due(self) -> None:
-        if self.n_calls >= self._next_check:
-            self._next_check = self.n_calls + self.check_freq
+        if self.num_timesteps >= self._next_check:
+            self._next_check = self.num_timesteps + self.check_freq
             with _random_states_kept():
                 self._record(self._measure())
 

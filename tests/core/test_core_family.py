@@ -192,6 +192,51 @@ def test_options_make_the_heads_with_the_defaults_of_their_algorithms() -> None:
         assert type(PolicyOptions(distribution=distribution).bounded_head(2)) is kind
 
 
+def test_no_component_loses_its_noise_to_the_others() -> None:
+    """H_i >= f ln n_i in every component, of logits that would take all from it, in float64."""
+    head = MultiCategoricalHead([3, 2, 40], target_entropy_fraction=0.4)
+    for component in range(3):
+        mine = head._index[component].unique()
+        raw = torch.randn(50, head.raw_dim, dtype=torch.float64)
+        raw[:, mine] *= 1e3
+        raw[:25, mine[1]] += 1e6
+        entropies = head.entropies(head.params(raw))
+        floors = 0.4 * torch.tensor([3.0, 2.0, 40.0], dtype=torch.float64).log()
+        assert (entropies >= floors - 1e-9).all()
+        torch.testing.assert_close(entropies[:25, component], floors[component].expand(25))
+        assert head.entropy(head.params(raw)).min() >= head.target_entropy - 1e-9
+
+
+def test_the_entropies_of_dimensions_add_up(name: str) -> None:
+    """H = sum_i H_i, each that of the dimension by itself."""
+    head = FAMILY[name][0]()
+    params = head.params(torch.randn(6, head.raw_dim))
+    entropies = head.entropies(params)
+    assert entropies.shape == (
+        6,
+        getattr(head, "action_dim", len(getattr(head, "num_actions", "1"))),
+    )
+    torch.testing.assert_close(entropies.sum(-1), head.entropy(params))
+
+
+def test_floors_of_before_are_held_for_each_row(name: str) -> None:
+    """Under ``holding`` row j has the policy that it would have alone at its own floor."""
+    make, other, _ = FAMILY[name]
+    head = make()
+    if name in ("categorical", "lambert"):
+        return  # no policy of SB3 is made of them
+    before = head.target_entropy
+    raw = _at_edge(head)
+    floors = torch.linspace(before, other, len(raw))
+    with head.holding(floors):
+        together = head.params(raw)
+    assert head.target_entropy == before
+    for row in (0, len(raw) // 2, len(raw) - 1):
+        head.target_entropy = floors[row].item()
+        for found, expected in zip(together, head.params(raw[row : row + 1]), strict=True):
+            torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_component_without_a_valid_action_is_uniform() -> None:
     """As in sb3-contrib, which trains on; the others keep their floor."""
     head = MultiCategoricalHead([3, 4], target_entropy_fraction=0.5)
@@ -209,7 +254,8 @@ def test_a_component_without_a_valid_action_is_uniform() -> None:
 )
 def test_bounds_without_a_range_are_named_by_their_dimension(low: float, high: float) -> None:
     lows, highs = torch.tensor([[-1.0, low]]), torch.tensor([[1.0, high]])
-    with pytest.raises(ValueError, match=r"^spec: the bounds of dimension 1 are low=.* 1e\+09$"):
+    expected = r"^spec: the bounds of dimension 1 are low=.* 1e\+09 in torch.float32$"
+    with pytest.raises(ValueError, match=expected):
         check_bounds("spec", lows, highs)
     with pytest.raises(ValueError, match=r"spec must have floating-point actions, not torch\.int8"):
         check_bounds("spec", lows.new_zeros(2, dtype=torch.int8), highs)

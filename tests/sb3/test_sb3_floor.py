@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from sb3_family import BOX, small
 from sb3_toys import TargetEnv, logging_to, read_rows, small_sacera, states, trained
 
 from era_rl.core import TruncatedNormal, tanh_normal_entropy
@@ -180,3 +181,25 @@ def test_logs_the_mean_loss_of_the_updates_since_the_last_time(
     last = read_rows(tmp_path / "progress.csv")[-1]
     assert float(last["train/actor_loss"]) == pytest.approx(-2.0)
     assert float(last["train/log_std_mean"]) == pytest.approx(log_stds[0], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:target_entropy=-30 has no effect")
+@pytest.mark.parametrize("name", ["SACERA", "PPOERA"])
+def test_logs_the_std_as_ppo_does(name: str, tmp_path: Path) -> None:
+    """train/std and std_min, of actions normalised to [-1, 1], and the share at log_std_min."""
+    model: Any = small(name, BOX, log_std_min=-1.0, target_entropy=-30.0)
+    with logging_to(tmp_path, model):
+        model.learn(96, log_interval=1)
+    last = read_rows(tmp_path / "progress.csv")[-1]
+    for figure, expected in (("std", np.exp(-1.0)), ("std_min", np.exp(-1.0))):
+        assert float(last[f"train/{figure}"]) == pytest.approx(expected, rel=1e-6)
+    assert float(last["train/share_at_log_std_min"]) == 1.0
+
+
+def test_the_log_says_whose_entropy_the_floor_is(tmp_path: Path) -> None:
+    model: Any = small("PPOERA", BOX, floor="gaussian")
+    with logging_to(tmp_path, model):
+        model.learn(96, log_interval=1)
+    last = read_rows(tmp_path / "progress.csv")[-1]
+    assert float(last["train/gaussian_entropy_floor"]) == model.target_entropy
+    assert "train/entropy_floor" not in last

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sb3_family import small
+from gymnasium import spaces
+from sb3_family import BOX, MULTI_DISCRETE, small
 from sb3_toys import (
     NormalisedExtractor,
     TargetEnv,
@@ -26,7 +27,9 @@ from torch import nn
 
 from era_rl.sb3 import SACERA, EntropyMonitor, GradientConflict, callbacks
 from era_rl.sb3.actor_critic import ERAActorCriticPolicy
-from era_rl.sb3.callbacks import COLUMNS
+from era_rl.sb3.callbacks import ENTROPY_COLUMNS, PINNED_COLUMNS, STD_COLUMNS
+
+COLUMNS = ("timesteps", *ENTROPY_COLUMNS, *STD_COLUMNS, "gradient_norm")
 
 
 def test_writes_a_row_a_check_and_one_for_the_rest(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_keeps_few_states_and_names_its_rows(monkeypatch: pytest.MonkeyPatch) ->
             return super()._on_step()
 
         def _check(self, *measured: np.ndarray) -> None:
-            assert [len(values) for values in measured] == [60, 60]
+            assert [len(values) for values in measured] == [60, 60, 60]
             super()._check(*measured)
 
     monitor = Note(check_freq=60)
@@ -129,23 +132,127 @@ def test_measures_policies_whatever_their_networks_are_called() -> None:
     assert found == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
 
 
+def test_checks_count_the_steps_of_all_environments() -> None:
+    """A row at the first step from ``check_freq`` on, whatever the number of environments."""
+    for n_envs, expected in ((1, [8, 16, 24]), (3, [9, 18, 24])):
+        monitor, conflict = EntropyMonitor(8), GradientConflict(8, 4)
+        env = make_vec_env(lambda: TargetEnv(horizon=4), n_envs)
+        small_sacera(env, learning_starts=6).learn(24, callback=[monitor, conflict])
+        assert [row.timesteps for row in monitor.rows] == expected
+        assert [row.timesteps for row in conflict.rows] == expected[: len(conflict.rows)]
+
+
+@pytest.mark.parametrize(
+    ("name", "space"), [("SACERA", BOX), ("PPOERA", BOX), ("MaskablePPOERA", MULTI_DISCRETE)]
+)
+def test_each_dimension_on_request(name: str, space: Any) -> None:
+    """Means over the states of h_i and sigma_i; the h_i add up to H[pi(.|s)]."""
+    monitor = EntropyMonitor(32, per_dim=True)
+    model: Any = small(name, space)
+    with torch.no_grad():
+        parameter = model.policy.actor_parameters()[-1]
+        parameter[-1 if name == "MaskablePPOERA" else -2] += (
+            3.0  # dimensions, or actions, that differ
+        )
+    model.learn(32, callback=monitor)
+    row = monitor.rows[0]._asdict()
+    count = len(space.nvec) if isinstance(space, spaces.MultiDiscrete) else 2
+    each = [row[f"entropy_{i}"] for i in range(count)]
+    assert sum(each) == pytest.approx(row["entropy_mean"], rel=1e-5)
+    assert len({round(value, 3) for value in each}) == count
+    if name == "MaskablePPOERA":
+        assert "std" not in row
+        return
+    stds = [row[f"std_{i}"] for i in range(count)]
+    assert row["std"] == pytest.approx(np.mean(stds), rel=1e-5)
+    assert 0.0 < row["std_min"] <= min(stds)
+    assert row["share_at_log_std_min"] == 0.0
+
+
+def test_the_share_of_dimensions_without_noise_of_their_own() -> None:
+    """log_std_i = log_std_min in one of two dimensions of every state."""
+    model = small_sacera(learning_starts=1_000, log_std_min=-3.0)
+    with torch.no_grad():
+        model.actor.log_std.bias[0] += 1e4
+    monitor = EntropyMonitor(20)
+    model.learn(20, callback=monitor)
+    assert monitor.rows[0].share_at_log_std_min == 0.5
+    assert monitor.rows[0].std_min == pytest.approx(np.exp(-3.0), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SACERA", {}),
+        ("SACERA", {"slack": 0.3, "min_entropy_per_dim": -1.0}),
+        ("SACERA", {"floor": "gaussian"}),
+        ("PPOERA", {"distribution": "normal"}),
+        ("MaskablePPOERA", {}),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:the policy's entropy is")
+def test_each_state_is_held_to_the_floor_in_force_when_it_acted(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H[pi(.|s_t)] and H0 at s_t are those of the floor at step t, though measured later together."""
+    space = MULTI_DISCRETE if name == "MaskablePPOERA" else BOX
+    model: Any = small(name, space, target_entropy=0.5, **options)
+    head, seen, found = model.policy.head, [], []
+
+    class Fall(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.append(head.target_entropy)
+            model.target_entropy = 0.5 - 0.01 * self.num_timesteps
+            return True
+
+    monitor = EntropyMonitor(32)
+    check = monitor._check
+    monkeypatch.setattr(
+        monitor, "_check", lambda *measured: (found.append(measured), check(*measured))
+    )
+    model.learn(16 if name == "SACERA" else 32, callback=CallbackList([monitor, Fall()]))
+    floors, entropies = found[0][:2]
+    if name != "MaskablePPOERA":  # its floor is that of the actions the mask leaves
+        assert floors == pytest.approx(np.array(seen))
+    if head.holds_own_entropy:
+        assert monitor.margin >= -1e-6
+    if head.holds_own_entropy and not head.may_rise:
+        assert entropies.sum(-1) == pytest.approx(floors, abs=1e-4)
+    assert head._target_entropy.dim() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"floor": "gaussian"}, {"floor": "gaussian", "distribution": "tanh"}], ids=str
+)
+def test_warns_once_of_an_entropy_below_the_floor_asked_for(options: dict[str, Any]) -> None:
+    """Eq. 11 and tanh hold that of the normal before, which the log's name says."""
+    model = small_sacera(target_entropy=1.0, **options)
+    with pytest.warns(UserWarning, match="nats below the floor asked for on a visited") as warned:
+        model.learn(40, callback=EntropyMonitor(5), log_interval=1)
+    assert len(warned) == 1
+    assert "before it is truncated or squashed" in str(warned[0].message)
+
+
 def test_writes_no_file_unless_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small_sacera().learn(30, callback=EntropyMonitor(10))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_logs_under_entropy(tmp_path: Path) -> None:
-    model = small_sacera()
+@pytest.mark.parametrize("slack", [None, 0.3])
+def test_logs_under_entropy_what_changes(slack: float | None, tmp_path: Path) -> None:
+    """A pinned entropy's mean, largest and floor are one number, and in the CSV file alone."""
+    model = small_sacera(slack=slack)
     with logging_to(tmp_path, model, "tensorboard"):
         trained(model, callback=EntropyMonitor(5), log_interval=1)
     last = read_rows(tmp_path / "progress.csv")[-1]
     events = EventAccumulator(str(tmp_path)).Reload()
     tags = events.Tags()["scalars"]
-    for name in COLUMNS[1:]:
+    shown = {name for name in COLUMNS[1:] if f"entropy/{name}" in tags}
+    assert shown == {*COLUMNS[1:]} - (set() if slack else PINNED_COLUMNS)
+    for name in shown:
         assert np.isfinite(float(last[f"entropy/{name}"]))
-        assert f"entropy/{name}" in tags
-    assert events.Scalars("entropy/floor")[-1].value == -1.0
 
 
 def test_measures_the_states_in_which_the_policy_acts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,34 +264,18 @@ def test_measures_the_states_in_which_the_policy_acts(monkeypatch: pytest.Monkey
             seen.append(np.array(self.model._last_obs))
             return True
 
-    means: list[float] = []
     monkeypatch.setattr(callbacks, "MOST_STATES", 7)  # in parts, of which one is smaller
     model = small_sacera(
         make_vec_env(lambda: TargetEnv(horizon=4), n_envs=3), learning_starts=1_000, slack=0.3
     )
-    monitor = EntropyMonitor(check_freq=10)
-    model.set_logger(_Recorder(means))
+    monitor = EntropyMonitor(check_freq=30)
     model.learn(30, callback=CallbackList([Note(), monitor]))
     with torch.no_grad():
         entropy = model.policy.entropy(torch.as_tensor(np.concatenate(seen)))
     assert len(entropy) == 30
+    means = [row.entropy_mean for row in monitor.rows]
     assert means == pytest.approx([entropy.mean().item()], rel=1e-6)
     assert monitor.minimum == pytest.approx(entropy.min().item(), rel=1e-6)
-
-
-class _Recorder:
-    """A logger that keeps what is recorded of the mean entropy."""
-
-    def __init__(self, means: list[float]) -> None:
-        self.means = means
-        self.name_to_value: dict[str, Any] = {}
-
-    def record(self, key: str, value: Any, exclude: Any = None) -> None:
-        if key == "entropy/entropy_mean":
-            self.means.append(value)
-
-    def dump(self, step: int = 0) -> None:
-        pass
 
 
 def test_observes_dicts() -> None:
@@ -210,7 +301,8 @@ def _with_entropy(
 ) -> SACERA:
     """Return a model whose policy reports the given entropies, one for each of n states."""
     model = small_sacera(learning_starts=1_000, **kwargs)
-    monkeypatch.setattr(model.policy, "entropy", lambda obs: value(len(obs)))
+    entropies = lambda params: value(len(params[0])).unsqueeze(-1)  # noqa: E731
+    monkeypatch.setattr(model.actor.head, "entropies", entropies)
     return model
 
 

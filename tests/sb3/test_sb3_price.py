@@ -77,6 +77,7 @@ def test_the_price_is_the_gradient_by_log_std_along_the_shares() -> None:
     assert found == pytest.approx(expected.item(), rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:target_entropy=-30 has no effect")
 def test_a_floor_that_log_std_min_guarantees_alone_is_free() -> None:
     model = small_sacera(target_entropy=-30.0, log_std_min=-1.0)
     noise = torch.rand(16, 2)
