@@ -1,6 +1,7 @@
 """A policy's options and its floor: given, shown, changed, saved, and found again by the hosts."""
 
 import inspect
+import io
 import json
 import zipfile
 from dataclasses import dataclass, replace
@@ -113,6 +114,19 @@ def test_the_hosts_load_makes_the_same_policy(
             actions.append(each.predict(obs, deterministic=deterministic)[0])
         assert np.array_equal(*actions)
     host.learn(32)
+
+
+@pytest.mark.parametrize(("name", "options"), [("XQCERA", {}), ("PPOERA", {"delta": "auto"})])
+def test_a_host_refuses_a_file_with_state_that_it_has_no_place_for(
+    name: str, options: dict[str, Any]
+) -> None:
+    """SB3's errors: the scale of rewards and the learned delta would be lost."""
+    kind = {"floor": "gaussian", **options} if options else {}
+    small(name, BOX, **kind).save(file := io.BytesIO())
+    with pytest.raises((KeyError, ValueError)) as error:
+        HOSTS[name].load(file, device="cpu")
+    causes = [error.value, error.value.__context__]
+    assert any("is an invalid object name" in str(cause) for cause in causes)
 
 
 def _as_before(path: Path, to: Path, data: dict[str, Any], drop: tuple[str, ...]) -> None:
