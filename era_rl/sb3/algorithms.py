@@ -148,7 +148,7 @@ class _RolloutMixin(ERAMixin, OnPolicyAlgorithm):
             env = _CheckedSteps(env, lambda taken: self._refuse_lost_actions(taken, self._last_obs))
         try:
             return super().collect_rollouts(env, *args, **kwargs)
-        except ValueError:  # torch's, of logits that are not finite, does not say why
+        except (ValueError, RuntimeError):  # torch's, of logits, do not say why
             self._refuse_lost(self._last_obs)
             raise
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, Self, cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -261,9 +262,11 @@ class ERAMixin(BaseAlgorithm):
         Raises:
             FloatingPointError: If an action, or what gives its probabilities, is not finite.
         """
+        if not isinstance(self.action_space, spaces.Box):  # NaN does not show in whole numbers
+            refuse_nonfinite(self.num_timesteps, observations=observation)
         try:
             actions, states = super().predict(observation, *args, **kwargs)
-        except ValueError:  # torch's, of logits that are not finite, does not say why
+        except (ValueError, RuntimeError):  # torch's, of logits, do not say why
             self._refuse_lost(observation)
             raise
         self._refuse_lost_actions(actions, observation)
