@@ -1,5 +1,6 @@
-"""Draw the figures of docs/mathematics.md from era_rl.core: ``python docs/figures.py [FOLDER]``."""
+"""Draw the figures of README and docs/mathematics.md: ``python docs/figures.py [FOLDER]``."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -22,10 +23,29 @@ from era_rl.core import (
 )
 
 FOLDER = Path(__file__).parent / "figures"
+ABLATION = Path(__file__).parents[1] / "benchmarks/results/entropy-ablation"
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"  # Okabe and Ito's
 LOCS = {0.0: BLUE, 0.5: GREEN, 0.9: ORANGE, 1.0: PURPLE}
 STYLES = {0.0: "-", 0.5: "--", 0.9: "-.", 1.0: ":"}
 LOG_STD = torch.linspace(-4.0, 3.0, 85, dtype=torch.float64)
+
+
+def training() -> Figure:
+    """Draw the entropy of SACERA and of SAC on visited states while they train, of five seeds each."""
+    figure, axes = plt.subplots(figsize=(6.0, 3.2))
+    for arm, label, color in (("sac-auto", "SAC", ORANGE), ("exact-0.5", "SACERA", BLUE)):
+        files = [ABLATION / f"walker-walk-{arm}-seed{seed}.json" for seed in range(5)]
+        runs = [json.loads(file.read_text()) for file in files]
+        dims, steps = runs[0]["action_dim"], runs[0]["trace"]["timesteps"]
+        for column, style, what in (("entropy_mean", "-", "mean"), ("entropy_min", ":", "lowest")):
+            values = torch.tensor([run["trace"][column] for run in runs]) / dims
+            line = values.mean(0) if what == "mean" else values.amin(0)
+            axes.plot(steps, line, style, color=color, label=f"{label}, {what}")
+    axes.set(
+        xlabel="environment steps", ylabel="policy's entropy on visited states\n(nats a dimension)"
+    )
+    axes.legend(ncols=2, loc="center right", bbox_to_anchor=(1.0, 0.66))
+    return figure
 
 
 def entropy() -> Figure:
@@ -159,7 +179,7 @@ def draw(folder: Path, suffix: str = "svg") -> None:
     plt.rcParams.update({"svg.hashsalt": "era-rl", "svg.fonttype": "path", "font.size": 10})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     plt.rcParams.update({"legend.frameon": False, "figure.constrained_layout.use": True})
-    for plot in (entropy, bias, floors, shares, softmax):
+    for plot in (training, entropy, bias, floors, shares, softmax):
         figure = plot()
         metadata = {"Date": None, "Creator": None} if suffix == "svg" else None
         figure.savefig(folder / f"{plot.__name__}.{suffix}", metadata=metadata, dpi=110)
