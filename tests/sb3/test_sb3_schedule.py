@@ -64,6 +64,23 @@ def test_the_floor_moves_with_the_learning_rate() -> None:
     assert floors.seen == pytest.approx(expected)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("name", ["SACERA", "PPOERA"])
+def test_compiled_policies_follow_a_schedule(name: str, traced: None) -> None:
+    """Samples of the compiled policy narrow with the floor, from sigma .38 to .03, traced once."""
+    model: Any = small(name, BOX, compile=True, nats_per_dim=EntropySchedule(0.4, -2.0))
+    model.policy.set_training_mode(False)
+    model.learn(64, callback=(floors := Floors()))
+    assert floors.seen[0] == 0.8
+    assert model.target_entropy == -4.0
+    model.policy.set_training_mode(False)
+    obs = torch.as_tensor(some_states(model, 50))
+    with torch.no_grad():
+        samples = torch.stack([model.policy._predict(obs) for _ in range(50)])
+    assert samples.std(0).median().item() < 0.06
+    assert model._compiled
+
+
 @pytest.mark.parametrize(
     "options",
     [{"target_entropy": lambda p: -1.0 + p}, {"nats_per_dim": {"start": 0.0, "end": -0.5}}],
