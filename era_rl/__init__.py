@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         EntropyMonitor,
         GradientConflict,
         MaskablePPOERA,
+        RecurrentPPOERA,
     )
     from era_rl.torchrl import ERAActor, SACERALoss
 
@@ -54,6 +55,7 @@ __all__ = [
     "GradientConflict",
     "MaskablePPOERA",
     "MultiCategoricalHead",
+    "RecurrentPPOERA",
     "SACERALoss",
     "TruncatedGaussianHead",
     "TruncatedNormal",
@@ -69,7 +71,8 @@ __all__ = [
 
 _ADAPTERS = {
     "era_rl.sb3": (
-        *("A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "XQCERA", "MaskablePPOERA"),
+        *("A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "XQCERA"),
+        *("MaskablePPOERA", "RecurrentPPOERA"),
         *("DeviceReplayBuffer", "EntropyMonitor", "GradientConflict"),
     ),
     "era_rl.torchrl": ("ERAActor", "SACERALoss"),

@@ -7,8 +7,11 @@ from era_rl.sb3.actor_critic import (
     ERAMaskableMultiInputPolicy,
     ERAMaskablePolicy,
     ERAMultiInputActorCriticPolicy,
+    ERARecurrentCnnPolicy,
+    ERARecurrentMultiInputPolicy,
+    ERARecurrentPolicy,
 )
-from era_rl.sb3.algorithms import A2CERA, PPOERA, TQCERA, CrossQERA, MaskablePPOERA
+from era_rl.sb3.algorithms import A2CERA, PPOERA, TQCERA, CrossQERA, MaskablePPOERA, RecurrentPPOERA
 from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.callbacks import EntropyMonitor
 from era_rl.sb3.distributions import HeadDistribution
@@ -40,10 +43,14 @@ __all__ = [
     "ERAMaskableMultiInputPolicy",
     "ERAMaskablePolicy",
     "ERAMultiInputActorCriticPolicy",
+    "ERARecurrentCnnPolicy",
+    "ERARecurrentMultiInputPolicy",
+    "ERARecurrentPolicy",
     "EntropyMonitor",
     "GradientConflict",
     "HeadDistribution",
     "MaskablePPOERA",
+    "RecurrentPPOERA",
     "SACERACnnPolicy",
     "SACERAMultiInputPolicy",
     "SACERAPolicy",

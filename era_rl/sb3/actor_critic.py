@@ -16,6 +16,11 @@ from sb3_contrib.common.maskable.policies import (
     MaskableActorCriticPolicy,
     MaskableMultiInputActorCriticPolicy,
 )
+from sb3_contrib.common.recurrent.policies import (
+    RecurrentActorCriticCnnPolicy,
+    RecurrentActorCriticPolicy,
+    RecurrentMultiInputActorCriticPolicy,
+)
 from stable_baselines3.common.distributions import (
     CategoricalDistribution,
     Distribution,
@@ -81,18 +86,18 @@ class ActorCriticMixin(FlooredPolicyMixin):
         ]
 
 
-class ERAActorCriticMixin(CompiledPassesMixin, ActorCriticMixin):
-    """Gives SB3's actor-critic policies an entropy floor, on Box and discrete action spaces.
+class UnmaskedMixin(ActorCriticMixin):
+    """The distributions of actor-critic policies without masks, on Box and discrete action spaces.
 
     A Box takes a truncated or squashed normal, its actions normalised to [-1, 1], or an unbounded one,
     whose actions the host clips. Discrete, MultiDiscrete and MultiBinary take categoricals
     (:class:`MultiCategoricalHead`).
     """
 
-    def _build(self, lr_schedule: Schedule) -> None:
-        bounded = isinstance(self.action_space, spaces.Box)
-        self._squash_output = bounded and self.options.distribution != "normal"
-        super()._build(lr_schedule)
+    @property
+    def _normalised(self) -> bool:
+        """Whether the head's actions are in [-1, 1], whatever the environment's bounds."""
+        return isinstance(self.action_space, spaces.Box) and self.options.distribution != "normal"
 
     def _new_distribution(self) -> Any:
         if isinstance(self.action_space, spaces.Box):
@@ -100,6 +105,14 @@ class ERAActorCriticMixin(CompiledPassesMixin, ActorCriticMixin):
         if isinstance(self.action_space, spaces.Discrete):
             return CategoricalDistribution(self.head.raw_dim)
         return MultiCategoricalDistribution(self.head.num_actions)
+
+
+class ERAActorCriticMixin(CompiledPassesMixin, UnmaskedMixin):
+    """Gives SB3's actor-critic policies an entropy floor (:class:`UnmaskedMixin`)."""
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self._squash_output = self._normalised
+        super()._build(lr_schedule)
 
     def compile_passes(self) -> None:
         """Compile ``forward`` and ``evaluate_actions``, in the modes in which training calls them.
@@ -149,6 +162,105 @@ class ERAActorCriticCnnPolicy(ERAActorCriticMixin, ActorCriticCnnPolicy):
 
 class ERAMultiInputActorCriticPolicy(ERAActorCriticMixin, MultiInputActorCriticPolicy):
     """``MultiInputPolicy`` of PPOERA and A2CERA, for Dict observations."""
+
+
+class _ScaledDistribution(HeadDistribution):
+    """A head's distribution with actions in the environment's units.
+
+    Densities and entropies stay those of actions in [-1, 1].
+
+    Args:
+        head: A head of actions in [-1, 1].
+        options: As of :class:`HeadDistribution`.
+        low: Lower bounds, shape (action_dim,).
+        high: Upper bounds.
+    """
+
+    def __init__(self, head: Any, options: Any, low: Tensor, high: Tensor) -> None:
+        super().__init__(head, options)
+        self.low, self.range = low, high - low
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log density of the normalised actions, shape (batch,)."""
+        return super().log_prob((2.0 * (actions - self.low) / self.range - 1.0).clamp(-1.0, 1.0))
+
+    def get_actions(self, deterministic: bool = False) -> Tensor:
+        """Return samples, or the mode or the mean (SB3's)."""
+        return self.low + 0.5 * (super().get_actions(deterministic) + 1.0) * self.range
+
+
+class ERARecurrentMixin(UnmaskedMixin):
+    """Gives sb3-contrib's recurrent policies an entropy floor (:class:`UnmaskedMixin`).
+
+    The floor holds for every observation and every state of the LSTM. RecurrentPPO clips actions to
+    their bounds but does not scale them, so distributions are in the environment's units here.
+    """
+
+    lstm_actor: nn.LSTM
+    _low: Tensor
+    _high: Tensor
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        if self._normalised:
+            for name in ("low", "high"):
+                bound = torch.as_tensor(getattr(self.action_space, name)).flatten()
+                self.register_buffer(f"_{name}", bound, persistent=False)
+        super()._build(lr_schedule)
+
+    def _new_distribution(self) -> Any:
+        if self._normalised:
+            return _ScaledDistribution(self.head, self.options, self._low, self._high)
+        return super()._new_distribution()
+
+    def raw_params(
+        self,
+        obs: PyTorchObs,
+        lstm_states: tuple[Tensor, Tensor] | None = None,
+        episode_starts: Tensor | None = None,
+    ) -> Tensor:
+        """Return the raw outputs, shape (batch, head.raw_dim), of observations.
+
+        Args:
+            obs: Observations, (batch, ...).
+            lstm_states: The actor's states before them, each (layers, sequences, units); None for the
+                zeros with which an episode begins, one for each observation.
+            episode_starts: Which observations begin an episode, (batch,); None for no other.
+        """
+        features: Any = BasePolicy.extract_features(self, obs, self.pi_features_extractor)  # type: ignore[arg-type]
+        if lstm_states is None:
+            lstm = self.lstm_actor
+            zeros = features.new_zeros(lstm.num_layers, len(features), lstm.hidden_size)
+            lstm_states = (zeros, zeros)
+        starts = features.new_zeros(len(features)) if episode_starts is None else episode_starts
+        latent, _ = RecurrentActorCriticPolicy._process_sequence(
+            features, lstm_states, starts, self.lstm_actor
+        )
+        return self.action_net(self.mlp_extractor.forward_actor(latent))
+
+    def entropy(self, obs: PyTorchObs, *memory: Any) -> Tensor:
+        """Return the policy's own entropy in nats, (batch,); arguments as :meth:`raw_params`."""
+        return self.head.entropy(self.dist_params(self.raw_params(obs, *memory)))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("shared_lstm", "enable_critic_lstm", "lstm_kwargs")  # the host saves none of them
+        return {
+            **super()._get_constructor_parameters(),
+            **{name: getattr(self, name) for name in names},
+            "lstm_hidden_size": self.lstm_actor.hidden_size,
+            "n_lstm_layers": self.lstm_actor.num_layers,
+        }
+
+
+class ERARecurrentPolicy(ERARecurrentMixin, RecurrentActorCriticPolicy):
+    """``MlpLstmPolicy`` of RecurrentPPOERA."""
+
+
+class ERARecurrentCnnPolicy(ERARecurrentMixin, RecurrentActorCriticCnnPolicy):
+    """``CnnLstmPolicy`` of RecurrentPPOERA."""
+
+
+class ERARecurrentMultiInputPolicy(ERARecurrentMixin, RecurrentMultiInputActorCriticPolicy):
+    """``MultiInputLstmPolicy`` of RecurrentPPOERA, for Dict observations."""
 
 
 class _MaskedFloorMixin(MaskableDistribution):

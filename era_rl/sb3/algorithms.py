@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from gymnasium import spaces
-from sb3_contrib import TQC, CrossQ, MaskablePPO
+from sb3_contrib import TQC, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
+from torch import Tensor
 
 from era_rl.core import OnPolicyOptions
 from era_rl.core.head import as_number
@@ -24,6 +25,9 @@ from era_rl.sb3.actor_critic import (
     ERAMaskableMultiInputPolicy,
     ERAMaskablePolicy,
     ERAMultiInputActorCriticPolicy,
+    ERARecurrentCnnPolicy,
+    ERARecurrentMultiInputPolicy,
+    ERARecurrentPolicy,
 )
 from era_rl.sb3.base import (
     ERAMixin,
@@ -169,15 +173,32 @@ class _RolloutMixin(ERAMixin, OnPolicyAlgorithm):
             self._refuse_lost_networks()
 
 
-class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
-    CompilingMixin, LearnedDeltaMixin, _RolloutMixin
-):
-    """What PPO and A2C have besides: compiled passes, and a learned delta."""
+class _OnPolicyERAMixin(LearnedDeltaMixin, _RolloutMixin):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """What the algorithms without masks have besides: a learned delta."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "squash" in kwargs:
             raise TypeError(f"squash={kwargs['squash']} is distribution='normal' now, if False")
         super().__init__(*args, **kwargs)
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "ERAActorCriticPolicy") -> None:
+        super()._maybe_recommend_cpu(mlp_class_name)
+
+    def train(self) -> None:
+        """Train as the host does, then delta, on minibatches of the same rollout."""
+        super().train()
+        if self.learn_delta:
+            batch_size = getattr(self, "batch_size", None)
+            for data in self.rollout_buffer.get(batch_size):
+                self._update_delta(self._entropy_of(data))
+
+    def _entropy_of(self, data: Any) -> Tensor:
+        """Return the entropies at a minibatch of the rollout."""
+        return self._entropy(data.observations)
+
+
+class _CompilingOnPolicyMixin(CompilingMixin, _OnPolicyERAMixin):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Compiles the policy in long trainings."""
 
     def _planned_calls(self, total_timesteps: int) -> int:
         size = self.n_steps * self.n_envs
@@ -185,18 +206,11 @@ class _OnPolicyERAMixin(  # pyright: ignore[reportIncompatibleVariableOverride]
         updates = getattr(self, "n_epochs", 1) * minibatches
         return math.ceil(total_timesteps / size) * (self.n_steps + updates)
 
-    def _maybe_recommend_cpu(self, mlp_class_name: str = "ERAActorCriticPolicy") -> None:
-        super()._maybe_recommend_cpu(mlp_class_name)
-
     def train(self) -> None:
-        """Train as the host does, then delta, on minibatches of the same rollout."""
+        """Train as the host does, the policy compiled where it is asked for."""
         if self._compiled:
             self._bound_update()
         super().train()
-        if self.learn_delta:
-            batch_size = getattr(self, "batch_size", None)
-            for data in self.rollout_buffer.get(batch_size):
-                self._update_delta(self._entropy(data.observations))
 
     @torch.no_grad()
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
@@ -222,7 +236,7 @@ def _some_states(buffer: RolloutBuffer, number: int = 256) -> Any:
     return {k: some(v) for k, v in stored.items()} if isinstance(stored, dict) else some(stored)
 
 
-class PPOERA(_OnPolicyERAMixin, PPO):
+class PPOERA(_CompilingOnPolicyMixin, PPO):
     """PPO whose policy has an entropy floor in every state.
 
     H[pi(.|s)] >= H0 by the policy's head. A Box action space takes a truncated normal on actions
@@ -263,13 +277,42 @@ class PPOERA(_OnPolicyERAMixin, PPO):
     }
 
 
-class A2CERA(_OnPolicyERAMixin, A2C):
+class A2CERA(_CompilingOnPolicyMixin, A2C):
     """A2C whose policy has an entropy floor in every state: see :class:`PPOERA` for its arguments.
 
     Drop-in for ``stable_baselines3.A2C``, whose training loop it runs.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPOERA.policy_aliases
+
+
+class RecurrentPPOERA(_OnPolicyERAMixin, RecurrentPPO):
+    """PPO with a recurrent policy, which has an entropy floor at every state of its memory.
+
+    H[pi(.|s, h)] >= H0 for every observation s and state h of the LSTM. Drop-in for
+    ``sb3_contrib.RecurrentPPO``, whose training loop it runs.
+
+    Args:
+        policy: "MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy" or a policy class derived from
+            theirs.
+        env: Environment or its id.
+        *args: RecurrentPPO's arguments by position.
+        **kwargs: As of :class:`PPOERA`, but for ``compile``, and RecurrentPPO's arguments.
+
+    Raises:
+        ValueError: As :class:`PPOERA`.
+        TypeError: For ``compile``: the host's passes branch on where episodes begin.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpLstmPolicy": ERARecurrentPolicy,
+        "CnnLstmPolicy": ERARecurrentCnnPolicy,
+        "MultiInputLstmPolicy": ERARecurrentMultiInputPolicy,
+    }
+
+    def _entropy_of(self, data: Any) -> Tensor:
+        entropy = self._entropy(data.observations, data.lstm_states.pi, data.episode_starts)
+        return entropy[data.mask > 1e-8]  # what pads sequences to one length is none of it
 
 
 class MaskablePPOERA(_RolloutMixin, MaskablePPO):  # pyright: ignore[reportIncompatibleVariableOverride]

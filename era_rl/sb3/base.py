@@ -43,7 +43,7 @@ class ERAPolicy(Protocol):
         """Return the parameters that the policy's distribution depends on."""
         ...
 
-    def raw_params(self, obs: Any) -> Tensor:
+    def raw_params(self, obs: Any, *memory: Any) -> Tensor:
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
         ...
 
@@ -51,10 +51,10 @@ class ERAPolicy(Protocol):
         """Return the distribution's parameters for raw outputs."""
         ...
 
-    def entropy(self, obs: Any, **kwargs: Any) -> Tensor:
+    def entropy(self, obs: Any, *memory: Any, **kwargs: Any) -> Tensor:
         """Return the policy's own entropy in nats at each observation, shape (batch,).
 
-        A maskable policy takes ``action_masks``.
+        A maskable policy takes ``action_masks``, a recurrent one the states of its memory.
         """
         ...
 
@@ -363,10 +363,10 @@ class LearnedDeltaMixin(ERAMixin):
         self.era_policy.head.delta.copy_(self.delta_learner())
 
     @torch.no_grad()
-    def _entropy(self, obs: Any) -> Tensor:
+    def _entropy(self, obs: Any, *memory: Any) -> Tensor:
         """Return the entropies at observations, without a trace in batch statistics."""
         self.era_policy.set_training_mode(False)
-        return self.era_policy.entropy(obs)
+        return self.era_policy.entropy(obs, *memory)
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log the learned delta (SB3's hook)."""

@@ -209,6 +209,7 @@ class EntropyMonitor(VisitedStatesCallback):
         self.spike_factor, self.per_dim = spike_factor, per_dim
         self.minimum = self.margin = float("inf")
         self._masks: list[Any] = []
+        self._memory: list[tuple[torch.Tensor, ...]] = []
         self._norms: list[float] = []
         self._checks = 0
         self._checks_at_floor = 0
@@ -239,14 +240,14 @@ class EntropyMonitor(VisitedStatesCallback):
         masks = self.locals.get("action_masks")
         if masks is not None:
             self._masks.append(np.asarray(masks))
+        if (memory := getattr(self.model, "_last_lstm_states", None)) is not None:
+            self._memory.append((*memory.pi, self.locals["episode_starts"]))
         return super()._on_step()
 
     def _measure(self, visited: Any, floors: np.ndarray) -> Sequence[Any]:
         """Return floors, entropies and, for bounded actions, log stds of dimensions or components."""
-        head, raw = (
-            self._policy.head,
-            self._policy.raw_params(self._policy.obs_to_tensor(visited)[0]),
-        )
+        head, obs = self._policy.head, self._policy.obs_to_tensor(visited)[0]
+        raw = self._policy.raw_params(obs, *self._memory_of_visited())
         if not self._masks:
             params = head.params(raw)
             measured = [head.entropies(params).cpu()]
@@ -254,6 +255,14 @@ class EntropyMonitor(VisitedStatesCallback):
         given, self._masks = np.concatenate(self._masks), []
         mask = torch.as_tensor(given.reshape(raw.shape) != 0, device=raw.device)
         return head.floor(mask).cpu(), head.entropies((head(raw, mask),)).cpu()
+
+    def _memory_of_visited(self) -> tuple[Any, ...]:
+        """Return what a recurrent policy takes besides: its states, and where episodes start."""
+        if not self._memory:
+            return ()
+        hidden, cell, starts = zip(*self._memory, strict=True)
+        self._memory = []
+        return (torch.cat(hidden, 1), torch.cat(cell, 1)), torch.cat(starts)
 
     def _check(self, *measured: np.ndarray) -> None:
         floor, entropies, *log_std = measured

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from sb3_contrib import MaskablePPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     Distribution,
@@ -93,10 +93,10 @@ class GradientConflict(MeasuringCallback):
         has_policy = hasattr(self.model.policy, "get_distribution") or hasattr(
             getattr(self.model, "actor", None), "get_action_dist_params"
         )
-        if not (known and has_policy) or isinstance(self.model, MaskablePPO):
+        if not (known and has_policy) or isinstance(self.model, MaskablePPO | RecurrentPPO):
             raise ValueError(
                 f"model={type(self.model).__name__} must be a SAC, TQC, CrossQ, PPO or A2C, or "
-                "derived from one, without action masks"
+                "derived from one, without action masks or memory"
             )
 
     def _on_training_start(self) -> None:

@@ -10,7 +10,16 @@ from sb3_toys import TargetEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
-from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, XQCERA, CrossQERA, MaskablePPOERA
+from era_rl.sb3 import (
+    A2CERA,
+    PPOERA,
+    SACERA,
+    TQCERA,
+    XQCERA,
+    CrossQERA,
+    MaskablePPOERA,
+    RecurrentPPOERA,
+)
 from era_rl.sb3.distributions import num_actions
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -25,13 +34,19 @@ OFF_POLICY: dict[str, Any] = {
     "XQCERA": XQCERA,
 }
 ON_POLICY: dict[str, Any] = {"PPOERA": PPOERA, "A2CERA": A2CERA}
-FAMILY: dict[str, Any] = {**OFF_POLICY, **ON_POLICY, "MaskablePPOERA": MaskablePPOERA}
+FAMILY: dict[str, Any] = {
+    **OFF_POLICY,
+    **ON_POLICY,
+    "MaskablePPOERA": MaskablePPOERA,
+    "RecurrentPPOERA": RecurrentPPOERA,
+}
 
 # every algorithm with every kind of action space that it takes
 CASES: list[tuple[str, spaces.Space]] = [
     *((name, BOX) for name in (*OFF_POLICY, *ON_POLICY)),
     *((name, space) for name in ON_POLICY for space in (DISCRETE, MULTI_DISCRETE)),
     ("PPOERA", MULTI_BINARY),
+    *(("RecurrentPPOERA", space) for space in (BOX, DISCRETE)),
     *(("MaskablePPOERA", space) for space in (DISCRETE, MULTI_DISCRETE, MULTI_BINARY)),
 ]
 CASE_IDS = [f"{name}-{type(space).__name__}" for name, space in CASES]
@@ -84,6 +99,9 @@ def small(
     """Return a small model of the algorithm; ``env`` may be an action space."""
     policy_kwargs = {"net_arch": [16, 16], **kwargs.pop("policy_kwargs", {})}
     defaults: dict[str, Any] = {"seed": 0, "device": "cpu"}
+    if name == "RecurrentPPOERA":
+        policy_kwargs = {"lstm_hidden_size": 8, **policy_kwargs}
+        policy = policy.replace("Policy", "LstmPolicy") if isinstance(policy, str) else policy
     if name in OFF_POLICY:
         defaults |= {"learning_starts": 20, "batch_size": 16, "buffer_size": 400}
     elif name == "A2CERA":

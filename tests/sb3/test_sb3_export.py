@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from era_rl.sb3 import export
 from era_rl.sb3.export import export_policy
 
-OURS = [case for case in CASES if case[0] != "MaskablePPOERA"]
+OURS = [case for case in CASES if case[0] not in ("MaskablePPOERA", "RecurrentPPOERA")]
 HOSTS = [
     *((host, BOX) for host in (SAC, TQC, CrossQ, PPO, A2C)),
     *((PPO, space) for space in (DISCRETE, MULTI_DISCRETE, MULTI_BINARY)),
@@ -251,11 +251,12 @@ def _stacked() -> Any:
     ("model", "message"),
     [
         (lambda: RecurrentPPO("MlpLstmPolicy", make_env(BOX), device="cpu"), "carries a state"),
+        (lambda: small("RecurrentPPOERA", BOX), "model=RecurrentPPOERA cannot be exported"),
         (lambda: small("MaskablePPOERA", DISCRETE), "model=MaskablePPOERA .* takes action masks"),
         (lambda: host_model(SAC, BOX, use_sde=True), "use_sde=True cannot be exported"),
         (lambda: small("PPOERA", _stacked()), r"statistics of shape \(2,\), .* of \(4,\)"),
     ],
-    ids=["recurrent", "masks", "gSDE", "stacked"],
+    ids=["recurrent", "ours", "masks", "gSDE", "stacked"],
 )
 def test_refuses_what_is_no_function_of_one_observation(
     model: Any, message: str, tmp_path: Path

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import TQC, CrossQ, MaskablePPO
+from sb3_contrib import TQC, CrossQ, MaskablePPO, RecurrentPPO
 from sb3_family import BOX, DISCRETE, FAMILY, MULTI_DISCRETE, make_env, small, some_states
 from sb3_toys import TargetEnv
 from stable_baselines3 import A2C, PPO, SAC
@@ -23,7 +23,7 @@ from era_rl.core import OnPolicyOptions, PolicyOptions, TruncatedGaussianHead
 from era_rl.sb3 import A2CERA, PPOERA, SACERA, ERAActorCriticPolicy
 
 HOSTS = {"SACERA": SAC, "TQCERA": TQC, "CrossQERA": CrossQ, "PPOERA": PPO, "A2CERA": A2C}
-HOSTS |= {"MaskablePPOERA": MaskablePPO, "XQCERA": SAC}
+HOSTS |= {"MaskablePPOERA": MaskablePPO, "RecurrentPPOERA": RecurrentPPO, "XQCERA": SAC}
 
 
 def space_of(name: str) -> spaces.Space:
@@ -40,7 +40,7 @@ def test_the_signature_shows_the_hosts_arguments_and_the_options(name: str) -> N
     for option, default in vars(options).items():
         assert parameters[option].default == default
     assert "kwargs" not in parameters
-    assert ("compile" in parameters) == (name != "MaskablePPOERA")
+    assert ("compile" in parameters) == (name not in ("MaskablePPOERA", "RecurrentPPOERA"))
 
 
 @pytest.mark.parametrize("name", FAMILY)

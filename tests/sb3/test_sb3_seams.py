@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from sb3_contrib import TQC, CrossQ, MaskablePPO
+from sb3_contrib import TQC, CrossQ, MaskablePPO, RecurrentPPO
 from sb3_contrib.common.maskable.distributions import (
     MaskableCategoricalDistribution,
     MaskableMultiCategoricalDistribution,
 )
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from sb3_contrib.crossq.policies import Actor as CrossQActor
 from sb3_contrib.crossq.policies import CrossQPolicy
@@ -37,10 +38,14 @@ from tests.seams import check_attribute, check_hook
 
 SB3, CONTRIB = "stable-baselines3", "sb3-contrib"
 OFF_POLICY = ((SB3, SAC), (CONTRIB, TQC), (CONTRIB, CrossQ))
-ON_POLICY = ((SB3, PPO), (SB3, A2C), (CONTRIB, MaskablePPO))
+ON_POLICY = ((SB3, PPO), (SB3, A2C), (CONTRIB, MaskablePPO), (CONTRIB, RecurrentPPO))
 OFF_POLICIES = ((SB3, SACPolicy), (CONTRIB, TQCPolicy), (CONTRIB, CrossQPolicy))
 ACTORS = ((SB3, Actor), (CONTRIB, TQCActor), (CONTRIB, CrossQActor))
-ON_POLICIES = ((SB3, ActorCriticPolicy), (CONTRIB, MaskableActorCriticPolicy))
+ON_POLICIES = (
+    (SB3, ActorCriticPolicy),
+    (CONTRIB, MaskableActorCriticPolicy),
+    (CONTRIB, RecurrentActorCriticPolicy),
+)
 BUFFERS = ((SB3, ReplayBuffer),)
 CALLBACK = ((SB3, BaseCallback),)
 MASKABLE = (
@@ -82,9 +87,13 @@ HOOKS: list[tuple[tuple[tuple[str, Any], ...], str, str]] = [
     (ACTORS, "action_log_prob", "self obs"),
     (ACTORS, "extract_features", "self obs features_extractor"),
     (ON_POLICIES, "_get_action_dist_from_latent", "self latent_pi"),
-    (ON_POLICIES, "forward", "self obs deterministic"),
-    (ON_POLICIES, "evaluate_actions", "self obs actions"),
-    (ON_POLICIES, "get_distribution", "self obs"),
+    (ON_POLICIES[:2], "forward", "self obs deterministic"),
+    (OFF_POLICIES + ON_POLICIES[:2], "_predict", "self observation deterministic"),
+    (OFF_POLICY + ON_POLICY, "set_parameters", "self load_path_or_dict exact_match device"),
+    (OFF_POLICY + ON_POLICY, "_update_learning_rate", "self optimizers"),
+    (CALLBACK, "_on_training_start", "self"),
+    (ON_POLICIES[:2], "evaluate_actions", "self obs actions"),
+    (ON_POLICIES[:2], "get_distribution", "self obs"),
     (ON_POLICY, "collect_rollouts", "self env callback rollout_buffer n_rollout_steps"),
     (OFF_POLICY + ON_POLICY, "predict", "self observation state episode_start deterministic"),
     (OFF_POLICY + ON_POLICY, "save", "self path exclude include"),
@@ -94,6 +103,11 @@ HOOKS: list[tuple[tuple[tuple[str, Any], ...], str, str]] = [
     *((CALLBACK, hook, "self") for hook in ("_init_callback", "_on_step", "_on_training_end")),
     *((CALLBACK, hook, "self") for hook in ("_on_rollout_start", "_on_rollout_end")),
     (((CONTRIB, BatchRenorm1d),), "forward", "self x"),
+    (
+        ((CONTRIB, RecurrentActorCriticPolicy),),
+        "_process_sequence",
+        "features lstm_states episode_starts lstm",
+    ),
     (MASKABLE, "apply_masking", "self masks"),
     (MASKABLE, "proba_distribution", "self action_logits"),
     (NORMALS, "proba_distribution", "self mean_actions log_std"),

@@ -15,6 +15,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBufferSamples
+from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamples, RNNStates
 from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, OFF_POLICY, small
 from sb3_toys import DoubleExtractor
 from stable_baselines3.common.logger import Logger
@@ -37,6 +38,7 @@ CASES: dict[str, tuple[str, spaces.Space, dict[str, Any]]] = {
     "ppoera_discrete": ("PPOERA", DISCRETE, {"n_epochs": UPDATES}),
     "a2cera": ("A2CERA", BOX, {}),
     "a2cera_discrete": ("A2CERA", MULTI_DISCRETE, {}),
+    "recurrentppoera": ("RecurrentPPOERA", BOX, {"n_epochs": UPDATES}),
     "maskableppoera": ("MaskablePPOERA", DISCRETE, {"n_epochs": UPDATES}),
 }
 
@@ -94,6 +96,8 @@ class _Rollout:
         self.samples: Any = RolloutBufferSamples(*batch)
         if hasattr(model.policy, "get_distribution") and "Maskable" in type(model).__name__:
             self.samples = MaskableRolloutBufferSamples(*batch, draws.masks(actions, sizes))
+        if "Recurrent" in type(model).__name__:
+            self.samples = _recurrent(batch, model.policy.lstm_actor)
         # near the policy's own, so that not every ratio is clipped
         discrete = isinstance(model.action_space, spaces.Discrete)
         taken = actions.long().flatten() if discrete else actions
@@ -102,6 +106,8 @@ class _Rollout:
             if (m := getattr(self.samples, "action_masks", None)) is not None
             else {}
         )
+        if (memory := getattr(self.samples, "lstm_states", None)) is not None:
+            options = {"lstm_states": memory, "episode_starts": self.samples.episode_starts}
         with torch.no_grad():
             log_prob = model.policy.evaluate_actions(states, taken, **options)[1]
         self.samples = self.samples._replace(old_log_prob=log_prob + 0.1 * draws.normal(BATCH))
@@ -110,6 +116,15 @@ class _Rollout:
 
     def get(self, batch_size: int | None = None) -> Any:
         yield self.samples
+
+
+def _recurrent(batch: tuple[Tensor, ...], lstm: Any) -> Any:
+    """Return the batch as eight sequences, of which an episode ends in the middle; two steps pad."""
+    zeros = torch.zeros(lstm.num_layers, 8, lstm.hidden_size, dtype=torch.float64)
+    starts, mask = torch.zeros(BATCH, dtype=torch.float64), torch.ones(BATCH, dtype=torch.float64)
+    starts[2], mask[-2:] = 1.0, 0.0
+    memory = RNNStates((zeros, zeros), (zeros, zeros))
+    return RecurrentRolloutBufferSamples(*batch, memory, starts, mask)
 
 
 def _train(name: str, space: spaces.Space, options: dict[str, Any]) -> dict[str, np.ndarray]:
