@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_family import CASES, FAMILY, ChoiceEnv, small
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan, VecEnvWrapper
 
 from era_rl.sb3 import SACERA
 from era_rl.sb3.base import refuse_nonfinite
@@ -322,3 +322,27 @@ def test_a_truncated_model_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises((ValueError, AssertionError), match=r"[Zz]ip|No data found"):
         SACERA.load(path)
+
+
+class WithoutTruncation(VecEnvWrapper):
+    """Ends episodes without saying that a time limit did, as PettingZoo through supersuit does."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        for info in infos:
+            info.pop("TimeLimit.truncated", None)
+        return obs, rewards, dones, infos
+
+
+@pytest.mark.parametrize("cls", [SAC, SACERA])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_time_limit_is_what_infos_say_it_is(cls: Any, told: bool) -> None:
+    """Without ``TimeLimit.truncated`` SB3 stores the end of an episode as terminal, and so do we."""
+    env = DummyVecEnv([FaultyEnv])
+    model = cls("MlpPolicy", env if told else WithoutTruncation(env), learning_starts=100)
+    model.learn(10)
+    assert model.replay_buffer.dones[9] == 1.0
+    assert model.replay_buffer.timeouts[9] == told
