@@ -31,11 +31,11 @@ from era_rl.sb3.actor_critic import (
 )
 from era_rl.sb3.base import (
     ERAMixin,
-    LearnedDeltaMixin,
     refuse_nonfinite,
     refuse_sde,
 )
 from era_rl.sb3.gradients import crossq_critic_loss, least_value, mean_quantile, tqc_critic_loss
+from era_rl.sb3.learned_delta import LearnedDeltaMixin
 from era_rl.sb3.metrics import std_figures
 from era_rl.sb3.policies import (
     CrossQERAPolicy,

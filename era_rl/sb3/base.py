@@ -1,4 +1,4 @@
-"""What the ERA algorithms share: their arguments, the learned compensation, its state and its logs."""
+"""What the ERA algorithms share: their arguments, their floor, and what they refuse."""
 
 import math
 import warnings
@@ -10,17 +10,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from era_rl.core import LearnedDelta, PolicyOptions
-from era_rl.core.compensation import DELTA_LEARNING_RATE
-from era_rl.core.head import as_number
+from era_rl.core import PolicyOptions
 from era_rl.sb3.distributions import check_action_space
 from era_rl.sb3.signatures import constructor_signature
-from era_rl.sb3.simba import ObservingMixin
 
 LARGEST = np.finfo(np.float32).max
 
@@ -328,106 +324,6 @@ class ERAMixin(BaseAlgorithm):
             name = "entropy_floor" if own else "gaussian_entropy_floor"
             self.logger.record(f"train/{name}", self.target_entropy)
         super().dump_logs(*args, **kwargs)  # type: ignore[misc]
-
-
-class LearnedDeltaMixin(ERAMixin):
-    """Learns Eq. 11's compensation delta beside any algorithm, and logs and saves it."""
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        if self.learn_delta:
-            head = self.era_policy.head
-            self.delta_learner = LearnedDelta(
-                self.target_entropy, head.action_dim, log_std_max=head.log_std_max
-            ).to(self.device)
-            self.delta_optimizer = torch.optim.SGD(
-                self.delta_learner.parameters(), lr=DELTA_LEARNING_RATE
-            )
-
-    def _hold(self, target_entropy: float) -> None:
-        if self.learn_delta:  # a higher floor leaves less room for delta
-            learner = self.delta_learner
-            learner.follow(as_number("target_entropy", target_entropy))
-            if learner.delta_max >= 0.0:
-                learner.project()
-                self.era_policy.head.delta.copy_(learner())
-        super()._hold(target_entropy)
-
-    def _update_delta(self, entropy: Tensor) -> None:
-        """Take one step of the dual loss at the given entropies, and hand delta to the head."""
-        self.delta_learner.follow(self.target_entropy)
-        self.delta_optimizer.zero_grad()
-        self.delta_learner.loss(entropy).backward()
-        self.delta_optimizer.step()
-        self.delta_learner.project()
-        self.era_policy.head.delta.copy_(self.delta_learner())
-
-    @torch.no_grad()
-    def _entropy(self, obs: Any, *memory: Any) -> Tensor:
-        """Return the entropies at observations, without a trace in batch statistics."""
-        self.era_policy.set_training_mode(False)
-        return self.era_policy.entropy(obs, *memory)
-
-    def dump_logs(self, *args: Any, **kwargs: Any) -> None:
-        """Log the learned delta (SB3's hook)."""
-        if self.learn_delta:
-            delta = self.delta_learner().item()
-            self.logger.record("train/delta", delta)
-            saturated = math.isclose(delta, self.delta_learner.delta_max, rel_tol=1e-6)  # float32
-            self.logger.record("train/delta_saturated", saturated)
-        super().dump_logs(*args, **kwargs)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "delta_learner", "delta_optimizer"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        if self.learn_delta:
-            state_dicts = [*state_dicts, "delta_learner", "delta_optimizer"]
-        return state_dicts, tensors
-
-
-class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
-    """What is an argument of an off-policy algorithm beside the options."""
-
-    def __init__(
-        self,
-        *args: Any,
-        layer_norm: bool = False,
-        ent_coef: float | str = 0.0,
-        use_sde: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(ent_coef, str) and ent_coef.startswith("auto"):
-            warnings.warn(f"ent_coef={ent_coef!r} has no effect: {NO_ENTROPY_TERM}", stacklevel=3)
-        elif ent_coef != 0:
-            raise ValueError(f"ent_coef={ent_coef!r} must be 0: {NO_ENTROPY_TERM}")
-        refuse_sde(use_sde)
-        self._layer_norm = layer_norm
-        super().__init__(*args, **{**kwargs, "ent_coef": 0.0})
-
-    def _setup_model(self) -> None:
-        if vars(self).pop("_layer_norm", False):
-            self.policy_kwargs = {**self.policy_kwargs, "layer_norm": True}
-        super()._setup_model()
-
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """Store a step in the replay buffer (SB3's hook); FloatingPointError where it is not finite."""
-        refuse_nonfinite(self.num_timesteps, observations=new_obs, rewards=reward)
-        for index in dones.nonzero()[0]:  # new_obs is that of the next episode there
-            last = infos[index].get("terminal_observation", {})
-            refuse_nonfinite(self.num_timesteps, observations=last)
-        super()._store_transition(  # type: ignore[misc]
-            replay_buffer, buffer_action, new_obs, reward, dones, infos
-        )
 
 
 def _is_finite(values: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -16,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.torch_version import TorchVersion
 
 from era_rl.core.compiling import compiler, graphed, has_compiler
-from era_rl.sb3.base import ERAMixin, OffPolicyERAMixin
+from era_rl.sb3.base import NO_ENTROPY_TERM, ERAMixin, refuse_nonfinite, refuse_sde
 from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.gradients import (
     ActorLoss,
@@ -25,7 +26,9 @@ from era_rl.sb3.gradients import (
     GradientStep,
     Transitions,
 )
+from era_rl.sb3.learned_delta import LearnedDeltaMixin
 from era_rl.sb3.metrics import TrainingMetrics
+from era_rl.sb3.simba import ObservingMixin
 
 TRACES_IMAGES = TorchVersion(torch.__version__) >= "2.15"
 """Whether policies on images compile: torch 2.11 cannot take a function of a space for constant."""
@@ -250,6 +253,49 @@ class CompilingMixin(ERAMixin):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_compiled", "_update"]
+
+
+class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
+    """What is an argument of an off-policy algorithm beside the options."""
+
+    def __init__(
+        self,
+        *args: Any,
+        layer_norm: bool = False,
+        ent_coef: float | str = 0.0,
+        use_sde: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(ent_coef, str) and ent_coef.startswith("auto"):
+            warnings.warn(f"ent_coef={ent_coef!r} has no effect: {NO_ENTROPY_TERM}", stacklevel=3)
+        elif ent_coef != 0:
+            raise ValueError(f"ent_coef={ent_coef!r} must be 0: {NO_ENTROPY_TERM}")
+        refuse_sde(use_sde)
+        self._layer_norm = layer_norm
+        super().__init__(*args, **{**kwargs, "ent_coef": 0.0})
+
+    def _setup_model(self) -> None:
+        if vars(self).pop("_layer_norm", False):
+            self.policy_kwargs = {**self.policy_kwargs, "layer_norm": True}
+        super()._setup_model()
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store a step in the replay buffer (SB3's hook); FloatingPointError where it is not finite."""
+        refuse_nonfinite(self.num_timesteps, observations=new_obs, rewards=reward)
+        for index in dones.nonzero()[0]:  # new_obs is that of the next episode there
+            last = infos[index].get("terminal_observation", {})
+            refuse_nonfinite(self.num_timesteps, observations=last)
+        super()._store_transition(  # type: ignore[misc]
+            replay_buffer, buffer_action, new_obs, reward, dones, infos
+        )
 
 
 class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
