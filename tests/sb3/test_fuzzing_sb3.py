@@ -90,6 +90,7 @@ def _check_floor(model: Any, arguments: dict[str, Any]) -> None:
         assert (entropy >= floor - 1e-5 * (1.0 + abs(floor))).all()
 
 
+@pytest.mark.filterwarnings("ignore:target_entropy=.* has no effect")
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_a_model_refuses_its_arguments_by_name_or_holds_its_floor(name: str, count: int) -> None:
