@@ -62,13 +62,7 @@ def export_policy(
         ArithmeticError: If the difference is above 1e-4, or 1% of discrete actions: nothing is written.
     """
     path = Path(path)
-    if path.suffix not in (".pt2", ".onnx"):
-        raise SettingsError(f"path={str(path)!r} must end in .pt2 (torch.export) or .onnx")
-    for kind, reason in REFUSED.items():
-        if isinstance(model.policy, kind):
-            raise SettingsError(f"model={type(model).__name__} cannot be exported: {reason}")
-    if getattr(model, "use_sde", False):
-        raise SettingsError("use_sde=True cannot be exported: gSDE's steps share their noise")
+    _refuse(model, path)
     graph = ExportedPolicy(model, normalize or model.get_vec_normalize_env())
     differences = [graph.difference(graph.predicted(model), graph(*graph.example()))]
     graph.stochastic = stochastic
@@ -213,6 +207,16 @@ class _Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return standardise(x.double(), self.mean, self.var, eps=self.eps, clip=self.clip).float()
+
+
+def _refuse(model: Any, path: Path) -> None:
+    if path.suffix not in (".pt2", ".onnx"):
+        raise SettingsError(f"path={str(path)!r} must end in .pt2 (torch.export) or .onnx")
+    for kind, reason in REFUSED.items():
+        if isinstance(model.policy, kind):
+            raise SettingsError(f"model={type(model).__name__} cannot be exported: {reason}")
+    if getattr(model, "use_sde", False):
+        raise SettingsError("use_sde=True cannot be exported: gSDE's steps share their noise")
 
 
 def _norm(name: str, space: Any, normalize: VecNormalize | None) -> nn.Module:
