@@ -96,7 +96,8 @@ def test_training_may_begin_with_the_networks_of_sac(from_file: bool, tmp_path: 
     given = tmp_path / "sac" if from_file else sac.get_parameters()
     model.set_parameters(given, exact_match=False)
     obs = states(model, 20)
-    modes = [each.policy._predict(obs, True) for each in (model, sac)]
+    models: list[Any] = [model, sac]
+    modes = [each.policy._predict(obs, True) for each in models]
     assert torch.equal(*modes)
     for ours, theirs in zip(model.critic.parameters(), sac.critic.parameters(), strict=True):
         assert torch.equal(ours, theirs)
