@@ -113,6 +113,16 @@ class TestLearnedDelta:
         assert model.delta_learner().item() > 0.0
         assert model.actor.head.delta.item() == model.delta_learner().item()
 
+    def test_a_saturated_delta_falls_as_soon_as_the_entropy_allows(self) -> None:
+        """The parameter stays within [0, delta_max]: what lay beyond would have to be unlearned."""
+        model = small_sacera(floor="gaussian", delta="auto")
+        for _ in range(3):
+            model._update_delta(torch.full((4,), -1e6))
+        highest = model.delta_learner.delta_max
+        assert model.delta_learner.parameter.item() == pytest.approx(highest)
+        model._update_delta(torch.full((4,), 2.0))
+        assert model.policy.head.delta.item() < highest * (1.0 - 1e-6)
+
     def test_saturation_is_logged(self, tmp_path: Path) -> None:
         # at log_std_max the truncated normal falls short of this floor, whatever delta is
         model = small_sacera(floor="gaussian", delta="auto", target_entropy=1.3, log_std_max=-0.7)
