@@ -107,10 +107,10 @@ def update(trained: SACERA, updates: int) -> None:
 def test_updates_keep_no_tensors() -> None:
     trained = model().learn(70)
     counts = []
-    for _ in range(2):
+    for _ in range(3):
         update(trained, 50)
         counts.append(sum(issubclass(type(x), Tensor) for x in gc.get_objects()))
-    assert counts[0] == counts[1]
+    assert counts[1] == counts[2]  # what tests before left behind may go within the first
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -54,7 +54,10 @@ class Field:
         A list of one is that one, where a setting may be one value or several.
         """
         if isinstance(value, list):
-            one = len(value) == 1 and get_origin(self.kind) is not tuple
+            several = get_origin(self.kind) is not tuple and any(
+                get_origin(kind) is tuple for kind in get_args(self.kind)
+            )
+            one = several and len(value) == 1
             value = value[0] if one else tuple(value)
         if isinstance(value, str) and Path in (self.kind, *get_args(self.kind)):
             value = Path(value)
