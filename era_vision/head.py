@@ -167,7 +167,8 @@ def last_layer(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     for child, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             name, layer, normed = child, module, False
-        normed |= "Norm" in type(module).__name__
+        elif "parametrizations" not in child.split("."):  # weight_norm's are of the layer
+            normed |= "Norm" in type(module).__name__
     if layer is None:
         raise ValueError(f"model={type(model).__name__} has no nn.Linear or nn.Conv2d: no logits")
     removed = any(isinstance(getattr(model, part, None), nn.Identity) for part in _CLASSIFIERS)

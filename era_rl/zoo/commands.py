@@ -142,7 +142,7 @@ def record_video(agent: Film) -> None:
     sys.stdout.write(f"{path}\n")
 
 
-def write_video(path: Path, frames: Iterable[Any], fps: Any) -> None:
+def write_video(path: str | Path, frames: Iterable[Any], fps: Any) -> None:
     """Write frames, (height, width, 3) of bytes, as an mp4 that shows each once.
 
     Straight to ffmpeg: moviepy, by which SB3's recorder writes, repeats some frames and loses others,
@@ -153,7 +153,7 @@ def write_video(path: Path, frames: Iterable[Any], fps: Any) -> None:
     """
     frames = (np.ascontiguousarray(frame) for frame in frames)
     first = next(frames, np.empty(0))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     # sides of h264's frames are even
     options = {"fps": float(fps), "macro_block_size": 2}
     with closing(imageio_ffmpeg.write_frames(str(path), first.shape[1::-1], **options)) as writer:

@@ -247,6 +247,13 @@ def test_a_backbone_without_classes_is_refused(model):
     attach_head(model, 0.6, num_classes=7)
 
 
+def test_a_parametrized_last_layer_is_one():
+    """A weight norm's own module was taken for a norm of features: refused as a backbone."""
+    for norm in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
+        classifier = attach_head(nn.Sequential(nn.Flatten(), norm(nn.Linear(3, 10))), 0.6)
+        assert categorical_entropy(classifier(100.0 * torch.randn(4, 3))).min() >= 0.6 - 1e-5
+
+
 def test_bad_arguments_say_what_is_wrong():
     with pytest.raises(ValueError, match=r"target_entropy=2\.4 must be in .* num_classes=10"):
         attach_head(small_model(), 2.4)

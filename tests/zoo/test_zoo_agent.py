@@ -244,7 +244,7 @@ def test_a_video_has_every_frame_once(tmp_path: Path) -> None:
 def test_frames_of_another_kind_are_refused(frames: list[Any], tmp_path: Path) -> None:
     """ffmpeg takes the bytes of a float's frame for several, and loses those of another size."""
     with pytest.raises(ValueError, match=rf"^frame {max(len(frames), 1) - 1} is \w+ of shape"):
-        commands.write_video(tmp_path / "film.mp4", frames, np.int64(20))
+        commands.write_video(str(tmp_path / "film.mp4"), frames, np.int64(20))
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # imageio's pipes from ffmpeg
