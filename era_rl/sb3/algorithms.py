@@ -149,7 +149,9 @@ class _RolloutMixin(ERAMixin, OnPolicyAlgorithm):
     def collect_rollouts(self, env: Any, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout (SB3's hook); FloatingPointError before an action that is not finite."""
         if isinstance(self.action_space, spaces.Box):
-            env = _CheckedSteps(env, lambda taken: self._refuse_lost_actions(taken, self._last_obs))
+            env = _CheckedSteps(
+                env, lambda taken: self._refuse_lost_outputs("actions", taken, self._last_obs)
+            )
         try:
             return super().collect_rollouts(env, *args, **kwargs)
         except (ValueError, RuntimeError):  # torch's, of logits, do not say why
@@ -164,6 +166,8 @@ class _RolloutMixin(ERAMixin, OnPolicyAlgorithm):
                 afterwards a parameter or a running statistic.
         """
         buffer = self.rollout_buffer
+        # at time limits the host adds values to rewards, which would be blamed
+        self._refuse_lost_outputs("values", buffer.values, buffer.observations)
         refuse_nonfinite(
             self.num_timesteps, observations=buffer.observations, rewards=buffer.rewards
         )

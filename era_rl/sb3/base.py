@@ -227,7 +227,9 @@ class ERAMixin(BaseAlgorithm):
         if not isinstance(given, dict):
             given = load_from_zip_file(given, device=device, load_data=False)[1]
         known = {name: given[name] for name in self._get_torch_save_params()[0] if name in given}
-        if exact_match and (unknown := sorted(given.keys() - known.keys())):
+        # of files of before, where the head has delta too
+        before = {"delta_learner", "delta_optimizer"}
+        if exact_match and (unknown := sorted(given.keys() - known.keys() - before)):
             raise ValueError(
                 f"exact_match=True must be False to leave out {', '.join(unknown)}, which "
                 f"{type(self).__name__} does not have"
@@ -265,7 +267,7 @@ class ERAMixin(BaseAlgorithm):
         except (ValueError, RuntimeError):  # torch's, of logits, do not say why
             self._refuse_lost(observation)
             raise
-        self._refuse_lost_actions(actions, observation)
+        self._refuse_lost_outputs("actions", actions, observation)
         return actions, states
 
     def save(self, *args: Any, **kwargs: Any) -> None:
@@ -278,12 +280,12 @@ class ERAMixin(BaseAlgorithm):
         self._refuse_lost_networks()
         super().save(*args, **kwargs)
 
-    def _refuse_lost_actions(self, actions: np.ndarray, observation: Any) -> None:
-        """Raise FloatingPointError where actions at an observation are not finite."""
-        if not _is_finite(actions):
+    def _refuse_lost_outputs(self, name: str, values: np.ndarray, observation: Any) -> None:
+        """Raise FloatingPointError where the networks' outputs at an observation are not finite."""
+        if not _is_finite(values):
             self._refuse_lost(observation)
             raise FloatingPointError(
-                f"the policy's actions at step {self.num_timesteps} must be finite: its weights are, "
+                f"the policy's {name} at step {self.num_timesteps} must be finite: its weights are, "
                 f"but their products overflow. {LOST}"
             )
 

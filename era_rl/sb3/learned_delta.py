@@ -50,6 +50,13 @@ class LearnedDeltaMixin(ERAMixin):
         self.era_policy.set_training_mode(False)
         return self.era_policy.entropy(obs, *memory)
 
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Load parameters, and delta with the head's; arguments as SB3's."""
+        super().set_parameters(*args, **kwargs)
+        if self.learn_delta:
+            with torch.no_grad():
+                self.delta_learner.parameter.copy_(self.era_policy.head.delta)
+
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log the learned delta (SB3's hook)."""
         if self.learn_delta:
@@ -61,9 +68,3 @@ class LearnedDeltaMixin(ERAMixin):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "delta_learner", "delta_optimizer"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        if self.learn_delta:
-            state_dicts = [*state_dicts, "delta_learner", "delta_optimizer"]
-        return state_dicts, tensors

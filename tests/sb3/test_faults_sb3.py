@@ -131,6 +131,18 @@ def test_the_stock_algorithms_fail_later_and_lose_their_networks(
     assert not _finite(model)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # the host's advantages of them
+@pytest.mark.parametrize("name", ["PPOERA", "A2CERA"])
+def test_values_that_overflow_are_not_called_rewards(name: str) -> None:
+    """The host adds them to rewards at time limits: finite ones of the environment were blamed."""
+    model = small(name, FaultyEnv())
+    torch.nn.init.constant_(model.policy.value_net.bias, 3e38)
+    torch.nn.init.constant_(model.policy.value_net.weight, 3e38)
+    with pytest.raises(FloatingPointError, match=r"^the policy's values at step \d+ must be"):
+        model.learn(64)
+    assert _finite(model)
+
+
 def test_masked_policies_refuse_them_too() -> None:
     class FaultyChoice(ChoiceEnv):
         def step(self, action: Any) -> Any:

@@ -269,3 +269,11 @@ class TestLearnedDelta:
         assert torch.equal(loaded.delta_learner(), model.delta_learner())
         assert torch.equal(loaded.policy.head.delta, model.policy.head.delta)
         assert loaded.delta_optimizer.state_dict() == model.delta_optimizer.state_dict()
+        parameters = model.get_parameters()
+        before = {  # files had both beside the policy
+            "delta_learner": model.delta_learner.state_dict(),
+            "delta_optimizer": model.delta_optimizer.state_dict(),
+        }
+        other: Any = small(name, **LEARNED)
+        other.set_parameters({**parameters, **before}, device="cpu")
+        assert torch.equal(other.delta_learner(), model.delta_learner())

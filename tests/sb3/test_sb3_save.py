@@ -156,8 +156,7 @@ def test_a_file_holds_what_sacs_does_and_the_arguments(model: SACERA, tmp_path: 
     assert set(data) - set(expected) == own
     for name, value in data.items():
         assert not isinstance(value, torch.Tensor | torch.nn.Module | types.FunctionType), name
-    learned = {"delta_learner", "delta_optimizer"} if model.learn_delta else set()
-    assert set(parameters) == {"policy", "actor.optimizer", "critic.optimizer", *learned}
+    assert set(parameters) == {"policy", "actor.optimizer", "critic.optimizer"}
 
 
 def test_a_model_can_be_pickled_whole() -> None:
