@@ -195,9 +195,9 @@ class ERAMixin(BaseAlgorithm):
         given = {name: kwargs.pop(name) for name in sorted(names & kwargs.keys())}
         if "policy_kwargs" in kwargs:  # SB3 compares them with those saved
             saved = load_from_zip_file(path, device="cpu")[0] or {}
-            own = {
-                k: v for k, v in saved["policy_kwargs"].items() if k in ("options", "layer_norm")
-            }
+            # the hosts add to the dict that the user gave, which is copied here: A2C its optimizer
+            added = {"options", "layer_norm", "use_sde", "optimizer_class", "optimizer_kwargs"}
+            own = {k: v for k, v in saved["policy_kwargs"].items() if k in added}
             kwargs["policy_kwargs"] = {**own, **kwargs["policy_kwargs"]}
         model = super().load(path, *args, **kwargs)
         in_force = {"target_entropy": model.target_entropy, "floor": model.options.floor_kind}
@@ -216,25 +216,27 @@ class ERAMixin(BaseAlgorithm):
     ) -> None:
         """Load parameters; arguments as SB3's.
 
-        With ``exact_match=False`` what this model does not have is left out, such as the optimizer of
-        a temperature: so ``sacera.set_parameters(sac.get_parameters(), exact_match=False)`` begins with
-        the networks of a trained SAC.
+        With ``exact_match=False`` the optimizer of a temperature is left out: so
+        ``sacera.set_parameters(sac.get_parameters(), exact_match=False)`` begins with the networks of a
+        trained SAC.
 
         Raises:
-            ValueError: With ``exact_match=True``, if the model does not have what is given.
+            ValueError: If the model does not have what is given.
         """
         given: Any = load_path_or_dict
         if not isinstance(given, dict):
             given = load_from_zip_file(given, device=device, load_data=False)[1]
-        known = {name: given[name] for name in self._get_torch_save_params()[0] if name in given}
         # of files of before, where the head has delta too
-        before = {"delta_learner", "delta_optimizer"}
-        if exact_match and (unknown := sorted(given.keys() - known.keys() - before)):
-            raise ValueError(
-                f"exact_match=True must be False to leave out {', '.join(unknown)}, which "
-                f"{type(self).__name__} does not have"
-            )
-        super().set_parameters(known, exact_match, device)
+        left_out = {"delta_learner", "delta_optimizer"}
+        if (name := "ent_coef_optimizer") in given:
+            if exact_match:
+                raise ValueError(
+                    f"exact_match=True must be False to leave out {name}, which "
+                    f"{type(self).__name__} does not have"
+                )
+            left_out.add(name)
+        given = {name: state for name, state in given.items() if name not in left_out}
+        super().set_parameters(given, exact_match, device)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "options", "_ready"]
@@ -341,6 +343,8 @@ def _is_finite(values: np.ndarray) -> bool:
 def refuse_nonfinite(step: int, **values: np.ndarray | dict[str, np.ndarray]) -> None:
     """Raise FloatingPointError where values, arrays or dicts of them by name, are not finite."""
     for name, value in values.items():
+        if isinstance(value, tuple):  # what gymnasium's reset returns: the host says what is wrong
+            continue
         for part in map(np.asarray, value.values() if isinstance(value, dict) else (value,)):
             if not _is_finite(part):
                 raise FloatingPointError(

@@ -105,6 +105,30 @@ def test_training_may_begin_with_the_networks_of_sac(from_file: bool, tmp_path: 
     assert model.policy.entropy(obs).min().item() >= model.target_entropy - 1e-5
     with pytest.raises(ValueError, match="False to leave out ent_coef_optimizer, which SACERA"):
         model.set_parameters(given)
+    for exact_match in (True, False):  # as the hosts do
+        with pytest.raises(ValueError, match="nothing is an invalid object name"):
+            model.set_parameters({**model.get_parameters(), "nothing": {}}, exact_match)
+
+
+@pytest.mark.parametrize("name", ["A2CERA", "SACERA"])
+def test_a_model_is_loaded_with_the_policy_kwargs_that_it_was_made_with(
+    name: str, tmp_path: Path
+) -> None:
+    """A2C writes its optimizer into policy_kwargs; what is compared at ``load`` is the user's part."""
+    model = small(name, BOX, policy_kwargs={"net_arch": [8]})
+    model.save(tmp_path / "model.zip")
+    type(model).load(tmp_path / "model.zip", policy_kwargs={"net_arch": [8]})
+    with pytest.raises(ValueError, match="policy kwargs do not equal the stored"):
+        type(model).load(tmp_path / "model.zip", policy_kwargs={"net_arch": [16]})
+
+
+@pytest.mark.parametrize("name", ["A2CERA", "SACERA"])
+def test_what_reset_returns_is_named_by_the_host(name: str) -> None:
+    """``predict(env.reset())`` of gymnasium is SB3's error, not one about ragged arrays."""
+    model = small(name, BOX)
+    obs = model.observation_space.sample()
+    with pytest.raises(ValueError, match="mixing Gym API"):
+        model.predict((obs, {}))
 
 
 @pytest.mark.parametrize(
