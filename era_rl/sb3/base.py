@@ -269,6 +269,8 @@ class ERAMixin(BaseAlgorithm):
         except (ValueError, RuntimeError):  # torch's, of logits, do not say why
             self._refuse_lost(observation)
             raise
+        if not isinstance(self.action_space, spaces.Box):
+            self._refuse_lost_networks()  # torch may not validate logits: their mode is action 0
         self._refuse_lost_outputs("actions", actions, observation)
         return actions, states
 

@@ -358,3 +358,17 @@ def test_a_time_limit_is_what_infos_say_it_is(cls: Any, told: bool) -> None:
     model.learn(10)
     assert model.replay_buffer.dones[9] == 1.0
     assert model.replay_buffer.timeouts[9] == told
+
+
+@pytest.mark.parametrize("name", ["PPOERA", "MaskablePPOERA"])
+def test_a_lost_discrete_policy_does_not_act_where_torch_validates_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``python -O`` and some imports switch validation off; the mode of NaN logits is action 0."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
+    model = small(name, spaces.Discrete(3))
+    obs = model.observation_space.sample()
+    model.predict(obs, deterministic=True)
+    model.policy.action_net.weight.data.fill_(np.nan)
+    with pytest.raises(FloatingPointError, match=r"action_net.weight .*must be finite"):
+        model.predict(obs, deterministic=True)
