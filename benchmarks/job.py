@@ -23,10 +23,10 @@ from benchmarks import suite as suites
 from benchmarks.acting import returns_by_action
 from benchmarks.results import RESULTS, SCRATCH, circumstances
 from benchmarks.suite import AGENT, TrainingRun
-from benchmarks.trace import COLUMNS, PolicyTrace, read_rows
+from benchmarks.trace import PolicyTrace, read_table
 from era_rl.runs.folder import cut_rows, locked, newest_intact, step_of, write_json
 from era_rl.runs.record import peak_memory_mib, rounded
-from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, GradientConflict
+from era_rl.sb3.gradient_conflict import GradientConflict
 from era_rl.sb3.run import Run, has_ended, has_run
 
 TRACE, CONFLICT, RESUMED = "trace.csv", "gradient_conflict.csv", "resumed.txt"
@@ -74,7 +74,7 @@ def agent_run(run: TrainingRun) -> Run:
     config = run.config
     settings = {**config["settings"], "n_timesteps": run.steps}
     if config["nats_per_dim"] is not None:
-        settings["target_entropy"] = config["nats_per_dim"] * _action_dim(config)
+        settings["nats_per_dim"] = config["nats_per_dim"]
     return Run(
         config["algo"],
         config["env"],
@@ -116,8 +116,8 @@ def _measures(run: TrainingRun, folder: Path) -> list[BaseCallback]:
 
 def _result(run: TrainingRun, folder: Path) -> dict[str, Any]:
     evaluations = np.load(folder / AGENT / "evaluations.npz")
-    trace = read_rows(folder / TRACE)
-    seconds = trace[-1][-1]
+    trace = read_table(folder / TRACE)
+    seconds = trace["seconds"][-1]
     resumed = folder / RESUMED
     result: dict[str, Any] = {
         "suite": Path(run.suite).stem,
@@ -137,16 +137,16 @@ def _result(run: TrainingRun, folder: Path) -> dict[str, Any]:
             "timesteps": evaluations["timesteps"].tolist(),
             "returns": [[rounded(x) for x in row] for row in evaluations["results"].tolist()],
         },
-        "trace": _table(COLUMNS, trace),
+        "trace": _rounded(trace),
     }
     if run.config["gradient_conflict"]:
-        result["gradient_conflict"] = _table(CONFLICT_COLUMNS, read_rows(folder / CONFLICT))
+        result["gradient_conflict"] = _rounded(read_table(folder / CONFLICT))
     return result
 
 
-def _table(columns: Sequence[str], rows: list[list[float]]) -> dict[str, list[float | None]]:
-    """Return rows as columns by name, with None for what is not a number."""
-    return {name: [rounded(row[i]) for row in rows] for i, name in enumerate(columns)}
+def _rounded(table: dict[str, list[float]]) -> dict[str, list[float | None]]:
+    """Return columns with few digits, and None for what is not a number."""
+    return {name: [rounded(value) for value in values] for name, values in table.items()}
 
 
 def _action_dim(config: dict[str, Any]) -> int:

@@ -17,6 +17,8 @@ COLUMNS = (
     *("timesteps", "entropy_mean", "entropy_min", "entropy_max", "floor", "margin_min"),
     *("log_std_mean", "log_std_min", "gradient_norm", "seconds"),
 )
+EACH = ("std", "entropy", "lowest")
+"""Columns of each dimension, as ``std_0``: mean std, mean entropy and the lowest of any state."""
 
 
 class PolicyTrace(VisitedStatesCallback):
@@ -25,7 +27,8 @@ class PolicyTrace(VisitedStatesCallback):
     The entropy H[pi(.|s)] in nats is the policy's own: of the truncated normal, of SAC's squashed
     normal (by quadrature), of PPO's unbounded normal before its actions are clipped. Floor and margin,
     min_s H[pi(.|s)] - H0, are NaN for policies without a floor. ``seconds`` is the wall time spent in
-    training and evaluation, that of the segments before a resume included.
+    training and evaluation, that of the segments before a resume included. ``EACH`` follow for every
+    dimension.
 
     Args:
         check_freq: Environment steps between checks, of all environments together, at least 1.
@@ -36,23 +39,27 @@ class PolicyTrace(VisitedStatesCallback):
         self._seconds_before = float(rows[-1][-1]) if (rows := read_rows(csv_path)) else 0.0
         super().__init__("trace", COLUMNS, check_freq, csv_path, 0)
 
+    def _init_callback(self) -> None:
+        dims = range(math.prod(self.model.action_space.shape or ()))
+        self.columns = (*COLUMNS, *(f"{name}_{i}" for name in EACH for i in dims))
+        super()._init_callback()
+
     def _on_training_start(self) -> None:
         self._started = time.monotonic()
 
     def _measure(self, visited: Any, floors: np.ndarray) -> list[Any]:
         obs: Any = self.model.policy.obs_to_tensor(visited)[0]
-        return [floors, *(figure.detach().cpu() for figure in entropy_and_log_std(self.model, obs))]
+        figures = entropies_and_log_std(self.model, obs)
+        return [floors, *(figure.detach().cpu() for figure in figures)]
 
     def _check(self, *measured: np.ndarray) -> None:
-        floors, entropy, log_std = measured
-        entropies = [x.item() for x in (entropy.mean(), entropy.min(), entropy.max())]
-        self._record(
-            [
-                *(*entropies, floors[-1], (entropy - floors).min()),
-                *(log_std.mean().item(), log_std.min().item(), self._gradient_norm()),
-                self._seconds_before + time.monotonic() - self._started,
-            ]
-        )
+        floors, entropies, log_std = measured
+        entropy = entropies.sum(-1)
+        row = [entropy.mean(), entropy.min(), entropy.max(), floors[-1], (entropy - floors).min()]
+        row += [log_std.mean(), log_std.min(), self._gradient_norm()]
+        row.append(self._seconds_before + time.monotonic() - self._started)
+        row += [*np.exp(log_std).mean(0), *entropies.mean(0), *entropies.min(0)]
+        self._record([float(value) for value in row])
 
     def _gradient_norm(self) -> float:
         """Return the norm of the gradients that the last update left in the actor."""
@@ -60,15 +67,22 @@ class PolicyTrace(VisitedStatesCallback):
         return torch.nn.utils.get_total_norm(gradients).item() if gradients else math.nan
 
 
-def entropy_and_log_std(model: Any, obs: Any) -> tuple[Tensor, Tensor]:
-    """Return the policy's entropies, (batch,), and log stds, (batch, action_dim), at observations."""
+def entropies_and_log_std(model: Any, obs: Any) -> tuple[Tensor, Tensor]:
+    """Return the entropies and log stds of a policy's dimensions, each (batch, action_dim)."""
     policy = policy_at(model, obs)
-    return policy.entropy(policy.params), policy.params[1]
+    return policy.entropies(), policy.params[1]
 
 
 def read_rows(path: Path) -> list[list[float]]:
     """Return the rows of a measuring callback's file, without header and without a torn last line."""
-    if not path.exists():
-        return []
-    rows = list(csv.reader(path.read_text().split("\n")[:-1]))[1:]
-    return [[float(value) for value in row] for row in rows]
+    return [[float(value) for value in row] for row in _lines(path)[1:]]
+
+
+def read_table(path: Path) -> dict[str, list[float]]:
+    """Return the same as columns by name."""
+    header, rows = _lines(path)[0], read_rows(path)
+    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return list(csv.reader(path.read_text().split("\n")[:-1])) if path.exists() else []

@@ -48,6 +48,13 @@ class PolicyAt(NamedTuple):
         assert entropy is not None
         return entropy
 
+    def entropies(self) -> Tensor:
+        """Return the entropies of the dimensions of a bounded action, (batch, action_dim), in nats."""
+        if isinstance(self.distribution, HeadDistribution):
+            return self.distribution.head.entropies(self.params)
+        distribution: Any = copy.copy(self.distribution).proba_distribution(*self.params)
+        return distribution.distribution.entropy()
+
 
 class GradientConflict(MeasuringCallback):
     """Measures the cosine between the gradients of the return and of an entropy bonus.

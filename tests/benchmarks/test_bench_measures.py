@@ -22,8 +22,9 @@ from benchmarks.trace import (
     COLUMNS,
     PolicyTrace,
     actor_parameters,
-    entropy_and_log_std,
+    entropies_and_log_std,
     read_rows,
+    read_table,
 )
 from era_rl.sb3 import PPOERA, SACERA
 
@@ -47,11 +48,17 @@ def build(name: str) -> Any:
 def test_the_trace_has_entropies_floors_and_times(name: str, tmp_path: Path) -> None:
     model = build(name)
     model.learn(64, callback=PolicyTrace(20, tmp_path / "trace.csv"))
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in read_rows(tmp_path / "trace.csv")]
+    table = read_table(tmp_path / "trace.csv")
+    rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    assert tuple(table)[: len(COLUMNS)] == COLUMNS
     assert [row["timesteps"] for row in rows] == [20, 40, 60, 64]
     for row in rows:
         assert row["entropy_min"] <= row["entropy_mean"] <= row["entropy_max"]
         assert row["log_std_min"] <= row["log_std_mean"]
+        assert sum(row[f"entropy_{i}"] for i in range(4)) == pytest.approx(row["entropy_mean"])
+        for i in range(4):
+            assert row[f"lowest_{i}"] <= row[f"entropy_{i}"]
+            assert row[f"std_{i}"] >= math.exp(row["log_std_min"])
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(rows))
     floors = [row["floor"] for row in rows]
     if "ERA" in name:
@@ -69,7 +76,7 @@ def test_entropies_are_those_of_sampled_densities(name: str) -> None:
     model = build(name)
     obs = torch.randn(1, 8).expand(40_000, 8)
     with torch.no_grad():
-        entropy = entropy_and_log_std(model, obs)[0][0].item()
+        entropy = entropies_and_log_std(model, obs)[0][0].sum().item()
         if name.startswith("SAC"):
             log_prob = model.actor.action_log_prob(obs)[1]
         else:
@@ -150,7 +157,7 @@ def test_the_audit_passes_over_no_entropy_that_is_not_a_number() -> None:
 def test_the_gradient_norm_is_that_of_what_actions_depend_on(name: str) -> None:
     model = build(name)
     obs = torch.randn(8, 8)
-    entropy, log_std = entropy_and_log_std(model, obs)
+    entropy, log_std = entropies_and_log_std(model, obs)
     mode = model.policy._predict(obs, deterministic=True)
     (entropy.sum() + log_std.sum() + mode.sum()).backward()
     moved = {id(p) for p in model.policy.parameters() if p.grad is not None}
