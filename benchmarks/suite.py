@@ -2,7 +2,7 @@
 
 A suite has tasks x arms x seeds of training runs, each an entry of a zoo configuration with changes,
 and commands, measurements by a module of their own. An arm may be another suite's, to be compared
-with: its runs stay that suite's, and are done once.
+with: its runs stay that suite's, and are done once. Longer ones are looked at up to this suite's steps.
 """
 
 import sys
@@ -39,6 +39,8 @@ ENTRIES = {
 
 AGENT = "agent"
 """In a run's folder of scratch: the folder of its :class:`era_rl.sb3.run.Run`."""
+PROGRESS = ("learning_rate", "clip_range", "target_entropy", "nats_per_dim")
+"""Settings that may be schedules over all steps."""
 LENT = ["suite"]
 """Keys of an arm that is another suite's."""
 
@@ -55,6 +57,7 @@ class TrainingRun:
         config: All that decides what is measured, but the seed.
         checkpoint_every: Environment steps between checkpoints.
         borrowed: Whether it is listed here by another suite; the folders of the two are neighbours.
+        until: Steps up to which the result is looked at, if not all.
     """
 
     suite: str
@@ -64,6 +67,7 @@ class TrainingRun:
     config: dict[str, Any]
     checkpoint_every: int
     borrowed: bool = False
+    until: int | None = None
 
     @property
     def name(self) -> str:
@@ -86,7 +90,8 @@ class TrainingRun:
 
     def read(self, results: Path) -> dict[str, Any] | None:
         """Return the result, or None; SettingsError if it is damaged or of another config."""
-        return read_record(self.result(results), self.config)
+        record = read_record(self.result(results), self.config)
+        return record if record is None or self.until is None else cut(record, self.until)
 
     def is_done(self, results: Path) -> bool:
         """Return whether there is a result; SettingsError as :meth:`read`."""
@@ -263,13 +268,31 @@ def _training_runs(
 
 
 def _checked(lent: TrainingRun | None, wanted: TrainingRun) -> TrainingRun:
-    """Return another suite's run; SettingsError unless it is what this suite would have run."""
-    if lent is None or lent.config != wanted.config:
+    """Return another suite's run; SettingsError unless it is, or begins as, what this one would run."""
+    if lent is not None and lent.config == wanted.config:
+        return lent
+    begins = lent is not None and lent.config == {**wanted.config, "steps": lent.steps}
+    if lent is None or not begins or lent.steps < wanted.steps or _ends_somewhere(lent.config):
         raise SettingsError(
             f"{wanted.suite}: {wanted.name} must be a run of the arm's suite too, with the same steps "
-            "and settings"
+            "and settings, or with more steps if no schedule runs over them"
         )
-    return lent
+    return replace(lent, until=wanted.steps)
+
+
+def _ends_somewhere(config: dict[str, Any]) -> bool:
+    """Return whether a setting is a schedule, which other steps would change from the start."""
+    values = [config["nats_per_dim"], *(config["settings"].get(name) for name in PROGRESS)]
+    return not all(value is None or isinstance(value, float | int) for value in values)
+
+
+def cut(record: dict[str, Any], until: int) -> dict[str, Any]:
+    """Return the record of a run after so many steps, without what was measured at its end."""
+    kept = {name: value for name, value in record.items() if name != "acting"}
+    for table in {"evaluation", "trace", "gradient_conflict"} & record.keys():
+        early = sum(step <= until for step in record[table]["timesteps"])
+        kept[table] = {name: column[:early] for name, column in record[table].items()}
+    return kept
 
 
 def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Suites are data: each committed one can be read, and what does not fit is refused by name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_tiny import tiny
+from bench_tiny import made_up, tiny
 
 from benchmarks import suite
 from era_rl.runs.folder import write_json
@@ -125,6 +126,26 @@ def test_an_arm_that_another_suite_has_not_like_that_is_refused(
     assert old in text
     (tmp_path / "first.yaml").write_text(text.replace(old, new))
     with pytest.raises(SettingsError, match=message):
+        suite.load(second)
+
+
+def test_a_longer_run_is_lent_up_to_the_steps_and_a_scheduled_one_refused(tmp_path: Path) -> None:
+    """Of a run of 300 steps 200 are seen, since nothing in it depends on how many there are."""
+    _, second = lending(tmp_path)
+    Path(second).write_text(Path(second).read_text().replace("steps: 300", "steps: 200"))
+    lent = suite.load(second).runs[1]
+    (tmp_path / "first").mkdir()
+    record = made_up(lent, 1.0) | {"acting": {}}
+    lent.result(tmp_path / "second").write_text(json.dumps(record))
+    seen = lent.read(tmp_path / "second")
+    assert seen is not None
+    assert "acting" not in seen
+    assert seen["trace"]["timesteps"] == seen["evaluation"]["timesteps"] == [*range(30, 201, 30)]
+    assert seen["evaluation"]["returns"] == record["evaluation"]["returns"][:6]
+    scheduled = "nats_per_dim: -0.5, params: {learning_rate: lin_0.001}"
+    text = Path(tmp_path / "first.yaml").read_text().replace("nats_per_dim: -0.5", scheduled)
+    (tmp_path / "first.yaml").write_text(text)
+    with pytest.raises(SettingsError, match="if no schedule runs over them"):
         suite.load(second)
 
 
