@@ -57,8 +57,8 @@ class ERAActor(ProbabilisticActor):
 
     Raises:
         ValueError: If the spec is not one of these, a bound is not finite, the batch shapes of a
-            composite's leaves differ, a mask would be ignored (also at a call, where the data has an
-            "action_mask"), or the floor cannot be held.
+            composite's leaves differ, a mask would be ignored (also at a call, where the spec has got
+            one, or the data has an "action_mask" beside the action), or the floor cannot be held.
     """
 
     def __init__(
@@ -93,16 +93,19 @@ class ERAActor(ProbabilisticActor):
             **kwargs,
         )
         self._leaves = leaves
-        self._has_choice = one and mask_key is None and not leaves[0].bounds
+        self._given_spec, self._mask_key = action_spec, mask_key
 
     def get_dist_params(self, tensordict: TensorDictBase, *args: Any, **kwargs: Any) -> Any:
         """Return the distribution's parameters (TensorDict's hook); ValueError for an unread mask."""
-        if self._has_choice and tensordict.get("action_mask", None) is not None:
-            # ActionMask gives its spec a mask in reset: the actor was made of one without
-            raise ValueError(
-                "the data has 'action_mask', which this actor does not read: give "
-                "mask_key='action_mask'"
-            )
+        for leaf in self._leaves if self._mask_key is None else ():
+            *parents, _ = _path(leaf.key)
+            key = (*parents, "action_mask") if parents else "action_mask"
+            if not leaf.bounds and tensordict.get(key, None) is not None:
+                raise ValueError(
+                    f"the data has {key!r}, which this actor does not read: give mask_key={key!r}"
+                )
+        # ActionMask gives its spec a mask in reset: the actor was made of one without
+        _check_mask(self._given_spec, self._leaves, self._mask_key)
         return super().get_dist_params(tensordict, *args, **kwargs)
 
     def entropy(self, tensordict: TensorDictBase) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.data import (
     Binary,
@@ -18,7 +19,7 @@ from torchrl.data import (
     TensorSpec,
     Unbounded,
 )
-from torchrl.envs import ActionMask, GymWrapper, TransformedEnv
+from torchrl.envs import ActionMask, Compose, GymWrapper, RenameTransform, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import NormalParamExtractor
 
@@ -321,6 +322,27 @@ def test_a_mask_that_the_actor_does_not_read_is_refused() -> None:
     actor = ERAActor(_network(env.action_spec), env.action_spec)
     with pytest.raises(ValueError, match="the data has 'action_mask', which this actor does not"):
         env.rollout(3, actor)
+
+
+def test_a_mask_beside_a_nested_action_is_refused_if_unread() -> None:
+    """Environments of several agents have a group's masks beside its actions, three agents here."""
+    spec = Composite(agents=Composite(action=Categorical(4, shape=(3,)), shape=(3,)))
+    raw = TensorDictModule(_network(spec), [("agents", "observation")], [("agents", "raw")])
+    data = TensorDict({"agents": {"observation": torch.randn(3, 3)}})
+    data["agents", "action_mask"] = torch.tensor([False, True, False, True]).expand(3, 4)
+    with pytest.raises(ValueError, match=r"the data has \('agents', 'action_mask'\), which"):
+        ERAActor(raw, spec)(data)
+    read = ERAActor(raw, spec, mask_key=("agents", "action_mask"))
+    assert (read(data)["agents", "action"] % 2 == 1).all()
+
+
+def test_a_mask_of_another_name_is_refused_if_unread() -> None:
+    """ActionMask writes it to the spec that the actor was made of, whatever the data calls it."""
+    rename = RenameTransform(["action_mask"], ["legal"])
+    masked = TransformedEnv(GymWrapper(_Masked()), Compose(rename, ActionMask(mask_key="legal")))
+    actor = ERAActor(_network(masked.action_spec), masked.action_spec)
+    with pytest.raises(ValueError, match="the action spec of 'action' has a mask: give mask_key"):
+        masked.rollout(3, actor)
 
 
 def _gradients(actor: ERAActor, data: TensorDict) -> list[Tensor | None]:
