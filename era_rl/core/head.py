@@ -156,6 +156,13 @@ class Head(nn.Module):
             out_keys=list(out_keys or self.default_out_keys),
         )
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse ``torch.jit.script`` (its hook), which cannot compile what a head does."""
+        raise ValueError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script: take torch.jit.trace or "
+            "torch.export"
+        )
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def keep(tensor: Tensor) -> Tensor:
             if tensor.dtype != torch.float64:

@@ -156,6 +156,14 @@ def test_a_traced_categorical_head_equals_the_head(method) -> None:
     torch.testing.assert_close(torch.fx.symbolic_trace(head)(logits), head(logits))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning", "ignore::DeprecationWarning")
+def test_heads_name_what_to_take_for_torch_jit_script() -> None:
+    """Within a model too, which torch.jit.script takes without the head."""
+    for head in (CategoricalHead(5), MultiCategoricalHead([3, 2]), TruncatedGaussianHead(2)):
+        with pytest.raises(ValueError, match=r"by torch\.jit\.script: take"):
+            torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, head.raw_dim), head))
+
+
 def test_heads_have_the_distributions_of_torch() -> None:
     """Their entropies, and densities of samples, are the head's, summed over dimensions."""
     params = {"target_entropy": 0.4}
