@@ -1,7 +1,9 @@
 """Data sets, in memory as uint8 on the training device or read from a folder, and their batches."""
 
+import sys
 from dataclasses import dataclass, replace
 from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,9 +130,16 @@ def loader(
 
     The workers start anew with every epoch, seeded by it, so that a resumed run draws the same. They
     are no forks of this process, whose threads would leave them waiting for locks that nobody holds.
+
+    Raises:
+        ValueError: For workers in a program on standard input, which they could not import.
     """
     if isinstance(dataset, Images):
         return DataLoader(dataset, sampler=batches, batch_size=None)  # pyright: ignore[reportArgumentType]
+    main: Any = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if workers and main.__spec__ is None and file and not Path(file).exists():
+        raise ValueError(f"workers={workers} must be 0 in {file}, which is no file: they import it")
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload(["era_vision.sources"])  # once, not in every worker
     return DataLoader(

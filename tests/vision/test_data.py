@@ -164,6 +164,17 @@ def test_workers_are_no_forks_of_this_process(tmp_path):
     assert context.get_start_method() in ("forkserver", "spawn")
 
 
+def test_workers_of_a_script_on_standard_input_are_refused(tmp_path, monkeypatch):
+    """They would import it: python - < script.py, of which Python has no file."""
+    write_folder(tmp_path, ["ants", "bees"])
+    data = load_data(Config(data=f"imagefolder:{tmp_path}"))
+    monkeypatch.setattr("__main__.__spec__", None)
+    monkeypatch.setattr("__main__.__file__", "<stdin>")
+    with pytest.raises(ValueError, match="workers=2 must be 0 in <stdin>, which is no file"):
+        loader(data.train, evaluation_order(6, 6), workers=2)
+    assert len(list(loader(data.train, evaluation_order(6, 6)))) == 1
+
+
 def test_imagefolder_with_other_test_classes(tmp_path):
     write_folder(tmp_path, ["ants", "bees"])
     (tmp_path / "val" / "bees").rename(tmp_path / "val" / "wasps")
