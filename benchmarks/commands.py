@@ -10,15 +10,27 @@ from benchmarks.results import RESULTS, SCRATCH
 from benchmarks.runner import Estimate, LocalProcess, Runner, checkpoint_steps, duration, status
 from benchmarks.suite import Suite
 from era_rl.runs.folder import locked
+from era_rl.runs.settings import SettingsError
 
 
 def _folders(args: Namespace) -> tuple[Suite, Path, Path]:
     suite = suites.load(args.suite)
+    _check_checkout()
     return suite, args.results or RESULTS / suite.name, args.scratch or SCRATCH / suite.name
+
+
+def _check_checkout() -> None:
+    """Raise SettingsError where results would be looked for, and written, in another place."""
+    if not RESULTS.is_dir():
+        raise SettingsError(
+            f"there is no {RESULTS} here: benchmarks run in the root of a checkout, such as "
+            f"{Path(__file__).parents[1]}"
+        )
 
 
 def list_suites(args: Namespace) -> int:
     """Print the suites, and how much of each is done."""
+    _check_checkout()
     for name in suites.names():
         suite = suites.load(name)
         done, total = suite.done(RESULTS / name)

@@ -4,7 +4,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -66,6 +66,13 @@ def seconds(function: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
+def counted(number: int, what: str) -> Iterator[int]:
+    """Yield the numbers below one, and say on stderr which of them has begun."""
+    for i in range(number):
+        sys.stderr.write(f"{what} {i + 1} of {number}\n")
+        yield i
+
+
 def interleaved(
     calls: Mapping[tuple[str, str], Callable[[], Any]], blocks: int, device: str, steps: int = 1
 ) -> Times:
@@ -80,7 +87,7 @@ def interleaved(
         steps: How many steps a call takes.
     """
     times: Times = {}
-    for _ in range(blocks):
+    for _ in counted(blocks, "block"):
         for (name, kind), call in calls.items():
             found = times.setdefault(name, {}).setdefault(kind, [])
             found.append(seconds(call, device) / steps)

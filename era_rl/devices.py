@@ -4,6 +4,12 @@ import torch
 
 from era_rl.runs.settings import SettingsError
 
+ALL_THREADS = torch.get_num_threads()
+"""Threads that torch would take: the cores there are, unless ``OMP_NUM_THREADS`` says otherwise."""
+
+PRODUCTS_A_THREAD = 2**25
+"""Multiplications in the largest matrix product of a batch, from which one more thread pays."""
+
 
 def check_device(device: str | torch.device) -> None:
     """Raise ValueError unless tensors can be made on a torch device of that name, or "auto"."""
@@ -16,6 +22,22 @@ def check_device(device: str | torch.device) -> None:
             f"device={str(device)!r} must be a usable torch device, here one of auto, "
             + ", ".join(available_devices())
         ) from error
+
+
+def set_threads(threads: int, products: int) -> None:
+    """Set torch's threads to a number, or below 1 to as many as networks gain by.
+
+    Between two small products threads wait for each other, and where other processes want the same
+    cores, for their time slices: two threads of 256 units took forty times as long as one
+    (``benchmarks.load``).
+
+    Args:
+        threads: How many, or below 1 for one in every ``PRODUCTS_A_THREAD`` multiplications.
+        products: Multiplications of their largest matrix product, of a batch's rows by a layer.
+    """
+    if threads < 1:
+        threads = max(1, min(products // PRODUCTS_A_THREAD, ALL_THREADS))
+    torch.set_num_threads(threads)
 
 
 def resolved_device(device: str) -> str:

@@ -43,22 +43,37 @@ class AgentSettings(Settings):
     seed: Seed = 0
     steps: Annotated[
         int | None,
-        Setting("environment steps, instead of the settings'", low=1, short="n", was="n_timesteps"),
+        Setting("environment steps (default: the settings')", low=1, short="n", was="n_timesteps"),
     ] = None
-    n_envs: Annotated[int | None, Setting("environments, instead of the settings'", low=1)] = None
+    n_envs: Annotated[int | None, Setting("environments (default: the settings')", low=1)] = None
     vec_env: Annotated[
         Literal["dummy", "subproc"], Setting("environments in this process, or one in each")
     ] = "dummy"
     device: Annotated[str, Setting("torch device")] = "auto"
-    eval_freq: Annotated[int, Setting("steps between evaluations; below 1: none")] = 25_000
+    eval_freq: Annotated[
+        int | None,
+        Setting(
+            "steps between evaluations, of which there is one at the end too; below 1: none "
+            "(default: a tenth of the steps, 25,000 at most)"
+        ),
+    ] = None
     eval_episodes: Annotated[int, Setting("episodes an evaluation", low=1)] = 10
     eval_envs: Annotated[int, Setting("environments of an evaluation, side by side", low=1)] = 1
     save_freq: Annotated[int, Setting("steps between checkpoints", low=1)] = 25_000
     threads: Annotated[
-        int, Setting("threads of torch; below 1: its own choice", was="num_threads")
+        int,
+        Setting("threads of torch; below 1: as many as the networks gain by", was="num_threads"),
     ] = 0
-    verbose: Annotated[Literal[0, 1, 2], Setting("what is written on the terminal")] = 1
-    progress: Annotated[bool, Setting("a progress bar")] = False
+    monitor: Annotated[
+        bool, Setting("entropy and std on visited states, in entropy.csv, of ERA's algorithms")
+    ] = True
+    verbose: Annotated[
+        Literal[0, 1, 2],
+        Setting("0: silent, 1: a line a tenth and an evaluation, 2: SB3's tables too"),
+    ] = 1
+    progress: Annotated[bool, Setting("a progress bar (default: with era-zoo, on a terminal)")] = (
+        False
+    )
     gym_packages: Annotated[
         tuple[str, ...], Setting("modules to import that register environments")
     ] = ()

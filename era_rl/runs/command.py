@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING
@@ -9,6 +10,10 @@ from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
 from era_rl.runs.settings import Field, Settings, SettingsError, fields_of
+
+PASSIVE = "OMP_WAIT_POLICY", "PASSIVE"
+"""Of commands' environments, before torch is loaded: by default its threads spin while they wait, and
+where other processes want the cores they spin on them in each other's place."""
 
 
 def add_arguments(
@@ -25,7 +30,7 @@ def add_arguments(
         setting, flag = field.setting, _flag(field.name)
         flags = [f"-{setting.short}", flag] if setting.short else [flag]
         text = setting.about
-        if field.default is not MISSING and field.default is not None:
+        if field.default not in (MISSING, None, ()):
             text = f"{text} (default: {field.default})"
         parser.add_argument(
             *flags,
@@ -61,15 +66,18 @@ def exit_status(
 
     The status is the number that the command returns, or 0; 2 for what is refused, 1 for training that
     diverged or a full disk, 130 for an interruption. ``advice`` is added to the message where a run
-    could go on.
+    could go on. Where nobody reads stdout any more (``| head``), the command ends without a word.
     """
     try:
         answer = command()
+        sys.stdout.flush()
     except FloatingPointError as error:
         status, text = 1, str(error)
     except KeyboardInterrupt:
         status, text = 130, f"interrupted{advice}"
     except (OSError, *refused) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 1
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             status, text = 1, f"{error}{advice}"
         elif isinstance(error, refused):
@@ -80,6 +88,17 @@ def exit_status(
         return answer if isinstance(answer, int) else 0
     sys.stderr.write(f"{name}: {' '.join(text.split())}\n")
     return status
+
+
+def _nobody_reads() -> bool:
+    """Return whether stdout is a pipe that was closed, and then let go of what was to be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # or the interpreter would complain at its end that it cannot flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 class _Refused(argparse.Action):

@@ -234,4 +234,12 @@ def _reading(text: str, kind: Any) -> Any:
     try:
         return kind(text)
     except ValueError:
+        return _reading_whole(text) if kind is int else text
+
+
+def _reading_whole(text: str) -> int | str:
+    """Return the whole number that a text such as "1e4" says; the text itself if it is none."""
+    try:
+        return int(value) if (value := float(text)).is_integer() else text
+    except ValueError:
         return text

@@ -151,12 +151,16 @@ class ERAMixin(BaseAlgorithm):
             self._hold(self.options.floor_at(progress, self.era_policy.head))
 
     def _setup_model(self) -> None:
+        own = next(
+            kind.__name__ for kind in type(self).__mro__ if kind.__module__.startswith("era_rl.")
+        )
+        if (saved := vars(self).setdefault("saved_as", own)) != own:
+            raise ValueError(f"the file was saved by {saved}, another algorithm than {own}")
         if not issubclass(self.policy_class, tuple(self.policy_aliases.values())):
             names = ", ".join(map(repr, self.policy_aliases))
             raise ValueError(
                 f"policy={self.policy_class.__name__} must be one of {names}, or derived from theirs: "
                 + ", ".join(policy.__name__ for policy in self.policy_aliases.values())
-                + f". A file with it was saved by another algorithm than {type(self).__name__}"
             )
         if taken := sorted({"head_kwargs", *self._option_names()} & self.policy_kwargs.keys()):
             raise ValueError(

@@ -1,42 +1,46 @@
 """A run of an agent as a value: trained into a folder, gone on with after a kill, loaded to act."""
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from era_rl.devices import check_device
+from era_rl.devices import check_device, set_threads
 from era_rl.runs.agent import algorithm_class
-from era_rl.runs.folder import FolderError, checkpoints, discard, locked, newest_intact
+from era_rl.runs.folder import FolderError, checkpoints, discard, locked, newest_intact, step_of
 from era_rl.runs.settings import SettingsError, fields_of
 from era_rl.runs.yaml_files import read_mapping, write_mapping
+from era_rl.sb3.run_callbacks import Evaluation
 from era_rl.sb3.run_checkpoint import (
     BEST,
     CheckpointCallback,
     check_finite,
+    refill_buffer,
     restore_buffer,
     restore_logger,
     restore_logs,
     save_statistics,
+    set_aside_episodes,
 )
-from era_rl.sb3.run_parts import RunParts, recall
+from era_rl.sb3.run_parts import RunParts
 from era_rl.sb3.run_settings import named_classes
 
 # arguments that runs of earlier versions did not record
-ADDED = frozenset(["eval_envs", "settings"])
+ADDED = frozenset(["eval_envs", "monitor", "settings"])
 
 
 class Run(RunParts):
@@ -45,7 +49,8 @@ class Run(RunParts):
     ``Run("sac_era", "Pendulum-v1", steps=20_000).train("runs/a")`` is what ``era-zoo train`` does,
     ``Run.resume("runs/a")`` goes on with it after a kill, and ``Run.load("runs/a")`` returns the agent
     and its environment. The folder gets the final model ``<env>.zip``, ``best_model.zip``,
-    ``evaluations.npz``, the episodes, TensorBoard logs, and the run itself as plain YAML.
+    ``evaluations.npz``, the episodes, ``entropy.csv`` of ERA's algorithms, TensorBoard logs, and the
+    run itself as plain YAML.
 
     Args:
         algo: A name of ``ALGORITHMS``.
@@ -54,8 +59,8 @@ class Run(RunParts):
         seed: Seed of environments and agent.
         steps: Environment steps, instead of the settings' ``n_timesteps``.
         **others: ``n_envs``, ``vec_env``, ``device``, ``eval_freq``, ``eval_episodes``, ``eval_envs``,
-            ``save_freq``, ``threads``, ``verbose``, ``progress``, ``gym_packages``: as ``era-zoo train
-            --help`` says.
+            ``save_freq``, ``threads``, ``monitor``, ``verbose``, ``progress``, ``gym_packages``: as
+            ``era-zoo train --help`` says. ``threads`` are those of the process, which training sets.
 
     Raises:
         SettingsError: For an unknown name or setting, with those that come close, and for a value out
@@ -94,33 +99,44 @@ class Run(RunParts):
 
     @classmethod
     def resume(
-        cls, folder: Path | str, callbacks: Sequence[BaseCallback] = (), *, progress: bool = False
+        cls,
+        folder: Path | str,
+        callbacks: Sequence[BaseCallback] = (),
+        *,
+        steps: int | None = None,
+        progress: bool = False,
     ) -> BaseAlgorithm:
         """Go on with a killed run from its last intact checkpoint, and return the agent.
 
         The steps are those of a run that was not killed, each logged once. Of a run that has ended the
-        agent is returned as it is.
+        agent is returned as it is, unless more steps are asked for: an off-policy one then collects
+        ``learning_starts`` steps first, as its replay buffer is gone.
 
         Args:
             folder: Folder of the run.
             callbacks: Those that were given to :meth:`train`.
+            steps: Environment steps of the whole run, if other than it began with.
             progress: Whether to show a progress bar.
 
         Raises:
-            SettingsError: If it is no run's folder, is damaged or another process'.
+            SettingsError: If it is no run's folder, is damaged or another process', or has done so many
+                steps.
         """
         folder = Path(folder)
-        run = replace(cls.read(folder), progress=progress)
-        if has_ended(folder):
+        run = cls.read(folder)
+        if steps is None and has_ended(folder):
             return cls.load(folder)[0]
-        checkpoint = newest_intact(folder)
-        if checkpoint is None:
-            raise SettingsError(f"{folder} has no checkpoint to go on from: begin a new run")
+        run = replace(run, progress=progress, steps=run.steps if steps is None else steps)
+        saved = _saved(run, folder)
+        if run.total_steps <= saved.step:
+            raise SettingsError(
+                f"steps={run.total_steps} must be above the {saved.step} that {folder} has done"
+            )
         with ExitStack() as held:
             held.enter_context(locked(folder))
-            model, found = run._prepare(held, folder, callbacks, checkpoint)
+            model, found = run._prepare(held, folder, callbacks, saved)
             run._write(folder)
-            return run._learn(model, found, folder, checkpoint)
+            return run._learn(model, found, folder, saved)
 
     @classmethod
     def load(
@@ -185,57 +201,45 @@ class Run(RunParts):
         held: ExitStack,
         folder: Path,
         callbacks: Sequence[BaseCallback],
-        checkpoint: Path | None,
+        saved: "_Saved | None",
     ) -> tuple[BaseAlgorithm, list[BaseCallback]]:
-        """Return the model, new or a checkpoint's, and its callbacks; ``held`` closes environments."""
+        """Return the model, new or as saved, and its callbacks; ``held`` closes environments."""
         check_device(self.device)
-        if self.threads > 0:
-            torch.set_num_threads(self.threads)
-        if checkpoint is not None:
-            restore_logs(checkpoint)
+        if saved is not None:
+            saved.restore_logs(folder)
         set_random_seed(self.seed)
-        statistics = None if checkpoint is None else checkpoint / self.name
+        statistics = None if saved is None else saved.statistics
         with _named(f"{self.algo} on {self.env}"):
             found = [c(**kw) for c, kw in named_classes("callback", self.settings.get("callback"))]
-            if self.eval_freq > 0:
+            eval_env = None
+            if self.eval_freq and self.eval_freq > 0:
                 eval_env = self.make_env(self.eval_envs, statistics=statistics)
                 held.callback(_close, eval_env)
-                found.append(self.evaluation(eval_env, folder))
+            found += self.watchers(eval_env, folder)
             found += [CheckpointCallback(folder / self.name, self.save_freq), *callbacks]
             n_envs = self.settings.get("n_envs", 1)
             env = self.make_env(n_envs, statistics=statistics, monitor=folder)
             held.callback(_close, env)
-            if checkpoint is None:
+            if saved is None:
                 return self.model(env), found
-        return self._restored(env, found, checkpoint), found
-
-    def _restored(
-        self, env: VecEnv, callbacks: list[BaseCallback], checkpoint: Path
-    ) -> BaseAlgorithm:
-        """Return a checkpoint's model, and give the callbacks their past."""
-        path = checkpoint / "model.zip"
-        model = algorithm_class(self.algo).load(path, env=env, device=self.device)
-        restore_buffer(model, checkpoint)
+        model = algorithm_class(self.algo).load(saved.model, env=env, device=self.device)
         # from the same seed the run would meet again the episodes and the noise that it began with
         model.set_random_seed(_seed_after(self.seed, model.num_timesteps))
-        for callback in callbacks:
-            callback.n_calls = model.num_timesteps // model.n_envs
-            if isinstance(callback, EvalCallback):
-                recall(callback)
-        return model
+        return model, found
 
     def _learn(
         self,
         model: BaseAlgorithm,
         callbacks: list[BaseCallback],
         folder: Path,
-        checkpoint: Path | None,
+        saved: "_Saved | None",
     ) -> BaseAlgorithm:
         """Train for the steps that remain; what has ended keeps no checkpoint."""
-        formats = ["stdout", "tensorboard"] if self.verbose else ["tensorboard"]
+        set_threads(self.threads, _products(model))
+        formats = ["stdout", "tensorboard"] if self.verbose == 2 else ["tensorboard"]
         model.set_logger(configure(str(folder / "tensorboard"), formats))
-        if checkpoint is not None:
-            restore_logger(model, checkpoint)
+        if saved is not None:
+            saved.restore(model, callbacks, self.total_steps)
         try:
             model.learn(
                 self.total_steps - model.num_timesteps,
@@ -244,6 +248,7 @@ class Run(RunParts):
                 progress_bar=self.progress,
             )
         except (EOFError, ConnectionError) as error:  # of the pipe to the process
+            sys.stdout.flush()  # or of stdout, when nobody reads it any more
             raise RuntimeError(
                 "the process of an environment died: its error is above, unless the system ended it "
                 f"(out of memory, say); to go on: era-zoo train --resume {folder}"
@@ -262,7 +267,57 @@ class Run(RunParts):
         write_mapping(params / "config.yml", arguments.pop("settings"))
         write_mapping(params / "args.yml", arguments)
         with (params / "command.txt").open("a") as file:
-            file.write(" ".join(sys.orig_argv) + "\n")
+            file.write(shlex.join(sys.orig_argv) + "\n")
+
+
+class _Saved(NamedTuple):
+    """What a run goes on from: a checkpoint, or the end of a run that has done all its steps."""
+
+    model: Path
+    statistics: Path
+    step: int
+    checkpoint: Path | None
+
+    def restore_logs(self, folder: Path) -> None:
+        if self.checkpoint is None:
+            set_aside_episodes(folder, self.step)
+        else:
+            restore_logs(self.checkpoint)
+
+    def restore(
+        self, model: BaseAlgorithm, callbacks: list[BaseCallback], total_steps: int
+    ) -> None:
+        """Give a loaded model its replay buffer and logger, and the callbacks their past."""
+        if self.checkpoint is None:
+            refill_buffer(model, total_steps - self.step)
+        else:
+            restore_buffer(model, self.checkpoint)
+            restore_logger(model, self.checkpoint)
+        for callback in callbacks:
+            callback.n_calls = model.num_timesteps // model.n_envs
+            if isinstance(callback, Evaluation):
+                callback.recall()
+
+
+def _saved(run: Run, folder: Path) -> _Saved:
+    checkpoint = newest_intact(folder)
+    if checkpoint is not None:
+        paths = checkpoint / "model.zip", checkpoint / run.name
+        return _Saved(*paths, step_of(checkpoint), checkpoint)
+    if not has_ended(folder):
+        raise SettingsError(f"{folder} has no checkpoint to go on from: begin a new run")
+    model, statistics = agent_files(folder)
+    state: Any = load_from_zip_file(model, load_data=True, device="cpu")[0]
+    return _Saved(model, statistics, state["num_timesteps"], None)
+
+
+def _products(model: Any) -> int:
+    """Return the multiplications of the largest product in an update; images are without bound."""
+    weights = [p for p in model.policy.parameters() if p.ndim > 1]
+    if any(p.ndim > 2 for p in weights):
+        return sys.maxsize
+    rows = getattr(model, "batch_size", None) or model.n_steps * model.n_envs
+    return rows * max(p.numel() for p in weights)
 
 
 def has_run(folder: Path) -> bool:
@@ -300,7 +355,7 @@ def _named(what: str) -> Iterator[None]:
         yield
     except SettingsError:
         raise
-    except (TypeError, ValueError, AssertionError, gymnasium.error.Error) as error:
+    except (TypeError, ValueError, AssertionError, ImportError, gymnasium.error.Error) as error:
         raise SettingsError(f"{what}: {error}") from error
 
 

@@ -17,6 +17,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import Tensor
@@ -27,9 +28,12 @@ from era_rl.runs.settings import SettingsError
 BEST = "best"
 """In the folder of settings: what the best model was normalised by, beside what the last one was."""
 
+ENTROPY = "entropy.csv"
+"""In a run's folder: the figures of its EntropyMonitor."""
+
 # what training writes to a run's folder, and replays from the last checkpoint on
 LOGS = (
-    *("*.monitor.csv", "evaluations.npz", "tensorboard/*"),
+    *("*.monitor.csv", "evaluations.npz", "tensorboard/*", ENTROPY),
     *("best_model.zip", f"*/{BEST}/vecnormalize.pkl"),
 )
 
@@ -113,18 +117,22 @@ def check_finite(model: BaseAlgorithm, run: Path) -> None:
 
 
 def restore_logs(checkpoint: Path) -> None:
-    """Put the run's logs back to what they were at the checkpoint.
-
-    Episodes are logged on to a new file, as SB3's Monitor overwrites the one it finds; readers of
-    such folders merge all ``*.monitor.csv``.
-    """
+    """Put the run's logs back to what they were at the checkpoint."""
     run = checkpoint.parent
     for log in _logs(run):
         log.unlink()
     _copy_logs(checkpoint / "logs", run)
+    set_aside_episodes(run, step_of(checkpoint))
+
+
+def set_aside_episodes(run: Path, step: int) -> None:
+    """Have episodes logged on to a new file, as SB3's Monitor overwrites the one it finds.
+
+    Readers of such folders merge all ``*.monitor.csv``.
+    """
     for log in list(run.glob("*.monitor.csv")):
         if log.name.removesuffix(".monitor.csv").isdigit():
-            log.rename(log.with_name(f"{step_of(checkpoint)}.{log.name}"))
+            log.rename(log.with_name(f"{step}.{log.name}"))
 
 
 def restore_logger(model: BaseAlgorithm, checkpoint: Path) -> None:
@@ -150,6 +158,19 @@ def restore_buffer(model: BaseAlgorithm, checkpoint: Path) -> None:
     elif buffer.size() > 0 and hasattr(buffer, "timeouts"):  # else it keeps no episodes
         last = buffer.pos - 1
         buffer.timeouts[last] = np.logical_or(buffer.timeouts[last], buffer.dones[last] == 0)
+
+
+def refill_buffer(model: BaseAlgorithm, most: int) -> None:
+    """Collect ``learning_starts`` steps, at most ``most``, by the policy's own actions.
+
+    A run that has ended keeps no replay buffer: one that goes on would train on its first few steps.
+    """
+    if isinstance(model, OffPolicyAlgorithm):
+        _, callback = model._setup_learn(0, None, reset_num_timesteps=False)
+        steps = min(max(model.learning_starts, model.batch_size), most) // model.n_envs
+        every = TrainFreq(max(steps, 1), TrainFrequencyUnit.STEP)
+        assert model.env is not None
+        model.collect_rollouts(model.env, callback, every, model.replay_buffer, learning_starts=0)
 
 
 def _pending(logger: Logger) -> dict[str, dict[str, Any]]:

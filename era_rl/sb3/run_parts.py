@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import (
@@ -24,7 +24,10 @@ from stable_baselines3.common.vec_env import (
 import era_rl.envs  # noqa: F401 (registers ids)
 from era_rl.runs.agent import ALGORITHMS, AgentSettings, algorithm_class
 from era_rl.runs.settings import SettingsError, check_names
-from era_rl.sb3.run_checkpoint import BEST, save_statistics
+from era_rl.sb3.base import ERAMixin
+from era_rl.sb3.callbacks import EntropyMonitor
+from era_rl.sb3.run_callbacks import Evaluation, Lines, SaveStatistics
+from era_rl.sb3.run_checkpoint import BEST, ENTROPY
 from era_rl.sb3.run_settings import (
     EXPERIMENT_SETTINGS,
     check,
@@ -54,6 +57,8 @@ class RunParts(AgentSettings):
         given = {name: value for name, value in given.items() if value is not None}
         object.__setattr__(self, "settings", {**copy.deepcopy(dict(settings)), **given})
         check(self.settings, algorithm_class(self.algo))
+        if self.eval_freq is None:
+            object.__setattr__(self, "eval_freq", min(25_000, max(self.total_steps // 10, 1)))
 
     @property
     def name(self) -> str:
@@ -118,17 +123,26 @@ class RunParts(AgentSettings):
             env.training = env.norm_reward = False
         return env
 
-    def evaluation(self, env: VecEnv, folder: Path) -> EvalCallback:
-        """Return the callback that evaluates in an environment and writes to the run's folder."""
+    def watchers(self, eval_env: VecEnv | None, folder: Path) -> list[BaseCallback]:
+        """Return what evaluates in an environment, watches the entropy, and says how far a run is."""
+        evaluation = None if eval_env is None else self._evaluation(eval_env, folder)
+        monitor = None
+        if self.monitor and issubclass(algorithm_class(self.algo), ERAMixin):
+            monitor = EntropyMonitor(max(self.total_steps // 100, 1), folder / ENTROPY)
+        lines = Lines(evaluation, monitor) if self.verbose else None
+        return [callback for callback in (evaluation, monitor, lines) if callback is not None]
+
+    def _evaluation(self, env: VecEnv, folder: Path) -> Evaluation:
+        assert self.eval_freq is not None  # filled in
         entry_point = str(gymnasium.spec(self.env).entry_point)
-        return EvalCallback(
+        return Evaluation(
             env,
             callback_on_new_best=SaveStatistics(folder / self.name / BEST),
             n_eval_episodes=self.eval_episodes,
             eval_freq=max(self.eval_freq // self.settings.get("n_envs", 1), 1),
             log_path=str(folder),
             best_model_save_path=str(folder),
-            verbose=self.verbose,
+            verbose=0,
             # games in which a policy that does not sample gets stuck
             deterministic=not any(name in entry_point for name in ("AtariEnv", "minigrid")),
         )
@@ -152,18 +166,6 @@ class RunParts(AgentSettings):
         return algorithm(env=env, **options, **arguments)
 
 
-class SaveStatistics(BaseCallback):
-    """Saves what the best model was normalised by."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def _on_step(self) -> bool:
-        save_statistics(self.model, self.folder)
-        return True
-
-
 def file_name(env: str) -> str:
     """Return an environment's id as a name of files."""
     return env.replace("/", "-").rpartition(":")[2]
@@ -176,16 +178,3 @@ def import_packages(names: Sequence[str]) -> None:
             import_module(name)
         except ModuleNotFoundError as error:
             raise SettingsError(f"gym_packages {name}: {error}") from error
-
-
-def recall(callback: EvalCallback) -> None:
-    """Give an evaluation callback the evaluations in the file that it writes."""
-    path = Path(f"{callback.log_path}.npz")
-    if path.exists():
-        with np.load(path) as past:
-            callback.evaluations_timesteps = past["timesteps"].tolist()
-            callback.evaluations_results = past["results"].tolist()
-            callback.evaluations_length = past["ep_lengths"].tolist()
-            callback.best_mean_reward = float(past["results"].mean(axis=1).max())
-            if "successes" in past:
-                callback.evaluations_successes = past["successes"].tolist()

@@ -110,10 +110,15 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
 
 def entry_for(env_id: str, path: Path) -> dict[str, Any]:
     """Return the settings of the first pattern of a file that matches an environment's id."""
+    return matching_entry(env_id, path)[1]
+
+
+def matching_entry(env_id: str, path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the first pattern of a file that matches an environment's id, and its settings."""
     entries = read_config(path)
     for pattern, settings in entries.items():
         if fnmatch.fnmatchcase(env_id, pattern):
-            return settings
+            return pattern, settings
     raise SettingsError(f"no entry of {path} matches {env_id!r}; there are: {', '.join(entries)}")
 
 
@@ -160,6 +165,19 @@ def with_objects(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             result[name] = copy.deepcopy(value)
     return result
+
+
+def in_words(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the settings as data: the inverse of :func:`with_objects`."""
+    words = {value: word for named in OBJECTS.values() for word, value in named.items()}
+    return {
+        name: in_words(value)
+        if isinstance(value, dict)
+        else words.get(value, value)
+        if isinstance(value, type)
+        else copy.deepcopy(value)
+        for name, value in settings.items()
+    }
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -61,6 +61,7 @@ class Config(Settings):
     min_entropy_per_dim: Annotated[float | None, Setting("least entropy of a dimension")] = None
     device: Annotated[str, Setting("of networks, data and noise; auto: CUDA if there is")] = "cpu"
     compile: Annotated[bool, free("torch.compile, and CUDA graphs on CUDA")] = False
+    threads: Annotated[int, free("threads of torch; 0: as many as the networks gain by", low=0)] = 0
     log_freq: Annotated[int, free("steps between log lines", low=1, was="log_interval")] = 1_000
     eval_freq: Annotated[
         int, free("steps between evaluations; 0: at the end alone", low=0, was="eval_interval")
@@ -75,6 +76,11 @@ class Config(Settings):
     def steps_per_iteration(self) -> int:
         """Environment steps of each agent in one batch of data."""
         return self.n_envs * self.steps_per_batch * max(self.collectors, 1)
+
+    @property
+    def rows(self) -> int:
+        """States of an agent in a batch of an update."""
+        raise NotImplementedError
 
     @property
     def agent_seeds(self) -> tuple[int, ...]:
@@ -104,6 +110,11 @@ class SACConfig(Config):
     num_qvalue_nets: Annotated[int, Setting("critics; targets take the least", low=1)] = 2
     critic_weight_decay: Annotated[float, Setting("AdamW's, of the critics", low=0.0)] = 0.0
 
+    @property
+    def rows(self) -> int:
+        """States of a sampled batch."""
+        return self.batch_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(Config):
@@ -123,6 +134,11 @@ class PPOConfig(Config):
     clip: Annotated[float, Setting("range of the probability ratio", low=0.0, high=1.0)] = 0.2
     max_grad_norm: Annotated[float, Setting("largest gradient norm of an agent", low=0.0)] = 0.5
     normalize_observations: Annotated[bool, Setting("by all that were seen before")] = True
+
+    @property
+    def rows(self) -> int:
+        """States of a minibatch."""
+        return self.steps_per_iteration // self.minibatches
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.record import TensorboardLogger
 
-from era_rl.devices import resolved_device
+from era_rl.devices import resolved_device, set_threads
 from era_rl.runs import folder as files
 from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
@@ -87,6 +87,9 @@ class Trainer:
         # they open with the first evaluation
         held.callback(lambda: self.evaluation_envs.is_closed or self.evaluation_envs.close())
         self.learner = LEARNERS[type(config)](config, self.evaluation_envs)
+        set_threads(
+            config.threads, config.rows * max(p.numel() for p in leaves(self.learner.params))
+        )
         self.checkpoints = 0
         if saved is not None:
             self.learner.load_state_dict(saved["learner"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from era_rl.runs.agent import ALGORITHMS, AgentSettings, Seed
-from era_rl.runs.command import add_arguments, exit_status
+from era_rl.runs.command import PASSIVE, add_arguments, exit_status
 from era_rl.runs.settings import Setting, Settings, SettingsError, check_names
 
 Runs = Annotated[Path, Setting("folder that holds the runs", short="f", was="log_folder")]
@@ -128,7 +128,11 @@ COMMANDS: dict[str, tuple[str, str, type[Settings], str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2, with a line of text, for what is unknown."""
-    given = vars(parser().parse_args(argv))
+    os.environ.setdefault(*PASSIVE)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        return exit_status("era-zoo", lambda: check_names("command", words[:1], COMMANDS))
+    given = vars(parser().parse_args(words))
     command = given.pop("command")
     _, place, kind, gl = COMMANDS[command]
     if sys.platform == "linux" and not (gl == "glfw" and has_display()):
@@ -156,7 +160,8 @@ def parser() -> argparse.ArgumentParser:
                 type=Path,
                 metavar="RUN_FOLDER",
                 default=argparse.SUPPRESS,
-                help="go on from the run's last checkpoint, with the settings it began with",
+                help="go on from the run's last checkpoint, with the settings it began with; with -n, "
+                "up to that many steps, also where it has ended",
             )
         add_arguments(command, kind)
         if issubclass(kind, Train):
@@ -176,7 +181,7 @@ def _split(
     algos = given.get("algo", ())
     check_names("--algo", [algos] if isinstance(algos, str) else algos, ALGORITHMS)
     if "resume" in given:
-        if others := sorted(given.keys() - {"resume", "progress"}):
+        if others := sorted(given.keys() - {"resume", "progress", "steps"}):
             raise SettingsError(
                 "--resume goes on with what the run began with: leave out "
                 + ", ".join(f"--{name.replace('_', '-')}" for name in others)

@@ -1,14 +1,17 @@
 """What ``era-zoo`` does with runs: they are trained, listed, played, evaluated and filmed."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
+import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
@@ -19,28 +22,39 @@ from era_rl.runs.yaml_files import override
 from era_rl.sb3.export import export_policy
 from era_rl.sb3.run import Run, agent_files, has_ended
 from era_rl.sb3.run_parts import file_name
-from era_rl.sb3.run_settings import config_path, entry_for, read_config
+from era_rl.sb3.run_settings import config_path, matching_entry, read_config
 from era_rl.zoo.cli import Agent, Enjoy, Evaluate, Export, Film, Listing, Train, has_display
 
 
-def train(source: Train, *, resume: Path | None = None, **arguments: Any) -> None:
-    """Train a new agent in a new folder, or go on with a killed run."""
+def train(
+    source: Train, *, resume: Path | None = None, steps: int | None = None, **arguments: Any
+) -> None:
+    """Train a new agent in a new folder, or go on with a run."""
     progress = arguments.setdefault("progress", sys.stderr.isatty())
     if resume is None:
-        run = run_of(source, **arguments)
-        run.train(new_folder(source.out, run))
-    elif has_ended(resume):
-        sys.stdout.write(f"nothing to resume: {resume} has no checkpoint, so it has ended\n")
+        run, origin = run_of(source, steps=steps, **arguments)
+        folder = new_folder(source.out, run)
+        if run.verbose:
+            sys.stdout.write(f"{run.algo} on {run.env}, {run.total_steps:,} steps, by {origin}:\n")
+            sys.stdout.write(indent(yaml.safe_dump(run.settings), "  "))
+            sys.stdout.write(f"to {folder}\n")
+        run.train(folder)
+    elif steps is None and has_ended(resume):
+        sys.stdout.write(
+            f"nothing to resume: {resume} has ended; with -n it goes on for more steps\n"
+        )
     else:
-        Run.resume(resume, progress=progress)
+        Run.resume(resume, steps=steps, progress=progress)
 
 
-def run_of(source: Train, **arguments: Any) -> Run:
-    """Return the run that a command line says: the settings of a file, with changes."""
-    algo, env = arguments["algo"], arguments["env"]
-    settings = override(entry_for(env, source.config or config_path(algo)), source.params)
-    settings = override(settings, [f"env_kwargs.{item}" for item in source.env_kwargs])
-    return Run(settings=settings, **arguments)
+def run_of(source: Train, **arguments: Any) -> tuple[Run, str]:
+    """Return the run that a command line says, and where its settings are from."""
+    path = source.config or config_path(arguments["algo"])
+    pattern, settings = matching_entry(arguments["env"], path)
+    changes = [*source.params, *(f"env_kwargs.{item}" for item in source.env_kwargs)]
+    run = Run(settings=override(settings, changes), **arguments)
+    changed = f", and {shlex.join(changes)}" if changes else ""
+    return run, f"{path.name}, entry {pattern!r}{changed}"
 
 
 def new_folder(out: Path, run: Run) -> Path:

@@ -31,11 +31,12 @@ def plot(args: Plot) -> None:
                 raise SettingsError(f"no evaluations of {algo} on {env_id} in {args.runs}")
             steps, returns = returns_of_runs(paths)
             mean, error = mean_and_error(returns)
-            axis.plot(steps, mean, marker=".", label=f"{algo}, {len(paths)} runs")
+            runs = f"{len(paths)} run{'s' * (len(paths) > 1)}"
+            axis.plot(steps, mean, marker=".", label=f"{algo}, {runs}")
             axis.fill_between(steps, mean - error, mean + error, alpha=0.3)
+            spread = f" +/- {error[-1]:.1f}" if len(paths) > 1 else ""
             sys.stdout.write(
-                f"{algo} on {env_id}: {mean[-1]:.1f} +/- {error[-1]:.1f} at step {steps[-1]}, "
-                f"{len(paths)} runs\n"
+                f"{algo} on {env_id}: {mean[-1]:.1f}{spread} at step {steps[-1]}, {runs}\n"
             )
         axis.legend()
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +45,22 @@ def plot(args: Plot) -> None:
 
 
 def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the steps at which all runs were evaluated, (steps,), and returns, (runs, steps)."""
+    """Return the steps at which any run was evaluated, (steps,), and returns, (runs, steps).
+
+    The steps are those that all runs have reached and begun by; between its own evaluations a run's
+    returns are interpolated.
+    """
     logs = [read_evaluations(path) for path in paths]
-    steps = reduce(np.intersect1d, [log["timesteps"] for log in logs])
+    steps = reduce(np.union1d, [log["timesteps"] for log in logs])
+    first = max(log["timesteps"][0] for log in logs)
+    last = min(log["timesteps"][-1] for log in logs)
+    steps = steps[(first <= steps) & (steps <= last)]
     if len(steps) == 0:
-        raise SettingsError(f"no step at which all were evaluated: {', '.join(map(str, paths))}")
-    returns = [log["results"].mean(axis=1)[np.isin(log["timesteps"], steps)] for log in logs]
-    return steps, np.stack(returns)
+        raise SettingsError(
+            f"no step is between the evaluations of all runs: {', '.join(map(str, paths))}"
+        )
+    curves = [np.interp(steps, log["timesteps"], log["results"].mean(axis=1)) for log in logs]
+    return steps, np.stack(curves)
 
 
 def read_evaluations(path: Path) -> dict[str, NDArray[Any]]:

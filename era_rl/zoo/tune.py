@@ -2,6 +2,9 @@
 
 import argparse
 import copy
+import shlex
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +12,7 @@ import gymnasium
 import optuna
 import torch
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 from sqlalchemy.exc import SQLAlchemyError
 from stable_baselines3.common.utils import set_random_seed
@@ -18,25 +21,35 @@ from stable_baselines3.common.vec_env import VecEnv
 from era_rl.devices import check_device
 from era_rl.runs.agent import ALGORITHMS, algorithm_class
 from era_rl.runs.settings import SettingsError
+from era_rl.runs.yaml_files import override, write_mapping
 from era_rl.sb3.run import Run
-from era_rl.sb3.run_settings import with_objects
+from era_rl.sb3.run_settings import config_path, entry_for, in_words, with_objects
 from era_rl.zoo.cli import Tune
 from era_rl.zoo.commands import run_of
 
+SPACES = dict(HYPERPARAMS_SAMPLER)
+"""rl_zoo3's search spaces."""
+
 # algorithm -> the one whose search space rl_zoo3 has: SAC's for those of a kind that has none there
 HOSTS = {
-    name: kind if (kind := name.partition("_")[0]) in HYPERPARAMS_SAMPLER else "sac"
+    name: kind if (kind := name.partition("_")[0]) in SPACES else "sac"
     for name in ALGORITHMS
-    if name not in HYPERPARAMS_SAMPLER
+    if name not in SPACES
 }
+
+DRAWN = "settings"
+"""Name under which a trial keeps what was drawn and fixed, as settings."""
 
 
 def tune(search: Tune, **arguments: Any) -> None:
-    """Search for settings with Optuna; the report and the best trial go to the folder of runs."""
-    run = run_of(search, **arguments)
+    """Search for settings with Optuna; the report and the best trial go to the folder of runs.
+
+    What ``--params`` gives is not searched. The best trial's settings become a file for ``--config``.
+    """
+    run, _ = run_of(search, **arguments)
     _check_storage(search.storage)
     check_device(run.device)
-    register_search_spaces()
+    register_search_spaces(run.settings, _names(override({}, search.params)))
     ALGOS[run.algo] = algorithm_class(run.algo)
     if run.threads > 0:
         torch.set_num_threads(run.threads)
@@ -47,6 +60,19 @@ def tune(search: Tune, **arguments: Any) -> None:
     except (TypeError, ValueError, AssertionError, gymnasium.error.Error) as error:
         raise SettingsError(f"{run.algo} on {run.env}: {error}") from error
     experiment.hyperparameters_optimization()
+    _write_best(experiment, search)
+
+
+def _write_best(experiment: "Search", search: Tune) -> None:
+    """Write the best trial's settings, and say how to train with them."""
+    run = experiment.run
+    zoos = entry_for(run.env, search.config or config_path(run.algo))
+    best = experiment.study.best_trial.user_attrs[DRAWN]
+    settings = {**run.settings, "n_timesteps": zoos["n_timesteps"], **best}
+    path = search.out / run.algo / f"{run.name}_best.yml"
+    write_mapping(path, {run.env: settings})
+    command = ["era-zoo", "train", "--algo", run.algo, "--env", run.env, "--config", str(path)]
+    sys.stdout.write(f"to train with the best settings: {shlex.join(command)}\n")
 
 
 class Search(ExperimentManager):
@@ -123,11 +149,15 @@ def _check_storage(storage: str | None) -> None:
             raise SettingsError(f"--storage {storage}: {error}") from error
 
 
-def register_search_spaces() -> None:
-    """Give rl_zoo3's optimiser the search spaces of the zoo's algorithms."""
-    for name in HOSTS:
-        HYPERPARAMS_SAMPLER[name] = partial(_sample, name)
-        HYPERPARAMS_CONVERTER[name] = partial(_convert, name)
+def register_search_spaces(settings: Mapping[str, Any], fixed: Collection[str]) -> None:
+    """Give rl_zoo3's optimiser the search spaces of the zoo's algorithms.
+
+    Args:
+        settings: What is varied.
+        fixed: Names of settings that are not, those within ``policy_kwargs`` and the like too.
+    """
+    for name in ALGORITHMS:
+        HYPERPARAMS_SAMPLER[name] = partial(_sample, name, settings, fixed)
 
 
 def sample_era(trial: optuna.Trial, action_dim: int) -> dict[str, Any]:
@@ -150,22 +180,77 @@ def sample_era(trial: optuna.Trial, action_dim: int) -> dict[str, Any]:
     return settings
 
 
+class _Part:
+    """A trial that draws nothing for what is fixed; any value of the space stands for it meanwhile."""
+
+    def __init__(self, trial: optuna.Trial, fixed: Collection[str]) -> None:
+        self.trial, self.fixed = trial, fixed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.trial, name)
+
+    def _is_fixed(self, name: str) -> bool:
+        # rl_zoo3 draws some in another form
+        return name.removeprefix("one_minus_").removesuffix("_pow") in self.fixed
+
+    def suggest_int(self, name: str, low: int, high: int, **kwargs: Any) -> int:
+        return low if self._is_fixed(name) else self.trial.suggest_int(name, low, high, **kwargs)
+
+    def suggest_float(self, name: str, low: float, high: float, **kwargs: Any) -> float:
+        return low if self._is_fixed(name) else self.trial.suggest_float(name, low, high, **kwargs)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return choices[0] if self._is_fixed(name) else self.trial.suggest_categorical(name, choices)
+
+    def set_user_attr(self, name: str, value: Any) -> None:
+        if not self._is_fixed(name):
+            self.trial.set_user_attr(name, value)
+
+
 def _sample(
-    name: str, trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+    name: str,
+    settings: Mapping[str, Any],
+    fixed: Collection[str],
+    trial: optuna.Trial,
+    n_actions: int,
+    n_envs: int,
+    additional_args: dict[str, Any],
 ) -> dict[str, Any]:
-    settings = HYPERPARAMS_SAMPLER[HOSTS[name]](trial, n_actions, n_envs, additional_args)
+    """Draw the settings of a trial that are not fixed (a search space of rl_zoo3's)."""
+    fixed = {*fixed, *_absent(name)}
+    part: Any = _Part(trial, fixed)
+    drawn = SPACES[HOSTS.get(name, name)](part, n_actions, n_envs, additional_args)
     if ALGORITHMS[name][0] == "era_rl.sb3":
-        settings.update(sample_era(trial, n_actions))
-    return _without_foreign(name, settings)
+        drawn.update(sample_era(part, n_actions))
+    drawn = in_words(_without(fixed, drawn))
+    for key in {k for k, v in drawn.items() if isinstance(v, dict)} & settings.keys():
+        drawn[key] = {**settings[key], **drawn[key]}
+    trial.set_user_attr(DRAWN, drawn)
+    return with_objects(drawn)
 
 
-def _convert(name: str, sampled_params: dict[str, Any]) -> dict[str, Any]:
-    return _without_foreign(name, HYPERPARAMS_CONVERTER[HOSTS[name]](sampled_params))
-
-
-def _without_foreign(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Drop what the host's space draws and the algorithm does not have."""
-    foreign = {"tau"} if name.startswith("crossq") else set()  # it has no targets
+def _absent(name: str) -> set[str]:
+    """Return what a host's space draws and the algorithm does not have, or ERA has the floor for."""
+    absent = {"ent_coef"} if ALGORITHMS[name][0] == "era_rl.sb3" else set()
+    if name.startswith("crossq"):
+        absent.add("tau")  # it has no targets
     if "simba" in name:
-        foreign = {"policy_kwargs"}  # blocks of several widths
-    return {k: v for k, v in settings.items() if k not in foreign}
+        absent |= {"net_arch", "activation_fn"}  # blocks of several widths
+    return absent
+
+
+def _names(settings: Mapping[str, Any]) -> set[str]:
+    """Return the names of settings, and of those within ``policy_kwargs`` and the like."""
+    within = [name for name in settings if name.endswith("_kwargs")]
+    return {*(settings.keys() - within), *(key for name in within for key in settings[name])}
+
+
+def _without(fixed: Collection[str], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those of some names, and mappings without them."""
+    kept = {name: value for name, value in drawn.items() if name not in fixed}
+    return {
+        name: {k: v for k, v in value.items() if k not in fixed}
+        if name.endswith("_kwargs")
+        else value
+        for name, value in kept.items()
+    }

@@ -1,6 +1,7 @@
 """Settings are checked, read and compared as their dataclass says, wherever they come from."""
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,6 +161,29 @@ def test_a_command_ends_in_one_line(
     assert capsys.readouterr().err == text
     with pytest.raises(ZeroDivisionError):
         exit_status("x", lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(("text", "steps"), [("1e4", 10_000), ("2.5e1", 25), ("1_000", 1_000)])
+def test_whole_numbers_may_be_written_with_an_exponent(text: str, steps: int) -> None:
+    """-n 1e4 is 10000; 2.5 is no whole number."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, Example)
+    assert parser.parse_args(["-n", text]).steps == steps
+    with pytest.raises(SystemExit):
+        parser.parse_args(["-n", "2.5"])
+
+
+def test_a_command_whose_output_nobody_reads_ends_without_a_word() -> None:
+    """As of ``era-zoo list | head -1``: status 1, and nothing on stderr."""
+    code = "from era_rl.runs.command import exit_status; import sys; "
+    code += "sys.exit(exit_status('x', lambda: sys.stdout.write('text ' * 100_000)))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (1, "")
 
 
 def test_runs_needs_torch_alone() -> None:

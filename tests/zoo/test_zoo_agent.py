@@ -1,7 +1,9 @@
 """What a trained agent is used for: played, evaluated, filmed, drawn; and searches for settings."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +16,18 @@ import optuna
 import pytest
 import yaml
 from gymnasium.envs.classic_control import PendulumEnv
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3.common.logger import configure
 from zoo_runs import train
 
+from era_rl.runs.agent import ALGORITHMS, algorithm_class
+from era_rl.runs.settings import SettingsError
 from era_rl.sb3 import PPOERA, SACERA
 from era_rl.sb3.run import Run
+from era_rl.sb3.run_settings import check, with_objects
 from era_rl.zoo import cli, commands
 from era_rl.zoo.plot import mean_and_error, returns_of_runs
-from era_rl.zoo.tune import HOSTS, register_search_spaces, sample_era
+from era_rl.zoo.tune import DRAWN, register_search_spaces, sample_era
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,7 +187,7 @@ def test_plot_draws_all_runs(logs, tmp_path, capsys):
     assert cli.main(["plot", *algos, "-f", str(logs), "-o", str(figure)]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"sac_era on Pendulum-v1: -\d+\.\d \+/- \d+\.\d at step 60, 2 runs", shown)
-    assert re.search(r"ppo_era on Pendulum-v1: -\d+\.\d \+/- nan at step 60, 1 runs", shown)
+    assert re.search(r"ppo_era on Pendulum-v1: -\d+\.\d at step 60, 1 run\n", shown)
     assert imageio.imread(figure).std() > 10
     assert cli.main(["plot", "--algo", "tqc", "--env", "Pendulum-v1", "-f", str(logs)]) == 2
     assert "no evaluations of tqc on Pendulum-v1" in capsys.readouterr().err
@@ -189,16 +195,20 @@ def test_plot_draws_all_runs(logs, tmp_path, capsys):
     assert "--out curves.foo must end in one of ." in capsys.readouterr().err
 
 
-def test_curves_meet_at_common_steps(tmp_path):
-    paths = [tmp_path / f"{number}.npz" for number in range(2)]
+def test_curves_of_different_steps_are_drawn_at_the_steps_of_all(tmp_path):
+    """Interpolated between a run's own evaluations, from where all have begun to where all are."""
+    paths = [tmp_path / f"{number}.npz" for number in range(3)]
     np.savez(paths[0], timesteps=[10, 20, 30], results=[[1.0, 3.0], [2.0, 4.0], [0.0, 0.0]])
-    np.savez(paths[1], timesteps=[20, 30], results=[[5.0], [4.0]])
-    steps, returns = returns_of_runs(paths)
-    np.testing.assert_array_equal(steps, [20, 30])
-    np.testing.assert_array_equal(returns, [[3.0, 0.0], [5.0, 4.0]])
+    np.savez(paths[1], timesteps=[15, 30], results=[[5.0], [8.0]])
+    np.savez(paths[2], timesteps=[40], results=[[5.0]])
+    steps, returns = returns_of_runs(paths[:2])
+    np.testing.assert_array_equal(steps, [15, 20, 30])
+    np.testing.assert_array_equal(returns, [[2.5, 3.0, 0.0], [5.0, 6.0, 8.0]])
     mean, error = mean_and_error(returns)
-    np.testing.assert_array_equal(mean, [4.0, 2.0])
-    np.testing.assert_allclose(error, [1.0, 2.0])
+    np.testing.assert_array_equal(mean, [3.75, 4.5, 4.0])
+    np.testing.assert_allclose(error, [1.25, 1.5, 4.0])
+    with pytest.raises(SettingsError, match="no step is between the evaluations of all runs"):
+        returns_of_runs(paths)
 
 
 def moving_frames(folder: Path) -> int:
@@ -283,14 +293,22 @@ SLOW = pytest.mark.slow
 def test_tune_searches_and_reports(algo, tmp_path, capsys):
     options = ["-n", "40", "--n-trials", "1", "--n-startup-trials", "1", "--eval-episodes", "1"]
     short = ["--n-evaluations", "1", "--env-kwargs", "max_episode_steps=20", "--verbose", "0"]
-    params = ["--params", "learning_starts=30"] if algo != "ppo_era" else []
+    params = ["--params", "gamma=0.5", *(["learning_starts=30"] if algo != "ppo_era" else [])]
     assert cli.main(["tune", *names(tmp_path, algo), *options, *short, *params]) == 0
     shown = capsys.readouterr().out
     assert "Best trial:" in shown
     assert "target_entropy: -" in shown
     (report,) = (tmp_path / algo).glob("report_*.csv")
     assert len(report.read_text().splitlines()) == 2
-    assert not list((tmp_path / algo).glob("Pendulum-v1_*"))
+    best = tmp_path / algo / "Pendulum-v1_best.yml"
+    assert list((tmp_path / algo).glob("Pendulum-v1_*")) == [best]
+    settings = yaml.safe_load(best.read_text())["Pendulum-v1"]
+    assert settings["gamma"] == 0.5
+    assert settings["n_timesteps"] == 1_000_000
+    assert settings["env_kwargs"] == {"max_episode_steps": 20}
+    *_, command = shown.splitlines()
+    train = shlex.split(command.partition(": era-zoo ")[2])
+    assert cli.main([*train, "-f", str(tmp_path), "-n", "4", "--eval-freq", "0"]) == 0
 
 
 def diverging(monkeypatch: pytest.MonkeyPatch, trials: int) -> None:
@@ -345,13 +363,30 @@ def test_search_spaces_draw_what_the_algorithms_take(seed):
     assert PPOERA("MlpPolicy", "CartPole-v1", **fraction).policy.target_entropy > 0.0
 
 
-def test_every_search_space_can_be_read_back_from_a_trial():
-    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_search_space_draws_settings(algo: str) -> None:
+    """Accepted by the algorithm, none of which is a coefficient beside the floor; kept as data."""
+    register_search_spaces({"policy": "MlpPolicy", "n_timesteps": 1}, ())
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
+    extra = {"using_her_replay_buffer": False, "her_kwargs": {}}
+    settings = HYPERPARAMS_SAMPLER[algo](trial, 3, 1, extra)
+    drawn = json.loads(json.dumps(trial.user_attrs[DRAWN]))
+    assert with_objects(drawn) == settings
+    check({"policy": "MlpPolicy", "n_timesteps": 1, **drawn}, algorithm_class(algo))
+    assert ("tau" in settings) == algo.startswith(("sac", "fastsac", "tqc", "xqc"))
+    assert "era" not in algo or "ent_coef" not in trial.params | settings
 
-    register_search_spaces()
-    for algo in HOSTS:
-        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
-        extra = {"using_her_replay_buffer": False, "her_kwargs": {}}
-        settings = HYPERPARAMS_SAMPLER[algo](trial, 3, 1, extra)
-        assert HYPERPARAMS_CONVERTER[algo](trial.params) == settings
-        assert ("tau" in settings) == (algo.startswith(("sac", "fastsac", "tqc", "xqc")))
+
+def test_what_is_fixed_is_not_searched() -> None:
+    """Not drawn, in whatever form rl_zoo3 draws it; what is not drawn of policy_kwargs stays."""
+    settings = {"gamma": 0.5, "policy_kwargs": {"net_arch": [7], "share_features_extractor": True}}
+    register_search_spaces(settings, {"gamma", "net_arch", "target_entropy"})
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
+    drawn = HYPERPARAMS_SAMPLER["ppo_era"](trial, 3, 1, {})
+    assert not {"gamma", "target_entropy"} & drawn.keys()
+    assert {"net_arch": [7], "share_features_extractor": True}.items() <= drawn[
+        "policy_kwargs"
+    ].items()
+    assert "learning_rate" in trial.params
+    assert not {"one_minus_gamma", "net_arch", "target_entropy", "ent_coef"} & trial.params.keys()
+    assert "gamma" not in trial.user_attrs

@@ -13,7 +13,6 @@ import pytest
 from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -22,8 +21,8 @@ from zoo_runs import episode_lengths, evaluated_at, logged_at, train
 from era_rl.runs.folder import checkpoints
 from era_rl.sb3 import SACERA, run_checkpoint
 from era_rl.sb3 import run as runs
+from era_rl.sb3.run_callbacks import Evaluation
 from era_rl.sb3.run_checkpoint import CheckpointCallback, restore_buffer, save_checkpoint
-from era_rl.sb3.run_parts import recall
 from era_rl.zoo import cli, commands
 
 
@@ -104,8 +103,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
 def test_a_resumed_run_knows_its_best_evaluation(tmp_path):
     results = np.array([[1.0, 2.0], [5.0, 9.0], [8.0, 0.0]])
     np.savez(tmp_path / "evaluations.npz", timesteps=[1, 2, 3], results=results, ep_lengths=results)
-    callback = EvalCallback(make_vec_env("Pendulum-v1"), log_path=str(tmp_path))
-    recall(callback)
+    callback = Evaluation(make_vec_env("Pendulum-v1"), log_path=str(tmp_path))
+    callback.recall()
     assert callback.best_mean_reward == 7.0
     assert callback.evaluations_results == results.tolist()
 
@@ -237,6 +236,31 @@ def test_a_finished_run_has_nothing_to_resume(tmp_path, capsys):
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert "nothing to resume" in capsys.readouterr().out
     assert sorted(path.name for path in run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("algo", ["sac_era", "ppo_era"])
+def test_a_finished_run_goes_on_for_more_steps(algo, tmp_path, monkeypatch, capsys):
+    """Up to them, its logs continued; an off-policy one fills its buffer by the policy first."""
+    assert train(tmp_path, algo, 40) == 0
+    run = tmp_path / algo / "Pendulum-v1_1"
+    began = evaluations(run)
+    assert cli.main(["train", "--resume", str(run), "-n", "40"]) == 2
+    assert f"steps=40 must be above the 40 that {run} has done" in capsys.readouterr().err
+    sizes, update = [], SACERA.train
+
+    def counting(self, *args, **kwargs):
+        sizes.append(self.replay_buffer.size())
+        update(self, *args, **kwargs)
+
+    monkeypatch.setattr(SACERA, "train", counting)
+    assert cli.main(["train", "--resume", str(run), "-n", "80"]) == 0
+    assert sizes[:1] == ([9] if algo == "sac_era" else [])
+    assert steps_of(run) == 80
+    assert evaluated_at(run) == list(range(10, 81, 10))
+    np.testing.assert_array_equal(evaluations(run)[:4], began)
+    assert sum(episode_lengths(run)) == 80
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert "nothing to resume" in capsys.readouterr().out
 
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path, monkeypatch):

@@ -52,7 +52,6 @@ def test_its_tables_are_shared_dicts_of_algorithms() -> None:
     for module, name in (
         (rl_zoo3.utils, "ALGOS"),
         (rl_zoo3.hyperparams_opt, "HYPERPARAMS_SAMPLER"),
-        (rl_zoo3.hyperparams_opt, "HYPERPARAMS_CONVERTER"),
     ):
         check_attribute("rl_zoo3", module, name)
         assert isinstance(getattr(module, name), dict)

@@ -1,0 +1,119 @@
+"""Time of SACERA's training alone on the machine, and with busy processes beside it.
+
+Each training runs in a process of its own, with a number of threads (0: what the commands choose for
+networks of that size) and a waiting policy of OpenMP: "active" is its default, by which threads spin.
+All take turns, quiet and beside as many processes that compute without end as are asked for.
+A training that is not over in ``limit`` seconds is ended and counts as that.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from benchmarks.measuring import Measurement, counted, run
+from benchmarks.results import RESULTS
+from era_rl.runs.command import PASSIVE
+from era_rl.runs.settings import Setting
+
+WORKER = """
+import sys, time
+import torch
+from era_rl.devices import set_threads
+from era_rl.sb3 import SACERA
+env, width, threads, steps = sys.argv[1], *map(int, sys.argv[2:])
+set_threads(threads, 256 * width * width)
+model = SACERA("MlpPolicy", env, policy_kwargs={"net_arch": [width, width]}, learning_starts=0,
+               buffer_size=10_000, seed=0, device="cpu", compile=False)
+model.learn(100)
+began = time.perf_counter()
+model.learn(steps, reset_num_timesteps=False)
+sys.stdout.write(str(time.perf_counter() - began))
+"""
+BUSY = "while True: pass"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load(Measurement):
+    """What is trained, and beside what."""
+
+    env: Annotated[str, Setting("environment")] = "HalfCheetah-v5"
+    widths: Annotated[tuple[int, ...], Setting("units of each of two hidden layers", low=1)] = (
+        256,
+    )
+    threads: Annotated[tuple[int, ...], Setting("threads of torch", low=0)] = (0, 2)
+    busy: Annotated[int, Setting("processes beside", low=1)] = 2
+    steps: Annotated[int, Setting("steps of a training", low=1)] = 300
+    rounds: Annotated[int, Setting("trainings of each kind", low=1)] = 3
+    limit: Annotated[float, Setting("longest training, in seconds", low=1.0)] = 120.0
+    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "load" / "cpu.json"
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Have so many processes compute in the block."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def seconds(settings: Load, width: int, threads: int, policy: str) -> float:
+    """Return the wall time of a training."""
+    environment = {**os.environ, **({PASSIVE[0]: PASSIVE[1]} if policy == "passive" else {})}
+    environment.pop("OMP_NUM_THREADS", None)
+    words = [settings.env, width, threads, settings.steps]
+    began = time.perf_counter()
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", WORKER, *map(str, words)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=settings.limit,
+        )
+    except subprocess.TimeoutExpired:
+        return time.perf_counter() - began
+    return float(answer.stdout)
+
+
+def measure(settings: Load) -> dict[str, Any]:
+    """Return the times of every kind of training, quiet and under load, and their ratio."""
+    kinds = list(product(settings.widths, settings.threads, ("active", "passive")))
+    times: dict[Any, list[list[float]]] = {kind: [[], []] for kind in kinds}
+    for _ in counted(settings.rounds, "round"):
+        for kind in kinds:
+            times[kind][0].append(seconds(settings, *kind))
+        with busy(settings.busy):
+            for kind in kinds:
+                times[kind][1].append(seconds(settings, *kind))
+    return {
+        "trainings": [
+            {
+                **dict(zip(("width", "threads", "waiting"), kind, strict=True)),
+                "quiet_seconds": quiet,
+                "loaded_seconds": loaded,
+                "loaded_over_quiet": statistics.median(loaded) / statistics.median(quiet),
+            }
+            for kind, (quiet, loaded) in times.items()
+        ]
+    }
+
+
+main = partial(run, Load, measure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
