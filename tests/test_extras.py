@@ -20,10 +20,10 @@ PARTS = {
         *("era_rl/core", "era_rl/devices.py", "era_rl/runs/settings.py", "era_rl/runs/command.py"),
         *("era_rl/runs/folder.py", "era_rl/runs/record.py", "era_rl/runs/agent.py"),
     ],
-    "sb3": ["era_rl/sb3", "era_rl/runs/yaml_files.py"],
+    "sb3": ["era_rl/sb3", "era_rl/runs/yaml_files.py", "era_rl/demo.py", "era_rl/demo_run.py"],
     "torchrl": ["era_rl/torchrl"],
     "bench": [
-        *("era_rl/envs", "era_rl/zoo", "era_rl/demo.py", "era_rl/demo_run.py"),
+        *("era_rl/envs", "era_rl/zoo"),
         *("benchmarks/*.py", "benchmarks/gpu"),
     ],
     "rsl_rl": ["era_rl/rsl_rl"],

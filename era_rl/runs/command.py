@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING
 from functools import partial
@@ -12,8 +13,14 @@ from typing import Any, Literal, get_args, get_origin
 from era_rl.runs.settings import Field, Settings, SettingsError, fields_of
 
 PASSIVE = "OMP_WAIT_POLICY", "PASSIVE"
-"""Of commands' environments, before torch is loaded: by default its threads spin while they wait, and
-where other processes want the cores they spin on them in each other's place."""
+"""In the environment when torch is loaded: its threads sleep while they wait for each other. By default
+they spin, and where other processes want the cores they do so in the place of what they wait for."""
+
+
+def set_up_training() -> None:
+    """Prepare the process of a command that trains, before torch is loaded."""
+    os.environ.setdefault(*PASSIVE)
+    warnings.filterwarnings("ignore", message="rich is experimental")  # of SB3's progress bar
 
 
 def add_arguments(
@@ -93,6 +100,7 @@ def exit_status(
 def _nobody_reads() -> bool:
     """Return whether stdout is a pipe that was closed, and then let go of what was to be written."""
     try:
+        sys.stdout.write("\n")
         sys.stdout.flush()
     except BrokenPipeError:
         # or the interpreter would complain at its end that it cannot flush

@@ -248,7 +248,8 @@ class Run(RunParts):
                 progress_bar=self.progress,
             )
         except (EOFError, ConnectionError) as error:  # of the pipe to the process
-            sys.stdout.flush()  # or of stdout, when nobody reads it any more
+            sys.stdout.write("\n")  # fails where it was stdout's, which nobody reads any more
+            sys.stdout.flush()
             raise RuntimeError(
                 "the process of an environment died: its error is above, unless the system ended it "
                 f"(out of memory, say); to go on: era-zoo train --resume {folder}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from era_rl.runs.agent import ALGORITHMS, AgentSettings, Seed
-from era_rl.runs.command import PASSIVE, add_arguments, exit_status
+from era_rl.runs.command import add_arguments, exit_status, set_up_training
 from era_rl.runs.settings import Setting, Settings, SettingsError, check_names
 
 Runs = Annotated[Path, Setting("folder that holds the runs", short="f", was="log_folder")]
@@ -128,7 +128,7 @@ COMMANDS: dict[str, tuple[str, str, type[Settings], str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2, with a line of text, for what is unknown."""
-    os.environ.setdefault(*PASSIVE)
+    set_up_training()
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         return exit_status("era-zoo", lambda: check_names("command", words[:1], COMMANDS))
