@@ -87,6 +87,7 @@ def agent_run(run: TrainingRun) -> Run:
         eval_envs=config["evaluation_episodes"],
         save_freq=run.checkpoint_every,
         threads=1,
+        monitor=False,  # traced by PolicyTrace
         verbose=0,
     )
 

@@ -3,9 +3,11 @@
 Each training runs in a process of its own, with a number of threads (0: what the commands choose for
 networks of that size) and a waiting policy of OpenMP: "active" is its default, by which threads spin.
 All take turns, quiet and beside as many processes that compute without end as are asked for.
-A training that is not over in ``limit`` seconds is ended and counts as that.
+A training that is not over in ``limit`` seconds is ended and counts as that. Process time, of all its
+threads, is beside the wall time: spinning shows in it, and that of one thread is its time on a quiet core.
 """
 
+import math
 import os
 import statistics
 import subprocess
@@ -34,9 +36,9 @@ set_threads(threads, 256 * width * width)
 model = SACERA("MlpPolicy", env, policy_kwargs={"net_arch": [width, width]}, learning_starts=0,
                buffer_size=10_000, seed=0, device="cpu", compile=False)
 model.learn(100)
-began = time.perf_counter()
+wall, process = time.perf_counter(), time.process_time()
 model.learn(steps, reset_num_timesteps=False)
-sys.stdout.write(str(time.perf_counter() - began))
+sys.stdout.write(f"{time.perf_counter() - wall} {time.process_time() - process}")
 """
 BUSY = "while True: pass"
 
@@ -69,8 +71,8 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def seconds(settings: Load, width: int, threads: int, policy: str) -> float:
-    """Return the wall time of a training."""
+def seconds(settings: Load, width: int, threads: int, policy: str) -> tuple[float, float]:
+    """Return the wall time and the process time of a training, the second NaN if it was ended."""
     environment = {**os.environ, **({PASSIVE[0]: PASSIVE[1]} if policy == "passive" else {})}
     environment.pop("OMP_NUM_THREADS", None)
     words = [settings.env, width, threads, settings.steps]
@@ -85,31 +87,33 @@ def seconds(settings: Load, width: int, threads: int, policy: str) -> float:
             timeout=settings.limit,
         )
     except subprocess.TimeoutExpired:
-        return time.perf_counter() - began
-    return float(answer.stdout)
+        return time.perf_counter() - began, math.nan
+    wall, process = map(float, answer.stdout.split())
+    return wall, process
 
 
 def measure(settings: Load) -> dict[str, Any]:
     """Return the times of every kind of training, quiet and under load, and their ratio."""
     kinds = list(product(settings.widths, settings.threads, ("active", "passive")))
-    times: dict[Any, list[list[float]]] = {kind: [[], []] for kind in kinds}
+    times: dict[Any, list[list[tuple[float, float]]]] = {kind: [[], []] for kind in kinds}
     for _ in counted(settings.rounds, "round"):
         for kind in kinds:
             times[kind][0].append(seconds(settings, *kind))
         with busy(settings.busy):
             for kind in kinds:
                 times[kind][1].append(seconds(settings, *kind))
-    return {
-        "trainings": [
-            {
-                **dict(zip(("width", "threads", "waiting"), kind, strict=True)),
-                "quiet_seconds": quiet,
-                "loaded_seconds": loaded,
-                "loaded_over_quiet": statistics.median(loaded) / statistics.median(quiet),
-            }
-            for kind, (quiet, loaded) in times.items()
-        ]
-    }
+    return {"trainings": [_row(kind, *found) for kind, found in times.items()]}
+
+
+def _row(
+    kind: Any, quiet: list[tuple[float, float]], loaded: list[tuple[float, float]]
+) -> dict[str, Any]:
+    row = dict(zip(("width", "threads", "waiting"), kind, strict=True))
+    for name, times in (("quiet", quiet), ("loaded", loaded)):
+        wall, process = zip(*times, strict=True)
+        row[f"{name}_wall_seconds"], row[f"{name}_process_seconds"] = wall, process
+    ratio = statistics.median(row["loaded_wall_seconds"])
+    return {**row, "loaded_over_quiet": ratio / statistics.median(row["quiet_wall_seconds"])}
 
 
 main = partial(run, Load, measure)

@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from era_rl.devices import set_threads
 from era_rl.runs.agent import ALGORITHMS
 from era_rl.runs.settings import SettingsError
 from era_rl.runs.yaml_files import override
@@ -89,6 +90,7 @@ def run_folder(agent: Agent) -> Path:
 
 def load(agent: Agent, **env_kwargs: Any) -> tuple[BaseAlgorithm, VecEnv]:
     """Return a run's agent and its environment, wrapped as in training, and say which agent it is."""
+    set_threads(0, 0)  # a state at a time
     folder = run_folder(agent)
     changed = override({}, agent.env_kwargs)
     sys.stdout.write(f"loading {agent_files(folder, agent.best)[0]}\n")

@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium
 import optuna
-import torch
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
@@ -18,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from era_rl.devices import check_device
+from era_rl.devices import check_device, set_threads
 from era_rl.runs.agent import ALGORITHMS, algorithm_class
 from era_rl.runs.settings import SettingsError
 from era_rl.runs.yaml_files import override, write_mapping
@@ -51,8 +50,7 @@ def tune(search: Tune, **arguments: Any) -> None:
     check_device(run.device)
     register_search_spaces(run.settings, _names(override({}, search.params)))
     ALGOS[run.algo] = algorithm_class(run.algo)
-    if run.threads > 0:
-        torch.set_num_threads(run.threads)
+    set_threads(run.threads, 0)  # of many sizes; several searches may share a machine
     set_random_seed(run.seed)
     experiment = Search(run, search)
     try:
