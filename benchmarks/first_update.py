@@ -32,7 +32,9 @@ class FirstUpdate(Measurement):
     )
     seeds: Annotated[int, Setting("seeds, from 0 on", low=1)] = 5
     n_steps: Annotated[int, Setting("steps of the rollout", low=64)] = 2_048
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "first-update" / "cpu.json"
+    out: Annotated[Path, Setting("JSON file to write")] = (
+        RESULTS / "first-hour" / "first-update.json"
+    )
 
 
 def approx_kl(algorithm: type[PPO], env: str, seed: int, n_steps: int) -> float:

@@ -4,10 +4,9 @@ Each training runs in a process of its own, with a number of threads (0: what th
 networks of that size) and a waiting policy of OpenMP: "active" is its default, by which threads spin.
 All take turns, quiet and beside as many processes that compute without end as are asked for.
 A training that is not over in ``limit`` seconds is ended and counts as that. Process time, of all its
-threads, is beside the wall time: spinning shows in it, and that of one thread is its time on a quiet core.
+threads, is beside the wall time: spinning shows in it; of one thread it is the time on a quiet core.
 """
 
-import math
 import os
 import statistics
 import subprocess
@@ -56,7 +55,7 @@ class Load(Measurement):
     steps: Annotated[int, Setting("steps of a training", low=1)] = 300
     rounds: Annotated[int, Setting("trainings of each kind", low=1)] = 3
     limit: Annotated[float, Setting("longest training, in seconds", low=1.0)] = 120.0
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "load" / "cpu.json"
+    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "first-hour" / "load.json"
 
 
 @contextmanager
@@ -71,8 +70,8 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def seconds(settings: Load, width: int, threads: int, policy: str) -> tuple[float, float]:
-    """Return the wall time and the process time of a training, the second NaN if it was ended."""
+def seconds(settings: Load, width: int, threads: int, policy: str) -> tuple[float, float | None]:
+    """Return the wall time and the process time of a training, the second None if it was ended."""
     environment = {**os.environ, **({PASSIVE[0]: PASSIVE[1]} if policy == "passive" else {})}
     environment.pop("OMP_NUM_THREADS", None)
     words = [settings.env, width, threads, settings.steps]
@@ -87,7 +86,7 @@ def seconds(settings: Load, width: int, threads: int, policy: str) -> tuple[floa
             timeout=settings.limit,
         )
     except subprocess.TimeoutExpired:
-        return time.perf_counter() - began, math.nan
+        return time.perf_counter() - began, None
     wall, process = map(float, answer.stdout.split())
     return wall, process
 
@@ -95,7 +94,7 @@ def seconds(settings: Load, width: int, threads: int, policy: str) -> tuple[floa
 def measure(settings: Load) -> dict[str, Any]:
     """Return the times of every kind of training, quiet and under load, and their ratio."""
     kinds = list(product(settings.widths, settings.threads, ("active", "passive")))
-    times: dict[Any, list[list[tuple[float, float]]]] = {kind: [[], []] for kind in kinds}
+    times: dict[Any, list[list[tuple[float, float | None]]]] = {kind: [[], []] for kind in kinds}
     for _ in counted(settings.rounds, "round"):
         for kind in kinds:
             times[kind][0].append(seconds(settings, *kind))
@@ -106,7 +105,7 @@ def measure(settings: Load) -> dict[str, Any]:
 
 
 def _row(
-    kind: Any, quiet: list[tuple[float, float]], loaded: list[tuple[float, float]]
+    kind: Any, quiet: list[tuple[float, float | None]], loaded: list[tuple[float, float | None]]
 ) -> dict[str, Any]:
     row = dict(zip(("width", "threads", "waiting"), kind, strict=True))
     for name, times in (("quiet", quiet), ("loaded", loaded)):

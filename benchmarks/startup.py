@@ -38,7 +38,7 @@ class Startup(Measurement):
     """How often each is started."""
 
     rounds: Annotated[int, Setting("starts of each", low=2)] = 9
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "startup" / "cpu.json"
+    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "first-hour" / "startup.json"
 
 
 def start(arguments: list[str]) -> tuple[float, float]:
