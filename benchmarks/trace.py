@@ -36,7 +36,8 @@ class PolicyTrace(VisitedStatesCallback):
     """
 
     def __init__(self, check_freq: int, csv_path: Path) -> None:
-        self._seconds_before = float(rows[-1][-1]) if (rows := read_rows(csv_path)) else 0.0
+        rows = read_rows(csv_path)
+        self._seconds_before = rows[-1][COLUMNS.index("seconds")] if rows else 0.0
         super().__init__("trace", COLUMNS, check_freq, csv_path, 0)
 
     def _init_callback(self) -> None:
