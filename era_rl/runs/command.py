@@ -37,7 +37,7 @@ def add_arguments(
         setting, flag = field.setting, _flag(field.name)
         flags = [f"-{setting.short}", flag] if setting.short else [flag]
         text = setting.about
-        if field.default not in (MISSING, None, ()):
+        if field.default not in (MISSING, None, ()) and "(default" not in text:
             text = f"{text} (default: {field.default})"
         parser.add_argument(
             *flags,

@@ -65,8 +65,12 @@ def _write_best(experiment: "Search", search: Tune) -> None:
     """Write the best trial's settings, and say how to train with them."""
     run = experiment.run
     zoos = entry_for(run.env, search.config or config_path(run.algo))
-    best = experiment.study.best_trial.user_attrs[DRAWN]
-    settings = {**run.settings, "n_timesteps": zoos["n_timesteps"], **best}
+    best = experiment.study.best_trial.user_attrs.get(DRAWN)
+    if best is None:
+        sys.stdout.write("the best trial is of an earlier version: the report has its settings\n")
+        return
+    steps = {"n_timesteps": zoos.get("n_timesteps", run.total_steps)}  # not those of a trial
+    settings = {**run.settings, **steps, **best}
     path = search.out / run.algo / f"{run.name}_best.yml"
     write_mapping(path, {run.env: settings})
     command = ["era-zoo", "train", "--algo", run.algo, "--env", run.env, "--config", str(path)]
