@@ -55,7 +55,7 @@ def temperature_logits(logits: Tensor, target: Tensor) -> Tensor:
 
     H falls monotonically with beta. Newton steps on ln H, safeguarded by a bracket that is bisected
     in ln beta, end at the side where the entropy was seen to be at least the target. Where beta < 1,
-    d ln beta = -sum_j p_j (y_j - E[y]) dy_j / Var(y), with y = beta logits.
+    d ln beta = -(dH0 + sum_j p_j (y_j - E[y]) dy_j) / Var(y), with y = beta logits and H0 the target.
 
     Args:
         logits: Shape (..., num_classes); -inf marks an impossible class.
@@ -70,13 +70,15 @@ def temperature_logits(logits: Tensor, target: Tensor) -> Tensor:
     # impossible classes get a finite stand-in; every sum below weights it by zero
     fixed = torch.where(possible, shifted.detach(), 0.0)
     target = target.unsqueeze(-1)
-    beta = _temperature(fixed, possible, target)
+    beta = _temperature(fixed, possible, target.detach())
     _, probs, centred = _entropy_at(beta, fixed, possible)
     variance = (probs * centred * centred).sum(-1, keepdim=True)
     active = beta < 1.0
-    weights = torch.where(active, probs * centred / variance.clamp_min(1e-30), 0.0)
+    inverse = torch.where(active, 1.0 / variance.clamp_min(1e-30), 0.0)
+    weights = probs * centred * inverse
     change = torch.where(possible, shifted - shifted.detach(), 0.0)
     log_beta_change = -(weights * beta * change).sum(-1, keepdim=True)
+    log_beta_change = log_beta_change - inverse * (target - target.detach())
     scaled = beta * (fixed + change) + beta * fixed * log_beta_change
     # where the floor is met the logits pass unchanged, to the bit
     return torch.where(active & possible, scaled, logits)

@@ -34,7 +34,13 @@ from era_rl.sb3.base import (
     refuse_nonfinite,
     refuse_sde,
 )
-from era_rl.sb3.gradients import crossq_critic_loss, least_value, mean_quantile, tqc_critic_loss
+from era_rl.sb3.gradients import (
+    crossq_critic_loss,
+    least_value,
+    mean_quantile,
+    slopes_by,
+    tqc_critic_loss,
+)
 from era_rl.sb3.learned_delta import LearnedDeltaMixin
 from era_rl.sb3.metrics import std_figures
 from era_rl.sb3.policies import (
@@ -159,7 +165,11 @@ class _RolloutMixin(ERAMixin, OnPolicyAlgorithm):
             raise
 
     def train(self) -> None:
-        """Train as the host does.
+        """Train as the host does, and log the price of the floor, ``train/entropy_price``.
+
+        It is dL/dH0 of the host's loss over the first pass through the rollout, where the ratios are
+        about 1: -E[A(s, a) dln pi(a|s)/dH0], which estimates -dE[A]/dH0 by the actions taken. Where
+        the host normalises advantages, it is times their std, so that it is in return per nat.
 
         Raises:
             FloatingPointError: If an observation or a reward of the rollout is not finite, or
@@ -172,9 +182,25 @@ class _RolloutMixin(ERAMixin, OnPolicyAlgorithm):
             self.num_timesteps, observations=buffer.observations, rewards=buffer.rewards
         )
         try:
-            super().train()
+            with slopes_by(self.era_policy.head._target_entropy) as slopes:
+                super().train()
         finally:  # torch's error for a distribution that is not finite does not say why
             self._refuse_lost_networks()
+        self._log_price(slopes[: self._minibatches])
+
+    @property
+    def _minibatches(self) -> int:
+        """How many minibatches a rollout has."""
+        size = self.n_steps * self.n_envs
+        return math.ceil(size / getattr(self, "batch_size", size))
+
+    def _log_price(self, slopes: list[Tensor]) -> None:
+        """Log the mean slope of the loss by the floor; none are there where nothing depends on it."""
+        if slopes:
+            normalised = getattr(self, "normalize_advantage", False)
+            scale = float(self.rollout_buffer.advantages.std()) if normalised else 1.0
+            price = scale * torch.stack(slopes).mean().item()
+            self.logger.record_mean("train/entropy_price", price)
 
 
 class _OnPolicyERAMixin(LearnedDeltaMixin, _RolloutMixin):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -205,10 +231,8 @@ class _CompilingOnPolicyMixin(CompilingMixin, _OnPolicyERAMixin):  # pyright: ig
     """Compiles the policy in long trainings."""
 
     def _planned_calls(self, total_timesteps: int) -> int:
-        size = self.n_steps * self.n_envs
-        minibatches = math.ceil(size / getattr(self, "batch_size", size))
-        updates = getattr(self, "n_epochs", 1) * minibatches
-        return math.ceil(total_timesteps / size) * (self.n_steps + updates)
+        rollouts = math.ceil(total_timesteps / (self.n_steps * self.n_envs))
+        return rollouts * (self.n_steps + getattr(self, "n_epochs", 1) * self._minibatches)
 
     def train(self) -> None:
         """Train as the host does, the policy compiled where it is asked for."""

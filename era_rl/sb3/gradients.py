@@ -232,6 +232,19 @@ class GradientStep:
 
 
 @contextmanager
+def slopes_by(buffer: Tensor) -> Iterator[list[Tensor]]:
+    """Collect the derivative by a buffer of each loss that is taken back within the block."""
+    slopes: list[Tensor] = []
+    with _differentiable([buffer]):
+        handle = buffer.register_hook(slopes.append)
+        try:
+            yield slopes
+        finally:
+            handle.remove()
+            buffer.grad = None
+
+
+@contextmanager
 def _differentiable(buffers: Iterable[Tensor]) -> Iterator[None]:
     """Have autograd follow buffers within the block."""
     for buffer in buffers:

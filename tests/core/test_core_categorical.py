@@ -68,12 +68,13 @@ def test_temperature_gradient_equals_differences_of_the_bisected_root() -> None:
     logits = 4.0 * torch.randn(7, dtype=torch.float64)
     cotangent = torch.randn(7, dtype=torch.float64)
     leaf = logits.clone().requires_grad_()
+    floor = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
     # the common shift of logits is free: compare log-probabilities
-    probs = softmax_era(leaf, target_entropy=1.2, method="temperature").log_softmax(-1)
+    probs = softmax_era(leaf, target_entropy=floor, method="temperature").log_softmax(-1)
     (probs * cotangent).sum().backward()
 
-    def objective(row: np.ndarray) -> float:
-        scaled = torch.from_numpy(oracle.temperature(row, 1.2) * row)
+    def objective(row: np.ndarray, floor: float = 1.2) -> float:
+        scaled = torch.from_numpy(oracle.temperature(row, floor) * row)
         return (scaled.log_softmax(-1) * cotangent).sum().item()
 
     for i in range(7):
@@ -81,6 +82,18 @@ def test_temperature_gradient_equals_differences_of_the_bisected_root() -> None:
         step[i] = 1e-5
         slope = (objective(logits.numpy() + step) - objective(logits.numpy() - step)) / 2e-5
         assert leaf.grad[i].item() == pytest.approx(slope, rel=1e-6, abs=1e-7)
+    rise = (objective(logits.numpy(), 1.2 + 1e-5) - objective(logits.numpy(), 1.2 - 1e-5)) / 2e-5
+    assert floor.grad.item() == pytest.approx(rise, rel=1e-6)
+
+
+def test_a_class_alone_has_no_slope_by_its_floor() -> None:
+    """One possible class: H0 = 0, beta is free, and d logits / d H0 = 0 instead of NaN."""
+    logits = torch.tensor([[3.0, -torch.inf, -torch.inf], [3.0, 1.0, -4.0]])
+    floor = torch.tensor([0.0, 1.0], requires_grad=True)
+    bounded = softmax_era(logits, target_entropy=floor, method="temperature")
+    bounded[:, 0].sum().backward()
+    assert floor.grad[0] == 0.0
+    assert floor.grad[1].isfinite()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sb3_family import BOX, OFF_POLICY, small
+from gymnasium import spaces
+from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, OFF_POLICY, small
 from sb3_toys import DoubleExtractor, logging_to, read_rows, small_sacera, states
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
-from era_rl.core import truncated_normal_sample
+from era_rl.core import TruncatedGaussianHead, truncated_normal_sample
 from era_rl.core.truncation import entropy_slopes
 
 OPTIONS: list[dict[str, Any]] = [
@@ -123,3 +125,98 @@ def test_a_frozen_actor_has_no_price(tmp_path: Path) -> None:
     with logging_to(tmp_path, model):
         model.learn(40, log_interval=1)
     assert read_rows(tmp_path / "progress.csv")[-1]["train/entropy_price"] == "nan"
+
+
+ON_POLICY: list[tuple[str, Any, dict[str, Any]]] = [
+    ("PPOERA", BOX, {}),
+    ("PPOERA", BOX, {"slack": 0.3, "ent_coef": 0.05}),
+    ("PPOERA", BOX, {"min_entropy_per_dim": -0.6, "normalize_advantage": False}),
+    ("PPOERA", DISCRETE, {}),
+    ("MaskablePPOERA", MULTI_DISCRETE, {}),
+    ("A2CERA", BOX, {}),
+]
+
+
+def rolled_out(name: str, space: Any, **options: Any) -> Any:
+    """Return a model in float64 that keeps its networks, with a rollout acted at a lower floor."""
+    extractor = {"features_extractor_class": DoubleExtractor}
+    floor = -1.0 if space is BOX else 0.9
+    model: Any = small(
+        name, space, target_entropy=floor, learning_rate=0.0, policy_kwargs=extractor, **options
+    )
+    model.policy.double()
+    with torch.no_grad():  # actions that the floor takes probability from
+        model.policy.action_net.weight.mul_(30.0 if space is BOX else 2000.0)
+    model.learn(32)
+    model.target_entropy = floor + 0.1
+    model.set_logger(Logger(None, []))
+    return model
+
+
+def surrogate(model: Any, data: Any) -> Tensor:
+    """Return the part of the host's loss on a minibatch that depends on the policy."""
+    advantages = data.advantages
+    if model.normalize_advantage:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    mask = {"action_masks": data.action_masks} if hasattr(data, "action_masks") else {}
+    actions = data.actions if isinstance(model.action_space, spaces.Box) else data.actions.long()
+    if isinstance(model.action_space, spaces.Discrete):
+        actions = actions.flatten()
+    _, log_prob, entropy = model.policy.evaluate_actions(data.observations, actions, **mask)
+    gain = advantages * log_prob
+    if hasattr(model, "clip_range"):
+        ratio, limit = torch.exp(log_prob - data.old_log_prob), model.clip_range(1.0)
+        gain = torch.min(advantages * ratio, advantages * ratio.clamp(1.0 - limit, 1.0 + limit))
+    return -gain.mean() - model.ent_coef * entropy.mean()
+
+
+@pytest.mark.parametrize(("name", "space", "options"), ON_POLICY, ids=str)
+def test_the_price_on_policy_is_the_slope_of_the_surrogate(
+    name: str, space: Any, options: dict[str, Any]
+) -> None:
+    """std(A) (L(H0 + h) - L(H0 - h)) / 2 h over the first pass, L of normalised A, in float64."""
+    model = rolled_out(name, space, **options)
+    floor, buffer = model.target_entropy, model.rollout_buffer
+    np.random.seed(0)
+    minibatches = list(buffer.get(getattr(model, "batch_size", None)))
+    losses = []
+    for shift in (H, -H):
+        model.target_entropy = floor + shift
+        with torch.no_grad():
+            losses.append(torch.stack([surrogate(model, data) for data in minibatches]).mean())
+    model.target_entropy = floor
+    np.random.seed(0)
+    model.train()
+    found = model.logger.name_to_value["train/entropy_price"]
+    scale = buffer.advantages.std() if model.normalize_advantage else 1.0
+    assert abs(found) > 1e-4
+    assert found == pytest.approx(scale * (losses[0] - losses[1]).item() / (2.0 * H), rel=1e-3)
+    head = model.policy.head
+    assert not head._target_entropy.requires_grad
+    assert head._target_entropy.grad is None
+
+
+def test_the_price_by_actions_taken_is_that_of_the_value() -> None:
+    """E[A(a) dln pi(a)/dH0] = dE[A(a)]/dH0, here of A(a) = -|a - g|^2, in float64."""
+    head, goal = TruncatedGaussianHead(2, target_entropy=-1.0), torch.tensor([0.5, -0.2])
+    raw = torch.tensor([0.3, -0.4, 0.6, -0.6], dtype=torch.float64).expand(400_000, 4)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(400_000, 2, generator=generator, dtype=torch.float64)
+    floor = head._target_entropy.requires_grad_()
+    params = head.params(raw)
+    actions = head.sample(params, noise)
+    values = -(actions - goal).square().sum(-1)
+    (expected,) = torch.autograd.grad(values.mean(), floor, retain_graph=True)
+    fixed = actions.detach()
+    advantage = values.detach() - values.detach().mean()
+    (found,) = torch.autograd.grad((advantage * head.log_prob(params, fixed)).mean(), floor)
+    assert expected.item() < -0.04
+    assert found.item() == pytest.approx(expected.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["PPOERA", "A2CERA", "RecurrentPPOERA"])
+def test_the_price_on_policy_is_logged(name: str, tmp_path: Path) -> None:
+    model: Any = small(name, BOX)
+    with logging_to(tmp_path, model):
+        model.learn(64, log_interval=1)
+    assert np.isfinite(float(read_rows(tmp_path / "progress.csv")[-1]["train/entropy_price"]))

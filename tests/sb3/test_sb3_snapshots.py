@@ -112,6 +112,7 @@ class _Rollout:
             log_prob = model.policy.evaluate_actions(states, taken, **options)[1]
         self.samples = self.samples._replace(old_log_prob=log_prob + 0.1 * draws.normal(BATCH))
         self.values = self.returns = self.rewards = np.ones(BATCH)
+        self.advantages = self.samples.advantages.numpy()
         self.observations, self.actions = states.numpy(), actions.numpy()
 
     def get(self, batch_size: int | None = None) -> Any:
