@@ -1,16 +1,20 @@
 """Sections of a report on what policies did: entropy, actions, gradients, scores by floor and size."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import figures, metrics
+from benchmarks import figures, metrics, scores
 from benchmarks.acting import SAMPLES, WAYS
 from benchmarks.document import Picture, Section, Table
 from benchmarks.metrics import Improvement
 from benchmarks.scores import Findings, Runs
 from era_rl.sb3.gradient_conflict import CONFLICT_COLUMNS, plot_gradient_conflict
+
+EACH = {"entropy": ("entropy, nats", "Entropy"), "std": ("std", "Std before truncation")}
+"""Figures of a dimension by column: axis and name."""
 
 
 def by_pair(findings: Findings) -> Iterator[tuple[str, Runs]]:
@@ -25,11 +29,14 @@ def entropy(findings: Findings, folder: Path) -> Section:
     rows = []
     for pair, runs in by_pair(findings):
         dim = runs[0]["action_dim"]
-        floor = runs[0]["trace"]["floor"][-1]
+        floors = [floor for floor in runs[0]["trace"]["floor"] if floor is not None]
         last = np.mean([run["trace"]["entropy_mean"][-1] for run in runs]) / dim
         lowest = min(min(run["trace"]["entropy_min"]) for run in runs) / dim
-        held = "-" if floor is None else f"{lowest - floor / dim:+.4f}"
-        shown = "none" if floor is None else f"{floor / dim:.3f}"
+        held, shown = "-", "none"
+        if floors:
+            held = f"{min(min(run['trace']['margin_min']) for run in runs) / dim:+.4f}"
+            ends = dict.fromkeys(f"{floor / dim:.3f}" for floor in (floors[0], floors[-1]))
+            shown = " to ".join(ends)
         rows.append([pair, str(len(runs)), shown, f"{last:.3f}", f"{lowest:.3f}", held])
     header = ["task, arm", "seeds", "floor", "mean at the end", "lowest of all states", "margin"]
     picture = (
@@ -38,12 +45,46 @@ def entropy(findings: Findings, folder: Path) -> Section:
     )
     caption = (
         "Nats per dimension, of actions in [-1, 1]. The margin is the lowest entropy of any visited "
-        "state minus the floor: a floor that holds has none below zero (but rounding). PPO's and A2C's "
-        "own policies are unbounded normals, whose entropy is that before clipping"
+        "state minus the floor in force there: a floor that holds has none below zero (but "
+        "rounding). PPO's and A2C's own policies are unbounded normals, whose entropy is that before "
+        "clipping"
     )
     return Section(
         "Entropy and floor", [Picture("entropy.png", picture), Table(header, rows, caption)]
     )
+
+
+def each_dimension(findings: Findings, folder: Path) -> Section:
+    """Return entropy and std of the single dimensions, of runs whose traces have them."""
+    section = Section("Single dimensions")
+    grid = {
+        pair: runs
+        for pair, runs in findings.grid.items()
+        if all("std_0" in run["trace"] for run in runs)
+    }
+    if not grid:
+        return section
+    measured = replace(findings, grid=grid)
+    for column, (ylabel, what) in EACH.items():
+        figures.dimensions(measured, folder / f"each_{column}.png", column=column, ylabel=ylabel)
+        text = (
+            f"{what} of the single dimensions on visited states: mean, lowest to highest dimension "
+            "(band, both averaged over seeds), and the lowest of any state and seed (dotted)"
+        )
+        section.blocks.append(Picture(f"each_{column}.png", text))
+    rows = [[pair, *_ends_of_dimensions(runs)] for pair, runs in by_pair(measured)]
+    header = ["task, arm", "entropy, lowest and highest dimension", "lowest of all states"]
+    header += ["std, lowest and highest dimension", "lowest of all states"]
+    caption = "At the end, averaged over seeds; the lowest are those of the whole training"
+    section.blocks.append(Table(header, rows, caption))
+    return section
+
+
+def _ends_of_dimensions(runs: Runs) -> Iterator[str]:
+    for column in EACH:
+        last = scores.of_dimensions(runs, column)[1][:, :, -1]
+        yield f"{last.min(0).mean():.3f} to {last.max(0).mean():.3f}"
+        yield f"{scores.lowest_of_states(runs, column).min():.3f}"
 
 
 def acting(findings: Findings) -> Section:

@@ -11,7 +11,15 @@ from matplotlib.ticker import EngFormatter
 
 from benchmarks import metrics
 from benchmarks.metrics import Improvement, Interval
-from benchmarks.scores import Findings, Runs, evaluations, traces, unique
+from benchmarks.scores import (
+    Findings,
+    Runs,
+    evaluations,
+    lowest_of_states,
+    of_dimensions,
+    traces,
+    unique,
+)
 
 Draw = Callable[[Axes, Runs, Any, str], None]
 LOWEST = -10.0
@@ -68,6 +76,26 @@ def means(findings: Findings, path: Path, *, column: str, ylabel: str, log: bool
         axis.plot(steps, values.mean(0), color=color, label=label)
 
     _panels(findings, draw, ylabel, path, log=log)
+
+
+def dimensions(findings: Findings, path: Path, *, column: str, ylabel: str) -> None:
+    """Draw a figure of the dimensions: their mean, lowest to highest, and the lowest of any state.
+
+    Args:
+        findings: Runs that have the columns of each dimension (``benchmarks.trace.EACH``).
+        path: The file.
+        column: "std" or "entropy". Mean and band are means over seeds, the lowest state is any seed's.
+        ylabel: What it is.
+    """
+
+    def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
+        steps, each = of_dimensions(runs, column)
+        axis.plot(steps, each.mean((0, 1)), color=color, label=label)
+        low, high = each.min(0).mean(0), each.max(0).mean(0)
+        axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        axis.plot(steps, lowest_of_states(runs, column), color=color, linewidth=0.8, linestyle=":")
+
+    _panels(findings, draw, ylabel, path, log=column == "std")
 
 
 def gains(by_arm: Mapping[str, Mapping[int, Improvement]], path: Path) -> None:

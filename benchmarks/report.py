@@ -62,6 +62,7 @@ def _measured(findings: Findings, folder: Path) -> list[Section]:
             "grey: what is had without an action and with random ones",
         ),
         behaviour.entropy(findings, folder),
+        behaviour.each_dimension(findings, folder),
         behaviour.acting(findings),
         behaviour.conflict(findings, folder),
         behaviour.dimensions(findings, folder),

@@ -155,6 +155,19 @@ def traces(runs: Runs, column: str) -> tuple[Array, Array]:
     return steps, np.array(rows)
 
 
+def of_dimensions(runs: Runs, column: str) -> tuple[Array, Array]:
+    """Return steps and a figure of each dimension of the traces, (dimensions, seeds, steps)."""
+    found = [traces(runs, f"{column}_{i}") for i in range(runs[0]["action_dim"])]
+    return found[0][0], np.array([values for _, values in found])
+
+
+def lowest_of_states(runs: Runs, column: str) -> Array:
+    """Return the lowest "std" or "entropy" of any state, dimension and seed, (steps,)."""
+    if column == "std":
+        return np.exp(traces(runs, "log_std_min")[1].min(0))
+    return of_dimensions(runs, "lowest")[1].min((0, 1))
+
+
 def unique(values: Iterator[str] | Sequence[str]) -> list[str]:
     """Return values in the order of their first appearance."""
     return list(dict.fromkeys(values))

@@ -71,6 +71,22 @@ def test_entropies_far_below_are_cut_off(tmp_path: Path, drawn: list[Figure]) ->
     assert drawn[0].axes[0].get_ylim()[0] == figures.LOWEST
 
 
+def test_dimensions_are_their_mean_their_range_and_the_lowest_of_any_state(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    """Line: mean over dimensions and seeds. Band: mean over seeds of the least and the greatest."""
+    trace = {f"std_{i}": [[1.0 + i] * 10, [2.0 + 3.0 * i] * 10] for i in range(2)}
+    trace["log_std_min"] = [[-1.0] * 10, [-2.0, 0.0] * 5]
+    found = findings(tmp_path, trace=trace)
+    figures.dimensions(found, tmp_path / "x.png", column="std", ylabel="std")
+    (axis,) = drawn[0].axes
+    mean, lowest = lines(axis, "era")[:2]
+    assert mean.tolist() == [2.5] * 10
+    np.testing.assert_allclose(lowest, np.exp([-2.0, -1.0] * 5))
+    corners = axis.collections[-1].get_paths()[0].vertices[:, 1]
+    assert (corners.min(), corners.max()) == (1.5, 3.5)
+
+
 def test_learning_curves_are_iqms_beside_what_is_had_for_nothing(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:

@@ -74,11 +74,29 @@ def test_entropies_and_floors_are_per_dimension(tmp_path: Path) -> None:
         result = made_up(run, LEVELS[run.arm])
         result["trace"]["entropy_mean"] = [8.0] * 9 + [0.2 * scale]
         result["trace"]["entropy_min"] = [-0.5, -0.4 * scale] * 5
-        result["trace"]["floor"] = [-1.0 if run.arm == "era" else None] * 10
+        result["trace"]["floor"] = [0.0, *[-1.0] * 9] if run.arm == "era" else [None] * 10
+        result["trace"]["margin_min"] = [0.3, -0.1 * scale] * 5
         write_json(run.result(tmp_path / "r"), {**result, "action_dim": 2})
     text = written(loaded, tmp_path / "r", tmp_path / "s")
-    assert "| pendulum, era | 2 | -0.500 | 0.200 | -0.600 | -0.1000 |" in text
+    assert "| pendulum, era | 2 | 0.000 to -0.500 | 0.200 | -0.600 | -0.1500 |" in text
     assert "| pendulum, sac | 2 | none | 0.100 | -0.250 | - |" in text
+
+
+def test_single_dimensions_are_reported_of_runs_that_have_them(tmp_path: Path) -> None:
+    """Means over seeds of the least and the greatest dimension, and the least of any state."""
+    loaded = suite.load(tiny(tmp_path))
+    for run, scale in zip(loaded.runs, (1.0, 1.0, 1.0, 3.0), strict=True):
+        result = {**made_up(run, LEVELS[run.arm]), "action_dim": 2}
+        if run.arm == "era":
+            result["trace"] |= {"std_0": [0.1 * scale] * 10, "std_1": [0.5] * 10}
+            result["trace"] |= {"entropy_0": [-1.0] * 10, "entropy_1": [-0.4 * scale] * 10}
+            result["trace"] |= {"lowest_0": [-1.5] * 10, "lowest_1": [0.0, -2.0 * scale] * 5}
+            result["trace"]["log_std_min"] = [-3.0] * 10
+        write_json(run.result(tmp_path / "r"), result)
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    cells = "-1.100 to -0.700 | -6.000 | 0.200 to 0.500 | 0.050"
+    assert f"| pendulum, era | {cells} |" in text
+    assert {"each_entropy.png", "each_std.png"} < {p.name for p in (tmp_path / "r").glob("*.png")}
 
 
 def test_conflicts_are_means_over_training_with_the_lowest_and_the_highest_seed(
