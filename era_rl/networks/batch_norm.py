@@ -32,6 +32,7 @@ class BatchNormMLP(nn.Sequential):
         layers: list[nn.Module] = [nn.BatchNorm1d(in_features, EPS, MOMENTUM)]
         for before, after in zip([in_features, *widths], widths, strict=False):
             layers.append(nn.Linear(before, after, bias=False))
+            nn.init.orthogonal_(layers[-1].weight)  # pyright: ignore[reportArgumentType]
             layers += [nn.BatchNorm1d(after, EPS, MOMENTUM), nn.ReLU()]
         super().__init__(*layers)
 

@@ -87,26 +87,31 @@ class RunningNorm(nn.Module):
         return standardise(x, self.mean, self.var, eps=self.eps, clip=self.clip)
 
 
-def reward_scale(var: Tensor, peak: Tensor, *, bound: float, eps: float = 1e-8) -> Tensor:
-    """Return what rewards are divided by: max(sqrt(var + eps), peak / bound).
+def reward_scale(mean: Tensor, var: Tensor, *, bound: float, eps: float = 1e-8) -> Tensor:
+    """Return what rewards are divided by: max(s, (|mean| + 2 s) / bound) with s = sqrt(var + eps).
 
-    The first makes discounted returns vary by one, the second keeps the largest within [-bound, bound],
-    where the bins of a categorical value end.
+    The first makes discounted returns vary by one (XQC's). The second keeps returns that hardly vary
+    within [-bound, bound], where the bins of a categorical value end; it is smaller where
+    |mean| <= (bound - 2) s. The largest return so far in its place (SimbaV2's) would make all rewards
+    small for good after one lucky episode.
 
     Args:
-        var: Variance of the discounted returns.
-        peak: The largest |return| so far, of the same shape.
+        mean: Of the discounted returns.
+        var: Their variance, of the same shape.
         bound: Positive.
         eps: Added to the variance.
+
+    Source: XQC, arXiv 2509.25174; SimbaV2, arXiv 2502.15280.
     """
-    return torch.maximum((var + eps).sqrt(), peak / bound)
+    std = (var + eps).sqrt()
+    return torch.maximum(std, (mean.abs() + 2.0 * std) / bound)
 
 
 class RewardScale(nn.Module):
     """The running scale of rewards, from discounted returns G_t = gamma G_{t-1} + r_t so far.
 
-    :func:`reward_scale` of the variance and the largest of G over time and environments. Its state is
-    in buffers.
+    :func:`reward_scale` of the mean and variance of G over time and environments. Its state is in
+    buffers.
 
     Args:
         gamma: Discount, in [0, 1].
@@ -115,12 +120,9 @@ class RewardScale(nn.Module):
 
     Raises:
         ValueError: For an argument outside its range.
-
-    Source: SimbaV2, arXiv 2502.15280.
     """
 
     returns: Tensor
-    peak: Tensor
 
     def __init__(self, gamma: float, bound: float, *shape: int) -> None:
         super().__init__()
@@ -131,7 +133,6 @@ class RewardScale(nn.Module):
         self.gamma, self.bound = gamma, bound
         self.moments = RunningNorm(*shape[:-1], 1)
         self.register_buffer("returns", torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("peak", torch.zeros(*shape[:-1], 1, dtype=torch.float64))
 
     @torch.no_grad()
     def update(self, rewards: Tensor, dones: Tensor) -> None:
@@ -140,12 +141,11 @@ class RewardScale(nn.Module):
             self.returns = self.returns.new_zeros(rewards.shape)
         returns = self.gamma * self.returns + rewards
         self.moments.update(returns.unsqueeze(-1))
-        self.peak.copy_(torch.maximum(self.peak, returns.abs().amax(-1, keepdim=True)))
         self.returns.copy_(returns.masked_fill(dones.bool(), 0.0))
 
     def forward(self) -> Tensor:
         """Return the scale by which rewards are divided, (..., 1), positive."""
-        return reward_scale(self.moments.var, self.peak, bound=self.bound)
+        return reward_scale(self.moments.mean, self.moments.var, bound=self.bound)
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, state_dict: Any, prefix: str, *args: Any

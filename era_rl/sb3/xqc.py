@@ -13,7 +13,7 @@ from stable_baselines3.sac.sac import SAC
 from torch import Tensor, nn
 
 from era_rl.networks import BatchNormMLP, CategoricalValue, RewardScale
-from era_rl.networks.batch_norm import UnitRowAdam
+from era_rl.networks.batch_norm import MOMENTUM, UnitRowAdam
 from era_rl.networks.values import categorical_loss, least_categorical, project_categorical
 from era_rl.sb3.gradients import Transitions, least_value
 from era_rl.sb3.policies import ERAPolicyMixin, SACERAActor
@@ -191,6 +191,10 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        # the actor's statistics follow its weights as the critics' do theirs, though it waits
+        for module in self.actor.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.momentum = 1.0 - (1.0 - MOMENTUM) ** self.policy_delay
         self.reward_scale = RewardScale(self.gamma, self.policy.bound, self.n_envs)  # type: ignore[arg-type]
 
     def _make_update(self) -> Update:
