@@ -24,7 +24,7 @@ KEYS = frozenset(
     [
         *("description", "baseline", "tasks", "arms", "seeds", "commands", "device"),
         *("steps", "evaluate_every", "evaluation_episodes", "checkpoint_every"),
-        "gradient_conflict",
+        *("gradient_conflict", "fp32_precision"),
     ]
 )
 NEEDED = frozenset(["description", "arms", "seeds", "evaluate_every", "checkpoint_every"])
@@ -37,6 +37,8 @@ ENTRIES = {
 }
 
 
+PRECISIONS = ("ieee", "bf16")
+"""Of the factors of float32 matrix products on the CPU, as torch names them; sums stay float32."""
 AGENT = "agent"
 """In a run's folder of scratch: the folder of its :class:`era_rl.sb3.run.Run`."""
 PROGRESS = ("learning_rate", "clip_range", "target_entropy", "nats_per_dim")
@@ -305,7 +307,10 @@ def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) 
     for changes in (task.get("params", {}), arm.get("params", {}), {"n_timesteps": steps}):
         settings = _changed(settings, changes)
     check(settings, algorithm_class(arm["algo"]))
+    precision = {name: content[name] for name in ["fp32_precision"] if name in content}
+    check_names("fp32_precision", precision.values(), PRECISIONS)
     return {
+        **precision,
         "algo": arm["algo"],
         "env": task["env"],
         "steps": settings.pop("n_timesteps"),
