@@ -71,7 +71,7 @@ def test_the_critics_loss_is_its_definition() -> None:
 
 
 def test_rewards_are_divided_by_the_scale_of_the_returns_so_far() -> None:
-    """max(std, (|mean| + 2 std) / 5) of G_t = .99 G_{t-1} + r_t within episodes, random steps included."""
+    """max(std, (|mean| + 2 std) / 5) of G_t = .99 G_{t-1} + r_t within episodes."""
     model: Any = small("XQCERA", make_vec_env(lambda: TargetEnv(horizon=7), 2, seed=0))
     model.learn(60)
     rewards, dones = model.replay_buffer.rewards[:30], model.replay_buffer.dones[:30]
