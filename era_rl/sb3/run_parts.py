@@ -128,7 +128,8 @@ class RunParts(AgentSettings):
         evaluation = None if eval_env is None else self._evaluation(eval_env, folder)
         monitor = None
         if self.monitor and issubclass(algorithm_class(self.algo), ERAMixin):
-            monitor = EntropyMonitor(max(self.total_steps // 100, 1), folder / ENTROPY)
+            every = max(self.total_steps // 100, 1)
+            monitor = EntropyMonitor(every, folder / ENTROPY, per_dim=True)
         lines = Lines(evaluation, monitor) if self.verbose else None
         return [callback for callback in (evaluation, monitor, lines) if callback is not None]
 

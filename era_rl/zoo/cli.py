@@ -96,6 +96,9 @@ class Plot(Settings):
 
     algo: Annotated[tuple[str, ...], Setting("algorithms, one curve each")]
     env: Annotated[tuple[str, ...], Setting("gymnasium ids, side by side")]
+    what: Annotated[
+        Literal["return", "entropy", "std"], Setting("returns, or a figure of each dimension")
+    ] = "return"
     runs: Runs = Path("logs")
     out: Annotated[Path, Setting("file to write", short="o", was="output")] = Path("curves.png")
 

@@ -1,47 +1,102 @@
-"""Learning curves of the zoo's runs."""
+"""Learning curves of the zoo's runs, and the entropy of their dimensions."""
 
+import csv
+import re
 import sys
-from functools import reduce
+from collections.abc import Callable
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from era_rl.runs.settings import SettingsError
+from era_rl.sb3.run_checkpoint import ENTROPY
 from era_rl.sb3.run_parts import file_name
 from era_rl.zoo.cli import Plot
 
+NAMED = 10
+"""Most dimensions that are named in a legend."""
+
 
 def plot(args: Plot) -> None:
-    """Draw evaluation returns, mean and standard error over runs, and print the last of them."""
-    figure = Figure(figsize=(6.4 * len(args.env), 4.8), layout="constrained")
+    """Draw what is asked for of runs, and print the last of it."""
+    draw, ylabel, apart = FIGURES[args.what]
+    panels = [
+        (env_id, algos)
+        for env_id in args.env
+        for algos in ([(algo,) for algo in args.algo] if apart else [args.algo])
+    ]
+    figure = Figure(figsize=(6.4 * len(panels), 4.8), layout="constrained")
     formats = figure.canvas.get_supported_filetypes()
     if args.out.suffix[1:] not in formats:
         raise SettingsError(f"--out {args.out} must end in one of .{', .'.join(sorted(formats))}")
-    axes = np.atleast_1d(figure.subplots(1, len(args.env)))
-    for env_id, axis in zip(args.env, axes, strict=True):
-        name = file_name(env_id)
-        axis.set(title=env_id, xlabel="steps", ylabel="evaluation return")
-        for algo in args.algo:
-            paths = sorted(args.runs.glob(f"{algo}/{name}_[0-9]*/evaluations.npz"))
-            if not paths:
-                raise SettingsError(f"no evaluations of {algo} on {env_id} in {args.runs}")
-            steps, returns = returns_of_runs(paths)
-            mean, error = mean_and_error(returns)
-            runs = f"{len(paths)} run{'s' * (len(paths) > 1)}"
-            axis.plot(steps, mean, marker=".", label=f"{algo}, {runs}")
-            axis.fill_between(steps, mean - error, mean + error, alpha=0.3)
-            spread = f" +/- {error[-1]:.1f}" if len(paths) > 1 else ""
-            sys.stdout.write(
-                f"{algo} on {env_id}: {mean[-1]:.1f}{spread} at step {steps[-1]}, {runs}\n"
-            )
-        axis.legend()
+    axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    for (env_id, algos), axis in zip(panels, axes, strict=True):
+        axis.set(title=env_id, xlabel="steps", ylabel=ylabel)
+        for algo in algos:
+            said = draw(axis, algo, args.runs / algo / file_name(env_id))
+            sys.stdout.write(f"{algo} on {env_id}: {said}\n")
+        axis.legend(title=", ".join(algos) if apart else None)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=120)
     sys.stdout.write(f"{args.out}\n")
+
+
+def draw_returns(axis: Axes, algo: str, place: Path) -> str:
+    """Draw evaluation returns, mean and standard error over runs; return the last of them."""
+    paths = files_of_runs(place, "evaluations.npz", "evaluations")
+    steps, returns = returns_of_runs(paths)
+    mean, error = mean_and_error(returns)
+    axis.plot(steps, mean, marker=".", label=f"{algo}, {_runs(paths)}")
+    axis.fill_between(steps, mean - error, mean + error, alpha=0.3)
+    spread = f" +/- {error[-1]:.1f}" if len(paths) > 1 else ""
+    return f"{mean[-1]:.1f}{spread} at step {steps[-1]}, {_runs(paths)}"
+
+
+def draw_dimensions(axis: Axes, algo: str, place: Path, *, figure: str) -> str:
+    """Draw the entropy or the std of each dimension, means over runs; return the last of them."""
+    paths = files_of_runs(place, ENTROPY, f"{ENTROPY} with each dimension")
+    tables = [read_checks(path) for path in paths]
+    columns = [name for name in tables[0] if re.fullmatch(rf"{figure}_\d+", name)]
+    if not columns or any(set(columns) - table.keys() for table in tables):
+        raise SettingsError(f"{paths[0]} and its like must all have each dimension's {figure}")
+    steps = common_steps([table["timesteps"] for table in tables], paths)
+    last = []
+    for name in columns:
+        mean = np.mean([np.interp(steps, t["timesteps"], t[name]) for t in tables], axis=0)
+        axis.plot(steps, mean, label=name if len(columns) <= NAMED else None)
+        last.append(mean[-1])
+    lowest, highest = np.argmin(last), np.argmax(last)
+    return (
+        f"{columns[lowest]} {last[lowest]:.3f} to {columns[highest]} {last[highest]:.3f} at step "
+        f"{steps[-1]:.0f}, {_runs(paths)}"
+    )
+
+
+FIGURES: dict[str, tuple[Callable[..., str], str, bool]] = {
+    "return": (draw_returns, "evaluation return", False),
+    "entropy": (partial(draw_dimensions, figure="entropy"), "entropy of a dimension, nats", True),
+    "std": (partial(draw_dimensions, figure="std"), "std of a dimension", True),
+}
+"""By name: what draws it, the axis' name, and whether each algorithm has a panel of its own."""
+
+
+def files_of_runs(place: Path, name: str, what: str) -> list[Path]:
+    """Return a file of all runs of ``<runs>/<algo>/<env>``; SettingsError where there is none."""
+    paths = sorted(place.parent.glob(f"{place.name}_[0-9]*/{name}"))
+    if not paths:
+        algo, runs = place.parent.name, place.parent.parent
+        raise SettingsError(f"no {what} of {algo} on {place.name} in {runs}")
+    return paths
+
+
+def _runs(paths: list[Path]) -> str:
+    return f"{len(paths)} run{'s' * (len(paths) > 1)}"
 
 
 def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -51,16 +106,21 @@ def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.fl
     returns are interpolated.
     """
     logs = [read_evaluations(path) for path in paths]
-    steps = reduce(np.union1d, [log["timesteps"] for log in logs])
-    first = max(log["timesteps"][0] for log in logs)
-    last = min(log["timesteps"][-1] for log in logs)
+    steps = common_steps([log["timesteps"] for log in logs], paths)
+    curves = [np.interp(steps, log["timesteps"], log["results"].mean(axis=1)) for log in logs]
+    return steps, np.stack(curves)
+
+
+def common_steps(steps_of_runs: list[NDArray[Any]], paths: list[Path]) -> NDArray[Any]:
+    """Return the steps of any run that all runs have reached and begun by."""
+    steps = reduce(np.union1d, steps_of_runs)
+    first, last = max(s[0] for s in steps_of_runs), min(s[-1] for s in steps_of_runs)
     steps = steps[(first <= steps) & (steps <= last)]
     if len(steps) == 0:
         raise SettingsError(
             f"no step is between the evaluations of all runs: {', '.join(map(str, paths))}"
         )
-    curves = [np.interp(steps, log["timesteps"], log["results"].mean(axis=1)) for log in logs]
-    return steps, np.stack(curves)
+    return steps
 
 
 def read_evaluations(path: Path) -> dict[str, NDArray[Any]]:
@@ -73,6 +133,14 @@ def read_evaluations(path: Path) -> dict[str, NDArray[Any]]:
             f"{path} is truncated or damaged; era-zoo train --resume {path.parent} writes it anew for "
             "a run that has not ended, else remove it"
         ) from error
+
+
+def read_checks(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of an EntropyMonitor's file, without a torn last line."""
+    header, *rows = csv.reader(path.read_text().split("\n")[:-1])
+    if not rows:
+        raise SettingsError(f"{path} has no rows yet")
+    return dict(zip(header, np.array(rows, dtype=float).T, strict=True))
 
 
 def mean_and_error(returns: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

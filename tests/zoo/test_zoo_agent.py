@@ -26,7 +26,7 @@ from era_rl.sb3 import PPOERA, SACERA
 from era_rl.sb3.run import Run
 from era_rl.sb3.run_settings import check, with_objects
 from era_rl.zoo import cli, commands
-from era_rl.zoo.plot import mean_and_error, returns_of_runs
+from era_rl.zoo.plot import mean_and_error, read_checks, returns_of_runs
 from era_rl.zoo.tune import DRAWN, register_search_spaces, sample_era
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +193,25 @@ def test_plot_draws_all_runs(logs, tmp_path, capsys):
     assert "no evaluations of tqc on Pendulum-v1" in capsys.readouterr().err
     assert cli.main(["plot", *algos, "-f", str(logs), "-o", "curves.foo"]) == 2
     assert "--out curves.foo must end in one of ." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["entropy", "std"])
+def test_plot_draws_each_dimension(what, logs, tmp_path, capsys):
+    """Of Pendulum's one dimension, a panel an algorithm; the last is the mean over runs."""
+    out, algos = ["-o", str(tmp_path / "x.png")], ["--algo", "sac_era", "ppo_era"]
+    env = ["--env", "Pendulum-v1", "--what", what]
+    assert cli.main(["plot", *algos, *env, "-f", str(logs), *out]) == 0
+    shown = capsys.readouterr().out
+    files = sorted((logs / "sac_era").glob("*/entropy.csv"))
+    last = np.mean([read_checks(file)[f"{what}_0"][-1] for file in files])
+    assert f"sac_era on Pendulum-v1: {what}_0 {last:.3f} to {what}_0 {last:.3f} at step 60" in shown
+    assert imageio.imread(tmp_path / "x.png").std() > 10
+    file = tmp_path / "tqc_era" / "Pendulum-v1_1" / "entropy.csv"
+    file.parent.mkdir(parents=True)
+    for text, message in (("timesteps,a\n", "no rows yet"), ("timesteps,a\n1,2\n3,", "must all")):
+        file.write_text(text)
+        assert cli.main(["plot", "--algo", "tqc_era", *env, "-f", str(tmp_path), *out]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_curves_of_different_steps_are_drawn_at_the_steps_of_all(tmp_path):
