@@ -143,9 +143,9 @@ def dimensions(findings: Findings, folder: Path) -> Section:
     """Return the gain of each arm over the baseline against the number of action dimensions."""
     gains: dict[str, dict[int, Improvement]] = {}
     rows = []
-    for task, arm, ours, theirs in findings.pairs():
+    for task, arm, reference, ours, theirs in findings.pairs():
         dim = None if task == "all" else findings.tasks[task].dimension
-        if dim is not None and min(len(ours), len(theirs)) >= 2:
+        if dim is not None and reference == findings.baseline and min(len(ours), len(theirs)) >= 2:
             improvement = metrics.improvement(ours, theirs)
             gains.setdefault(arm, {})[dim] = improvement
             iqms = f"{metrics.interval(ours)} against {metrics.interval(theirs)}"

@@ -56,11 +56,11 @@ class Comparison(NamedTuple):
 def comparisons(found: Iterable[Findings]) -> list[Comparison]:
     """Return all comparisons of an arm with a baseline of which one is ERA's, where there are SEEDS."""
     rows = [
-        _compared(findings, task, arm)
+        _compared(findings, task, arm, reference)
         for findings in found
-        for task, arm, ours, theirs in findings.pairs()
+        for task, arm, reference, ours, theirs in findings.pairs()
         if min(len(ours), len(theirs)) >= SEEDS
-        and any("_era" in findings.arms[name]["algo"] for name in (arm, findings.baseline))
+        and any("_era" in findings.arms[name]["algo"] for name in (arm, reference))
     ]
     corrected = metrics.holm([row.improvement.p_value for row in rows])
     return [row._replace(corrected=p) for row, p in zip(rows, corrected, strict=True)]
@@ -86,8 +86,7 @@ def published(
     return found, comparisons(found)
 
 
-def _compared(findings: Findings, task: str, arm: str) -> Comparison:
-    baseline = findings.baseline
+def _compared(findings: Findings, task: str, arm: str, baseline: str) -> Comparison:
     figure = findings.matrix if task == "all" else partial(findings.returns, task)
     ours, theirs = figure(arm), figure(baseline)
     return Comparison(

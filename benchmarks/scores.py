@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import idle, metrics
 from benchmarks.metrics import Array
-from benchmarks.suite import Suite
+from benchmarks.suite import REFERENCES, Suite
 
 Runs = list[dict[str, Any]]
 Grid = Mapping[tuple[str, str], Runs]
@@ -46,6 +46,7 @@ class Findings:
         tasks: Its tasks by name.
         arms: Its arms' entries.
         baseline: The arm that others are compared with.
+        also_against: A second one, or "".
         grid: Results by task and arm, of the pairs that have any.
     """
 
@@ -53,6 +54,7 @@ class Findings:
     tasks: dict[str, Task] = field(default_factory=dict)
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: str = ""
+    also_against: str = ""
     grid: Grid = field(default_factory=dict)
 
     def returns(self, task: str, arm: str, measure: Measure = metrics.final_return) -> Array:
@@ -80,18 +82,21 @@ class Findings:
         found = (self.scores(task, arm) for arm in self.arms if (task, arm) in self.grid)
         return any(metrics.iqm(scores) >= LEARNED for scores in found)
 
-    def pairs(self) -> Iterator[tuple[str, str, Array, Array]]:
-        """Yield task ("all" for all), arm, its scores and the baseline's: arms of this suite's own.
+    def pairs(self) -> Iterator[tuple[str, str, str, Array, Array]]:
+        """Yield task ("all" for all), arm, what it is compared with, and the scores of the two.
 
         Two arms that are another suite's are compared there.
         """
         own = {label(run.arm, self.suite) for run in self.suite.runs if not run.borrowed}
-        for arm in self.arms:
-            if arm != self.baseline and {arm, self.baseline} & own:
-                if len(self.tasks) > 1:
-                    yield "all", arm, self.matrix(arm), self.matrix(self.baseline)
-                for task in self.tasks:
-                    yield task, arm, self.scores(task, arm), self.scores(task, self.baseline)
+        references = [arm for arm in (self.baseline, self.also_against) if arm]
+        for index, reference in enumerate(references):
+            for arm in self.arms:
+                if arm not in references[: index + 1] and {arm, reference} & own:
+                    if len(self.tasks) > 1:
+                        yield "all", arm, reference, self.matrix(arm), self.matrix(reference)
+                    for task in self.tasks:
+                        ours, theirs = self.scores(task, arm), self.scores(task, reference)
+                        yield task, arm, reference, ours, theirs
 
 
 def load(suite: Suite, folder: Path) -> Findings:
@@ -109,7 +114,8 @@ def load(suite: Suite, folder: Path) -> Findings:
     arms = {label(name, suite): entry for name, entry in suite.content["arms"].items()}
     tasks = {name: _task(suite, name) for name in suite.content["tasks"]}
     order = {(task, arm): grid[task, arm] for task in tasks for arm in arms if (task, arm) in grid}
-    return Findings(suite, tasks, arms, label(suite.content["baseline"], suite), order)
+    references = [suite.content[key] for key in REFERENCES if key in suite.content]
+    return Findings(suite, tasks, arms, *(label(arm, suite) for arm in references), grid=order)
 
 
 def label(arm: str, suite: Suite) -> str:

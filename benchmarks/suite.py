@@ -20,9 +20,11 @@ from era_rl.runs.yaml_files import read_mapping
 from era_rl.sb3.run_settings import check, config_path, entry_for
 
 SUITES = Path(__file__).parent / "suites"
+REFERENCES = ("baseline", "also_against")
+"""Keys that name an arm with which others are compared; the second may be left out."""
 KEYS = frozenset(
     [
-        *("description", "baseline", "tasks", "arms", "seeds", "commands", "device"),
+        *("description", *REFERENCES, "tasks", "arms", "seeds", "commands", "device"),
         *("steps", "evaluate_every", "evaluation_episodes", "checkpoint_every"),
         *("gradient_conflict", "fp32_precision"),
     ]
@@ -249,7 +251,8 @@ def _training_runs(
 ) -> list[TrainingRun]:
     tasks, arms = content.get("tasks", {}), content.get("arms", {})
     if tasks:
-        check_names("baseline", [content["baseline"]], arms)
+        for key in content.keys() & set(REFERENCES):
+            check_names(key, [content[key]], arms)
     lent = {
         (run.task, arm, run.seed): replace(run, borrowed=True)
         for arm, lender in lenders.items()

@@ -80,13 +80,15 @@ def test_two_arms_of_another_suite_are_compared_there_alone(
     arms = "arms:\n  sac: {suite: tiny}\n  era: {suite: tiny}\n"
     arms += "  low: {algo: sac_era, nats_per_dim: -1.0, about: low}\n"
     text = (tmp_path / "tiny.yaml").read_text()
-    (tmp_path / "second.yaml").write_text(text[: text.index("arms:")] + arms)
+    (tmp_path / "second.yaml").write_text(f"{text[: text.index('arms:')]}also_against: era\n{arms}")
     second = suite.load("second")
     for run in second.runs:
         if run.arm == "low":
             write_json(run.result(tmp_path / "second"), made_up(run, -100.0))
     rows = compare.comparisons([scores.load(second, tmp_path / "second")])
-    assert [(row.arm, row.baseline) for row in rows] == [("low", "sac")]
+    assert [(row.arm, row.baseline) for row in rows] == [("low", "sac"), ("low", "era")]
+    assert [row.improvement.probability for row in rows] == [1.0, 1.0]
+    assert [metrics.iqm(row.theirs) for row in rows] == pytest.approx([-800.0, -900.0], abs=2.0)
     (tmp_path / "second" / "pendulum-low-seed4.json").unlink()
     page = summary.write(tmp_path).read_text()
     assert "| second | 4 of 5 | Tiny. |" in page
