@@ -42,7 +42,7 @@ def approx_kl(algorithm: type[PPO], env: str, seed: int, n_steps: int) -> float:
     model = algorithm("MlpPolicy", env, n_steps=n_steps, seed=seed, device="cpu")
     model.set_logger(Logger(folder=None, output_formats=[]))
     model.learn(n_steps)
-    return model.logger.name_to_value["train/approx_kl"]
+    return float(model.logger.name_to_value["train/approx_kl"])
 
 
 def measure(settings: FirstUpdate) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def measure(settings: Load) -> dict[str, Any]:
 def _row(
     kind: Any, quiet: list[tuple[float, float | None]], loaded: list[tuple[float, float | None]]
 ) -> dict[str, Any]:
-    row = dict(zip(("width", "threads", "waiting"), kind, strict=True))
+    row: dict[str, Any] = dict(zip(("width", "threads", "waiting"), kind, strict=True))
     for name, times in (("quiet", quiet), ("loaded", loaded)):
         wall, process = zip(*times, strict=True)
         row[f"{name}_wall_seconds"], row[f"{name}_process_seconds"] = wall, process

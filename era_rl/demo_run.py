@@ -172,6 +172,7 @@ def _report(args: Demo, results: dict[str, tuple[Evaluation, LowestEntropy]], fl
         first, last = (np.mean(evaluation.evaluations_results[i]) for i in (0, -1))
         lowest = min(row.entropy_min for row in entropy.rows)
         _say(f"{name}: return from {first:.0f} to {last:.0f}, lowest entropy {lowest:.3f} nats")
+    lowest = min(row.entropy_min for row in results["SACERA"][1].rows)
     held = lowest >= floor - 1e-5 * max(1.0, abs(floor))
     _say(f"The floor of {floor:g} nats {'held' if held else 'was BROKEN'} on every visited state.")
     _say(f"{args.out / 'before-and-after.gif'}: the pendulums, untrained and trained")

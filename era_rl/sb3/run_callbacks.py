@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
-from era_rl.sb3.callbacks import EntropyMonitor
+from era_rl.sb3.callbacks import MeasuringCallback
 from era_rl.sb3.run_checkpoint import save_statistics
 
 
@@ -53,12 +53,12 @@ class Lines(BaseCallback):
 
     Args:
         evaluation: The evaluations to show; it stands before this callback. None: there are none.
-        monitor: What knows the lowest entropy since the last line, before this callback too, or None.
+        monitor: What has ``entropy_min`` and ``floor`` in its rows, before this callback too, or None.
         name: Said at the beginning of each line.
     """
 
     def __init__(
-        self, evaluation: Evaluation | None, monitor: EntropyMonitor | None, name: str = ""
+        self, evaluation: Evaluation | None, monitor: MeasuringCallback | None, name: str = ""
     ) -> None:
         super().__init__()
         self.evaluation, self.monitor, self.name = evaluation, monitor, name
@@ -69,15 +69,18 @@ class Lines(BaseCallback):
         self._shown = self._reached()
 
     def _on_step(self) -> bool:
-        reached = self._reached()
-        if reached != self._shown:
-            sys.stdout.write(f"{self._line(reached[1] > self._shown[1])}\n")
-            sys.stdout.flush()
-            self._shown = reached
+        if self._reached() != self._shown and self.model.num_timesteps < self._total:
+            self._write()
         return True
 
     def _on_training_end(self) -> None:
-        self._on_step()
+        self._write()  # after the last evaluation
+
+    def _write(self) -> None:
+        reached = self._reached()
+        sys.stdout.write(f"{self._line(reached[1] > self._shown[1])}\n")
+        sys.stdout.flush()
+        self._shown = reached
 
     def _reached(self) -> tuple[int, int]:
         """Return how many tenths of the steps, and how many evaluations, are done."""

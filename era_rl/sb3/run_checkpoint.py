@@ -170,6 +170,7 @@ def refill_buffer(model: BaseAlgorithm, most: int) -> None:
         steps = min(max(model.learning_starts, model.batch_size), most) // model.n_envs
         every = TrainFreq(max(steps, 1), TrainFrequencyUnit.STEP)
         assert model.env is not None
+        assert model.replay_buffer is not None
         model.collect_rollouts(model.env, callback, every, model.replay_buffer, learning_starts=0)
 
 

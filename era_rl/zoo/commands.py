@@ -113,8 +113,11 @@ def enjoy(agent: Enjoy) -> None:
         sys.stdout.write("no display: playing without a window (record-video films the agent)\n")
     model, env = load(agent, **({"render_mode": "human"} if window else {}))
     episodes = (info["episode"] for info in _play(model, env, agent) if "episode" in info)
+    number = 0
     for number, episode in enumerate(episodes, start=1):
         sys.stdout.write(f"episode {number}: return {episode['r']:.2f}, {episode['l']} steps\n")
+    if number == 0:
+        sys.stdout.write(f"no episode ended in {agent.steps} steps\n")
     env.close()
 
 
@@ -129,8 +132,8 @@ def evaluate(agent: Evaluate) -> None:
         return_episode_rewards=True,
     )
     sys.stdout.write(
-        f"{agent.episodes} episodes: return {np.mean(returns):.2f} +/- {np.std(returns):.2f}, "
-        f"length {np.mean(lengths):.1f}\n"
+        f"{agent.episodes} episode{'s' * (agent.episodes > 1)}: return {np.mean(returns):.2f} +/- "
+        f"{np.std(returns):.2f}, length {np.mean(lengths):.1f}\n"
     )
     if env.has_attr("success_bar"):
         bar = env.get_attr("success_bar")[0]

@@ -93,6 +93,8 @@ def test_an_agent_with_hindsight_is_evaluated(tmp_path, capsys):
 
 def test_enjoy_without_a_display_says_so_and_plays(logs, capsys, monkeypatch):
     monkeypatch.setattr(commands, "has_display", lambda: False)
+    assert cli.main(["enjoy", *names(logs, "sac_era"), "-n", "19"]) == 0
+    assert "no episode ended in 19 steps" in capsys.readouterr().out
     assert cli.main(["enjoy", *names(logs, "sac_era"), "-n", "20"]) == 0
     shown = capsys.readouterr().out
     assert "no display: playing without a window" in shown

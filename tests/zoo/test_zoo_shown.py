@@ -34,7 +34,7 @@ def test_training_says_what_it_does(tmp_path: Path, monkeypatch, capsys) -> None
     lines = [line for line in shown if line.startswith("step ")]
     evaluations = [line for line in lines if "return" in line]
     assert [line.split()[1] for line in evaluations] == ["20", "40", "45"]
-    assert len(lines) == 13  # tenths, and three evaluations
+    assert len(lines) == 12  # tenths, and two evaluations between them
     line = r"step 45 of 45, return -\d+\.\d \+/- \d+\.\d, lowest entropy -0\.500, floor -0\.500, "
     assert re.match(line + r"\d+ steps a second, 0:00:00 left", evaluations[-1])
     command = (run / "Pendulum-v1" / "command.txt").read_text()
