@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         XQCERA,
         CrossQERA,
         DeviceReplayBuffer,
+        DiscreteSACERA,
         EntropyMonitor,
         GradientConflict,
         MaskablePPOERA,
@@ -49,6 +50,7 @@ __all__ = [
     "CategoricalHead",
     "CrossQERA",
     "DeviceReplayBuffer",
+    "DiscreteSACERA",
     "ERAActor",
     "EntropyMonitor",
     "EntropySchedule",
@@ -72,7 +74,7 @@ __all__ = [
 _ADAPTERS = {
     "era_rl.sb3": (
         *("A2CERA", "PPOERA", "SACERA", "TQCERA", "CrossQERA", "XQCERA"),
-        *("MaskablePPOERA", "RecurrentPPOERA"),
+        *("DiscreteSACERA", "MaskablePPOERA", "RecurrentPPOERA"),
         *("DeviceReplayBuffer", "EntropyMonitor", "GradientConflict"),
     ),
     "era_rl.torchrl": ("ERAActor", "SACERALoss"),

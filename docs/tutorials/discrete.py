@@ -1,4 +1,4 @@
-"""Discrete actions from images and vectors, with an entropy floor; then with action masks."""
+"""Discrete actions from images and vectors, with an entropy floor; with action masks; off policy."""
 
 # --8<-- [start:dict]
 import numpy as np
@@ -6,7 +6,7 @@ import torch
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 
-from era_rl import PPOERA, EntropyMonitor, MaskablePPOERA
+from era_rl import PPOERA, DiscreteSACERA, EntropyMonitor, MaskablePPOERA
 from era_rl.core import categorical_entropy
 
 env = SimpleMultiObsEnv(random_start=False)  # Dict of an image and a vector; four moves
@@ -44,3 +44,10 @@ watch = EntropyMonitor(check_freq=64)
 masked.learn(64, callback=watch)
 assert watch.margin >= -1e-5  # the floor is f ln m, with m the number of valid actions
 # --8<-- [end:mask]
+
+# --8<-- [start:sac]
+replaying = DiscreteSACERA("MultiInputPolicy", env, buffer_size=200, learning_starts=50, seed=0)
+seen = EntropyMonitor(check_freq=20)
+replaying.learn(60, callback=seen)
+assert seen.margin >= -1e-5
+# --8<-- [end:sac]

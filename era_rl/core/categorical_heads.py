@@ -162,7 +162,7 @@ class MultiCategoricalHead(_CategoricalParams):
         if not given or not all(isinstance(n, Integral) and n >= 1 for n in given):
             raise ValueError(f"num_actions={num_actions!r} must be numbers of at least 1")
         self.num_actions = [int(n) for n in given]
-        self.raw_dim = sum(self.num_actions)
+        self.raw_dim, self.action_dim = sum(self.num_actions), len(self.num_actions)
         self.max_entropy = sum(math.log(n) for n in self.num_actions)
         self._set_up(target_entropy=self._nats(target_entropy, target_entropy_fraction))
         # components as rows of equal length: where each takes its logits from, and which are real

@@ -15,8 +15,10 @@ ALGORITHMS = {
     "tqc_era": ("era_rl.sb3", "TQCERA"),
     "crossq_era": ("era_rl.sb3", "CrossQERA"),
     "xqc_era": ("era_rl.sb3", "XQCERA"),
+    "discrete_sac_era": ("era_rl.sb3", "DiscreteSACERA"),
     "ppo_era": ("era_rl.sb3", "PPOERA"),
     "a2c_era": ("era_rl.sb3", "A2CERA"),
+    "recurrent_ppo_era": ("era_rl.sb3", "RecurrentPPOERA"),
     "sac": ("stable_baselines3", "SAC"),
     "sac_paper": ("stable_baselines3", "SAC"),
     "sac_simba": ("stable_baselines3", "SAC"),
@@ -24,6 +26,7 @@ ALGORITHMS = {
     "crossq": ("sb3_contrib", "CrossQ"),
     "ppo": ("stable_baselines3", "PPO"),
     "a2c": ("stable_baselines3", "A2C"),
+    "ppo_lstm": ("sb3_contrib", "RecurrentPPO"),
 }
 """Module and class of each algorithm; ``zoo_configs/<name>.yml`` has its settings by environment."""
 

@@ -14,6 +14,12 @@ from era_rl.sb3.actor_critic import (
 from era_rl.sb3.algorithms import A2CERA, PPOERA, TQCERA, CrossQERA, MaskablePPOERA, RecurrentPPOERA
 from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.callbacks import EntropyMonitor
+from era_rl.sb3.discrete_sac import (
+    DiscreteSACERA,
+    DiscreteSACERACnnPolicy,
+    DiscreteSACERAMultiInputPolicy,
+    DiscreteSACERAPolicy,
+)
 from era_rl.sb3.distributions import HeadDistribution
 from era_rl.sb3.gradient_conflict import GradientConflict, plot_gradient_conflict
 from era_rl.sb3.policies import (
@@ -37,6 +43,10 @@ __all__ = [
     "CrossQERA",
     "CrossQERAPolicy",
     "DeviceReplayBuffer",
+    "DiscreteSACERA",
+    "DiscreteSACERACnnPolicy",
+    "DiscreteSACERAMultiInputPolicy",
+    "DiscreteSACERAPolicy",
     "ERAActorCriticCnnPolicy",
     "ERAActorCriticPolicy",
     "ERAMaskableCnnPolicy",

@@ -35,6 +35,8 @@ from era_rl.sb3.base import (
     refuse_sde,
 )
 from era_rl.sb3.gradients import (
+    ActorLoss,
+    CriticLoss,
     crossq_critic_loss,
     least_value,
     mean_quantile,
@@ -84,7 +86,8 @@ class TQCERA(ReplayTrainingMixin, TQC):
         critic = self.critic
         kept = critic.quantiles_total - self.top_quantiles_to_drop_per_net * critic.n_critics
         loss = partial(tqc_critic_loss, kept=kept)
-        return OffPolicyUpdate(self.policy, loss, mean_quantile)
+        losses = CriticLoss(self.policy, loss), ActorLoss(self.policy, mean_quantile)
+        return OffPolicyUpdate(self.policy, *losses)
 
 
 class CrossQERA(ReplayTrainingMixin, CrossQ):
@@ -117,7 +120,8 @@ class CrossQERA(ReplayTrainingMixin, CrossQ):
         super().__init__(policy, env, *args, **kwargs)
 
     def _make_update(self) -> Update:
-        return OffPolicyUpdate(self.policy, crossq_critic_loss, least_value, joint=True)
+        losses = CriticLoss(self.policy, crossq_critic_loss), ActorLoss(self.policy, least_value)
+        return OffPolicyUpdate(self.policy, *losses, joint=True)
 
 
 class _CheckedSteps:

@@ -223,9 +223,8 @@ class EntropyMonitor(VisitedStatesCallback):
             )
         head = self._policy.head
         self._has_std = hasattr(head, "unit_log_std")
-        count = head.action_dim if self._has_std else len(head.num_actions)
         names = ("entropy", "std") if self._has_std else ("entropy",)
-        each = [f"{name}_{i}" for name in names for i in range(count * self.per_dim)]
+        each = [f"{name}_{i}" for name in names for i in range(head.action_dim * self.per_dim)]
         std = STD_COLUMNS if self._has_std else ()
         self.columns = ("timesteps", *ENTROPY_COLUMNS, *std, "gradient_norm", *each)
         if head.holds_own_entropy and not head.may_rise:

@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
     DiagGaussianDistribution,
     Distribution,
     SquashedDiagGaussianDistribution,
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from era_rl.core import MultiCategoricalHead, TanhGaussianHead
 from era_rl.sb3.callbacks import MeasuringCallback
+from era_rl.sb3.discrete_sac import expected, least_values
 from era_rl.sb3.distributions import HeadDistribution
 
 MIN_NORM = 1e-8
@@ -138,7 +140,7 @@ class GradientConflict(MeasuringCallback):
         free = tuple(param.detach().requires_grad_() for param in policy.params)
         distribution = copy.copy(policy.distribution).proba_distribution(*free)
         objective = (
-            _q_values(model, data.observations, distribution.sample())
+            _q_values(model, data.observations, distribution)
             if isinstance(model, OffPolicyAlgorithm)
             else _surrogate(distribution, data, model.action_space)
         )
@@ -246,9 +248,11 @@ def _without_floor(head: Any, raw: Tensor, params: tuple[Tensor, ...]) -> tuple[
     return params[0], raw_log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
 
-def _q_values(model: Any, obs: Any, actions: Tensor) -> Tensor:
+def _q_values(model: Any, obs: Any, distribution: Any) -> Tensor:
     """Return the mean of what the actor of SAC, CrossQ (least Q) or TQC (mean quantile) maximises."""
-    values = model.critic(obs, actions)
+    if isinstance(distribution, CategoricalDistribution):
+        return expected(distribution.distribution.logits, least_values(model.critic(obs))).mean()
+    values = model.critic(obs, distribution.sample())
     if isinstance(values, Tensor):
         return values.mean()
     return torch.cat(values, dim=1).amin(dim=1).mean()

@@ -120,7 +120,7 @@ class CriticLoss(nn.Module):
     def forward(self, data: Transitions, noise: Tensor) -> tuple[Tensor, Any]:
         """Return the loss, and nothing beside it."""
         with torch.no_grad():
-            next_actions, _, _ = self.actor.reparameterise(data.next_obs, noise)
+            next_actions, *_ = self.actor.reparameterise(data.next_obs, noise)
         return self.objective(self.critic, self.target_critic, data, next_actions), ()
 
 
@@ -140,8 +140,9 @@ class ActorLoss(nn.Module):
 
     def forward(self, obs: Any, noise: Tensor) -> tuple[Tensor, Any]:
         """Return the loss, and beside it loc and log_std, each (batch, action_dim)."""
-        actions, loc, log_std = self.actor.reparameterise(obs, noise)
-        return -self.value(self.critic(obs, actions)).mean(), (loc.detach(), log_std.detach())
+        actions, *params = self.actor.reparameterise(obs, noise)
+        loss = -self.value(self.critic(obs, actions)).mean()
+        return loss, tuple(param.detach() for param in params)
 
 
 class GradientStep:

@@ -35,7 +35,7 @@ class TrainingMetrics:
         entropy_price: Tensor | None = None,
         *params: Tensor,
     ) -> None:
-        """Note an update: the losses, and of the actor's the floor's price, loc and log_std."""
+        """Note an update: the losses, and of the actor's the floor's price and its outputs."""
         given = {
             "critic_loss": critic_loss,
             "actor_loss": actor_loss,
@@ -53,8 +53,9 @@ class TrainingMetrics:
         if self._params:
             entropy = actor.action_dist.proba_distribution(*self._params).entropy()
             values |= {"entropy_mean": entropy.mean(), "entropy_min": entropy.min()}
-            values["log_std_mean"] = self._params[1].mean()
-            values |= std_figures(self._params[1], actor.head.log_std_min)
+            for log_std in self._params[1:]:  # logits have none
+                values["log_std_mean"] = log_std.mean()
+                values |= std_figures(log_std, actor.head.log_std_min)
         self._means, self._params = {}, ()
         if not values:
             return {}

@@ -90,7 +90,8 @@ class FlooredPolicyMixin(BasePolicy):
 class ERAActorMixin(CompiledPassesMixin):
     """Turns an SB3 actor with the layers ``mu`` and ``log_std`` into one with an entropy floor.
 
-    The two layers give the raw outputs of the head, which replaces the clamp of log_std.
+    The two layers give the raw outputs of the head, which replaces the clamp of log_std. What a head
+    of other outputs needs is in :meth:`_fit_layers`, :meth:`new_distribution` and :meth:`raw_params`.
 
     Args:
         options: What is asked of the policy.
@@ -99,7 +100,7 @@ class ERAActorMixin(CompiledPassesMixin):
     """
 
     latent_pi: nn.Module
-    mu: nn.Module
+    mu: Any
     log_std: nn.Linear
 
     def __init__(self, *args: Any, options: PolicyOptions, **kwargs: Any) -> None:
@@ -110,10 +111,18 @@ class ERAActorMixin(CompiledPassesMixin):
         super().__init__(*args, **kwargs)
         self.options = options
         self.head = make_head(self.action_space, options)
-        self.action_dist = HeadDistribution(self.head, options)
+        self._fit_layers()
+        self.action_dist = self.new_distribution()
+
+    def _fit_layers(self) -> None:
+        """Give the last layers as many outputs as the head takes."""
         if self.head.raw_dim > 2 * self.head.action_dim:
             outputs = self.head.raw_dim - self.head.action_dim
             self.log_std = nn.Linear(self.log_std.in_features, outputs)
+
+    def new_distribution(self) -> Any:
+        """Return a distribution to throw away: a policy that kept a graph could not be copied."""
+        return HeadDistribution(self.head, self.options)
 
     def raw_params(self, obs: PyTorchObs) -> Tensor:
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
@@ -122,16 +131,16 @@ class ERAActorMixin(CompiledPassesMixin):
 
     def draw_noise(self, batch_size: int) -> Tensor:
         """Return the noise of ``batch_size`` actions, shape (batch_size, action_dim)."""
-        weight = self.log_std.weight
+        weight = self.mu.weight
         dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision is too coarse
         return self.head.draw_noise(
             torch.empty(batch_size, self.head.action_dim, dtype=dtype, device=weight.device)
         )
 
-    def reparameterise(self, obs: PyTorchObs, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the actions that the noise gives, loc and log_std, each (batch, action_dim)."""
-        loc, log_std, _ = self.get_action_dist_params(obs)
-        return self.head.sample((loc, log_std), noise), loc, log_std
+    def reparameterise(self, obs: PyTorchObs, noise: Tensor) -> tuple[Tensor, ...]:
+        """Return the actions that the noise gives, (batch, action_dim), and their parameters."""
+        *params, _ = self.get_action_dist_params(obs)
+        return self.head.sample(tuple(params), noise), *params
 
     def act(self, obs: PyTorchObs, noise: Tensor) -> Tensor:
         """Return the actions that the noise gives, (batch, action_dim)."""
@@ -152,15 +161,14 @@ class ERAActorMixin(CompiledPassesMixin):
             return self.act(obs, noise)
         return self._compiled(obs, noise)
 
-    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return loc, log_std and no further arguments (SB3's hook)."""
+    def get_action_dist_params(self, obs: PyTorchObs) -> Any:
+        """Return loc and log_std, or logits, and no further arguments (SB3's hook)."""
         return *self.head.params(self.raw_params(obs)), {}
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """Return sampled actions, (batch, action_dim), and their log densities, (batch,)."""
-        loc, log_std, _ = self.get_action_dist_params(obs)
-        # a distribution to throw away: a policy that kept a graph could not be copied
-        return HeadDistribution(self.head).log_prob_from_params(loc, log_std)
+        *params, _ = self.get_action_dist_params(obs)
+        return self.new_distribution().log_prob_from_params(*params)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "options": self.options.at(1.0)}
@@ -197,10 +205,10 @@ class ERAPolicyMixin(FlooredPolicyMixin):
         """Compile what acting calls."""
         self.actor.compile_passes()
 
-    def get_distribution(self, obs: PyTorchObs) -> HeadDistribution:
+    def get_distribution(self, obs: PyTorchObs) -> Any:
         """Return the policy's distribution at observations, as SB3's on-policy policies do."""
-        loc, log_std, _ = self.actor.get_action_dist_params(obs)
-        return HeadDistribution(self.head, self.options).proba_distribution(loc, log_std)
+        *params, _ = self.actor.get_action_dist_params(obs)
+        return self.actor.new_distribution().proba_distribution(*params)
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the policy's distribution depends on."""

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.sac.sac import SAC
 
-from era_rl.sb3.gradients import least_value, sac_critic_loss
+from era_rl.sb3.gradients import ActorLoss, CriticLoss, least_value, sac_critic_loss
 from era_rl.sb3.policies import (
     SACERACnnPolicy,
     SACERAMultiInputPolicy,
@@ -68,7 +68,9 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
     }
 
     def _make_update(self) -> Update:
-        return OffPolicyUpdate(self.policy, sac_critic_loss, least_value)
+        policy = self.policy
+        losses = CriticLoss(policy, sac_critic_loss), ActorLoss(policy, least_value)
+        return OffPolicyUpdate(policy, *losses)
 
 
 def paper_preset(action_space: spaces.Box) -> dict[str, Any]:

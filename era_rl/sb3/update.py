@@ -19,13 +19,7 @@ from torch.torch_version import TorchVersion
 from era_rl.core.compiling import compiler, graphed, has_compiler
 from era_rl.sb3.base import NO_ENTROPY_TERM, ERAMixin, refuse_nonfinite, refuse_sde
 from era_rl.sb3.buffers import DeviceReplayBuffer
-from era_rl.sb3.gradients import (
-    ActorLoss,
-    CriticLoss,
-    CriticObjective,
-    GradientStep,
-    Transitions,
-)
+from era_rl.sb3.gradients import GradientStep, Transitions
 from era_rl.sb3.learned_delta import LearnedDeltaMixin
 from era_rl.sb3.metrics import TrainingMetrics
 from era_rl.sb3.simba import ObservingMixin
@@ -81,8 +75,8 @@ class OffPolicyUpdate(Update):
 
     Args:
         policy: An off-policy policy of this package.
-        critic_loss: The critics' loss.
-        value: What the actor maximises, of the critics' outputs.
+        critic_loss: The critics' loss, of a batch and noise.
+        actor_loss: The actor's, of observations and noise.
         joint: Whether the critics take states and next states in one pass (CrossQ's). Then batch
             statistics are those of all critics in their loss and of the actor in its, running ones
             otherwise, and the actor's noise is drawn last.
@@ -91,8 +85,8 @@ class OffPolicyUpdate(Update):
     def __init__(
         self,
         policy: Any,
-        critic_loss: CriticObjective,
-        value: Callable[[Any], Tensor],
+        critic_loss: nn.Module,
+        actor_loss: nn.Module,
         joint: bool = False,
     ) -> None:
         super().__init__(policy)
@@ -100,13 +94,13 @@ class OffPolicyUpdate(Update):
         actor, critic = policy.actor, policy.critic
         target = getattr(policy, "critic_target", None)
         self.critic = GradientStep(
-            CriticLoss(policy, critic_loss),
+            critic_loss,
             critic.optimizer,
             [*_modes(actor, False), *_modes(critic, True), *_modes(target, True)] if joint else [],
             "the critics",
         )
         self.actor = GradientStep(
-            ActorLoss(policy, value),
+            actor_loss,
             actor.optimizer,
             [*_modes(actor, True), *_modes(critic, False)] if joint else [],
             "the actor",
@@ -152,7 +146,7 @@ class OffPolicyUpdate(Update):
     def step(self, data: Transitions, with_actor: bool) -> tuple[Tensor, ...]:
         """Step the critics, and the actor; return the losses in this order.
 
-        After the actor's come the price of the floor, dL/dH0, and loc and log_std.
+        After the actor's come the price of the floor, dL/dH0, and loc and log_std, or logits.
         """
         size = len(data.actions)
         noise = self.policy.actor.draw_noise((1 + with_actor) * size).split(size)
@@ -163,10 +157,10 @@ class OffPolicyUpdate(Update):
 
     def _both(self, data: Transitions, next_noise: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         critic_loss, *_ = self.critic(data, next_noise)
-        actor_loss, (loc, log_std), prices = self.actor(data.obs, noise)
+        actor_loss, params, prices = self.actor(data.obs, noise)
         # there is none where the actor is frozen or has another head
         price = next((each for each in prices if each is not None), actor_loss * torch.nan)
-        return critic_loss, actor_loss, price.to(actor_loss.dtype), loc, log_std
+        return critic_loss, actor_loss, price.to(actor_loss.dtype), *params
 
     def move_targets(self, tau: float) -> None:
         """Move the target critics to the critics by a share of the way, running statistics whole."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from era_rl.networks import BatchNormMLP, CategoricalValue, RewardScale
 from era_rl.networks.batch_norm import MOMENTUM, UnitRowAdam
 from era_rl.networks.values import categorical_loss, least_categorical, project_categorical
-from era_rl.sb3.gradients import Transitions, least_value
+from era_rl.sb3.gradients import ActorLoss, CriticLoss, Transitions, least_value
 from era_rl.sb3.policies import ERAPolicyMixin, SACERAActor
 from era_rl.sb3.simba import replace_q_networks
 from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin, Update
@@ -198,7 +198,8 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
         self.reward_scale = RewardScale(self.gamma, self.policy.bound, self.n_envs)  # type: ignore[arg-type]
 
     def _make_update(self) -> Update:
-        return OffPolicyUpdate(self.policy, xqc_critic_loss, least_value, joint=True)
+        losses = CriticLoss(self.policy, xqc_critic_loss), ActorLoss(self.policy, least_value)
+        return OffPolicyUpdate(self.policy, *losses, joint=True)
 
     def _return_scale(self) -> float:
         return self.reward_scale().item()

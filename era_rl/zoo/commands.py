@@ -190,8 +190,11 @@ def write_video(path: str | Path, frames: Iterable[Any], fps: Any) -> None:
 def _play(model: BaseAlgorithm, env: VecEnv, agent: Enjoy | Film) -> Iterator[dict[str, Any]]:
     """Yield at the beginning and after every step, with what the environment says of it."""
     obs: Any = env.reset()
+    memory, starts = None, np.ones(env.num_envs, dtype=bool)
     yield {}
     for _ in range(agent.steps):
-        actions, _ = model.predict(obs, deterministic=not agent.stochastic)
-        obs, _, _, infos = env.step(actions)
+        actions, memory = model.predict(
+            obs, memory, episode_start=starts, deterministic=not agent.stochastic
+        )
+        obs, _, starts, infos = env.step(actions)
         yield infos[0]

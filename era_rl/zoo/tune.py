@@ -35,6 +35,7 @@ HOSTS = {
     for name in ALGORITHMS
     if name not in SPACES
 }
+HOSTS["recurrent_ppo_era"] = "ppo_lstm"
 
 DRAWN = "settings"
 """Name under which a trial keeps what was drawn and fixed, as settings."""

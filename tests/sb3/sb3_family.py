@@ -17,6 +17,7 @@ from era_rl.sb3 import (
     TQCERA,
     XQCERA,
     CrossQERA,
+    DiscreteSACERA,
     MaskablePPOERA,
     RecurrentPPOERA,
 )
@@ -34,8 +35,9 @@ OFF_POLICY: dict[str, Any] = {
     "XQCERA": XQCERA,
 }
 ON_POLICY: dict[str, Any] = {"PPOERA": PPOERA, "A2CERA": A2CERA}
+REPLAY: dict[str, Any] = {**OFF_POLICY, "DiscreteSACERA": DiscreteSACERA}
 FAMILY: dict[str, Any] = {
-    **OFF_POLICY,
+    **REPLAY,
     **ON_POLICY,
     "MaskablePPOERA": MaskablePPOERA,
     "RecurrentPPOERA": RecurrentPPOERA,
@@ -46,6 +48,7 @@ CASES: list[tuple[str, spaces.Space]] = [
     *((name, BOX) for name in (*OFF_POLICY, *ON_POLICY)),
     *((name, space) for name in ON_POLICY for space in (DISCRETE, MULTI_DISCRETE)),
     ("PPOERA", MULTI_BINARY),
+    ("DiscreteSACERA", DISCRETE),
     *(("RecurrentPPOERA", space) for space in (BOX, DISCRETE)),
     *(("MaskablePPOERA", space) for space in (DISCRETE, MULTI_DISCRETE, MULTI_BINARY)),
 ]
@@ -93,23 +96,28 @@ def make_env(space: spaces.Space) -> gym.Env:
     return TargetEnv(2, horizon=10) if isinstance(space, spaces.Box) else ChoiceEnv(space)
 
 
+def space_of(name: str) -> spaces.Space:
+    """Return the first action space of an algorithm: a Box, where it takes one."""
+    return next(space for other, space in CASES if other == name)
+
+
 def small(
-    name: str, env: Any = BOX, policy: Any = "MlpPolicy", n_envs: int = 1, **kwargs: Any
+    name: str, env: Any = None, policy: Any = "MlpPolicy", n_envs: int = 1, **kwargs: Any
 ) -> BaseAlgorithm:
-    """Return a small model of the algorithm; ``env`` may be an action space."""
+    """Return a small model of the algorithm; ``env`` may be an action space, the first by default."""
     policy_kwargs = {"net_arch": [16, 16], **kwargs.pop("policy_kwargs", {})}
     defaults: dict[str, Any] = {"seed": 0, "device": "cpu"}
     if name == "RecurrentPPOERA":
         policy_kwargs = {"lstm_hidden_size": 8, **policy_kwargs}
         policy = policy.replace("Policy", "LstmPolicy") if isinstance(policy, str) else policy
-    if name in OFF_POLICY:
+    if name in REPLAY:
         defaults |= {"learning_starts": 20, "batch_size": 16, "buffer_size": 400}
     elif name == "A2CERA":
         defaults |= {"n_steps": 16}
     else:
         defaults |= {"n_steps": 32, "batch_size": 16, "n_epochs": 2}
-    if isinstance(env, spaces.Space):
-        space = env
+    if env is None or isinstance(env, spaces.Space):
+        space = env or space_of(name)
         make: Callable[[], gym.Env] = lambda: make_env(space)  # noqa: E731
         env = make_vec_env(make, n_envs, seed=0)
     return FAMILY[name](policy, env, policy_kwargs=policy_kwargs, **{**defaults, **kwargs})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, OFF_POLICY, ON_POLICY, small
+from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, ON_POLICY, REPLAY, small, space_of
 from sb3_toys import TargetEnv, schedule, small_sacera, states, trained
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -212,10 +212,8 @@ def test_compiled_on_policy_training_equals_eager(
 class Seen(gym.Env):
     """An environment of a given observation space, whose observations are random."""
 
-    action_space = BOX
-
-    def __init__(self, observation_space: spaces.Space) -> None:
-        self.observation_space = observation_space
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space = BOX) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
@@ -255,6 +253,7 @@ DROPOUT = {"module": nn.Dropout, "argument": 0.5}
         ("TQCERA", "MlpPolicy", VECTOR, None),
         ("CrossQERA", "MlpPolicy", VECTOR, None),
         ("XQCERA", "MlpPolicy", VECTOR, None),
+        ("DiscreteSACERA", "MlpPolicy", VECTOR, None),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -276,6 +275,7 @@ DROPOUT = {"module": nn.Dropout, "argument": 0.5}
         "tqc",
         "crossq",
         "xqc",
+        "discrete",
         "ppo-cnn",
         "ppo-bn",
         "ppo-dropout",
@@ -294,11 +294,11 @@ def test_every_policy_is_traced_and_equals_eager(
     kwargs: dict[str, Any] = {"net_arch": [8, 8]}
     if extractor is not None:
         kwargs |= {"features_extractor_class": Extractor, "features_extractor_kwargs": extractor}
-    options = {"learning_starts": 5} if name in OFF_POLICY else {"n_steps": 16}
+    options = {"learning_starts": 5} if name in REPLAY else {"n_steps": 16}
     states = []
     for compile_ in (False, True):
         torch._dynamo.reset()
-        env = DummyVecEnv([lambda: Seen(space)])
+        env = DummyVecEnv([lambda: Seen(space, space_of(name))])
         # a fall back to eager would warn, which is an error here
         model = small(
             name, env, policy, batch_size=8, policy_kwargs=kwargs, compile=compile_, **options

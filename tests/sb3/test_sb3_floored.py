@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib import TQC, CrossQ, MaskablePPO, RecurrentPPO
-from sb3_family import BOX, DISCRETE, FAMILY, MULTI_DISCRETE, make_env, small, some_states
+from sb3_family import BOX, DISCRETE, FAMILY, MULTI_DISCRETE, make_env, small, some_states, space_of
 from sb3_toys import TargetEnv
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.save_util import data_to_json
@@ -23,11 +23,8 @@ from era_rl.core import OnPolicyOptions, PolicyOptions, TruncatedGaussianHead
 from era_rl.sb3 import A2CERA, PPOERA, SACERA, ERAActorCriticPolicy
 
 HOSTS = {"SACERA": SAC, "TQCERA": TQC, "CrossQERA": CrossQ, "PPOERA": PPO, "A2CERA": A2C}
-HOSTS |= {"MaskablePPOERA": MaskablePPO, "RecurrentPPOERA": RecurrentPPO, "XQCERA": SAC}
-
-
-def space_of(name: str) -> spaces.Space:
-    return MULTI_DISCRETE if name == "MaskablePPOERA" else BOX
+HOSTS |= {"MaskablePPOERA": MaskablePPO, "RecurrentPPOERA": RecurrentPPO}
+HOSTS |= {"XQCERA": SAC, "DiscreteSACERA": SAC}
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -57,7 +54,8 @@ def test_a_floor_that_is_set_is_in_force_saved_and_logged(name: str, tmp_path: P
     with pytest.raises(ValueError, match=r"target_entropy=99\.0"):
         model.target_entropy = 99.0
     model.save(tmp_path / "model")
-    hosts = [] if name == "XQCERA" else [HOSTS[name]]  # which has no reward_scale, and says so
+    # SAC has no reward_scale and no discrete actions, and says so
+    hosts = [] if name in ("XQCERA", "DiscreteSACERA") else [HOSTS[name]]
     for cls in (FAMILY[name], *hosts):
         loaded: Any = cls.load(tmp_path / "model", device="cpu")
         assert loaded.policy.target_entropy == other

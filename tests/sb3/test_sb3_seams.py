@@ -30,7 +30,7 @@ from stable_baselines3.common.distributions import (
     SquashedDiagGaussianDistribution,
 )
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, ContinuousCritic
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
 import era_rl.sb3
@@ -103,6 +103,7 @@ HOOKS: list[tuple[tuple[tuple[str, Any], ...], str, str]] = [
     *((CALLBACK, hook, "self") for hook in ("_init_callback", "_on_step", "_on_training_end")),
     *((CALLBACK, hook, "self") for hook in ("_on_rollout_start", "_on_rollout_end")),
     (((CONTRIB, BatchRenorm1d),), "forward", "self x"),
+    (((SB3, ContinuousCritic),), "forward", "self obs actions"),
     (
         ((CONTRIB, RecurrentActorCriticPolicy),),
         "_process_sequence",

@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBufferSamples
 from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamples, RNNStates
-from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, OFF_POLICY, small
+from sb3_family import BOX, DISCRETE, MULTI_DISCRETE, REPLAY, small
 from sb3_toys import DoubleExtractor
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, spaces.Space, dict[str, Any]]] = {
     "tqcera": ("TQCERA", BOX, {}),
     "crossqera": ("CrossQERA", BOX, {}),
     "xqcera": ("XQCERA", BOX, {}),
+    "discretesacera": ("DiscreteSACERA", DISCRETE, {}),
     "ppoera": ("PPOERA", BOX, {"n_epochs": UPDATES}),
     "ppoera_unbounded": ("PPOERA", BOX, {"n_epochs": UPDATES, "distribution": "normal"}),
     "ppoera_discrete": ("PPOERA", DISCRETE, {"n_epochs": UPDATES}),
@@ -70,15 +71,17 @@ class _Draws:
 class _Replay:
     """In the place of a replay buffer: a new batch each time."""
 
-    def __init__(self, draws: _Draws, action_dim: int) -> None:
-        self.draws, self.action_dim = draws, action_dim
+    def __init__(self, draws: _Draws, model: Any) -> None:
+        self.draws, self.head = draws, model.policy.head
+        self.obs_dim = model.observation_space.shape[0]
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        draws = self.draws
+        draws, sizes = self.draws, getattr(self.head, "num_actions", None)
+        observations = draws.uniform(BATCH, self.obs_dim)
         return ReplayBufferSamples(
-            observations=draws.uniform(BATCH, 2),
-            actions=draws.uniform(BATCH, self.action_dim),
-            next_observations=draws.uniform(BATCH, 2),
+            observations=observations,
+            actions=draws.integers(sizes) if sizes else draws.uniform(BATCH, self.head.action_dim),
+            next_observations=draws.uniform(BATCH, self.obs_dim),
             dones=(draws.uniform(BATCH, 1) > 0.8).double(),
             rewards=draws.normal(BATCH, 1),
         )
@@ -136,8 +139,8 @@ def _train(name: str, space: spaces.Space, options: dict[str, Any]) -> dict[str,
     for parameter in model.policy.parameters():
         parameter.data.copy_(0.3 * draws.normal(*parameter.shape))
     model.set_logger(Logger(None, []))
-    if name in OFF_POLICY:
-        model.replay_buffer = _Replay(draws, 2)
+    if name in REPLAY:
+        model.replay_buffer = _Replay(draws, model)
         model.train(UPDATES, BATCH)
     else:
         model.rollout_buffer = _Rollout(draws, model)

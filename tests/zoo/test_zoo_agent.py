@@ -101,9 +101,12 @@ def test_enjoy_without_a_display_says_so_and_plays(logs, capsys, monkeypatch):
     assert "episode 1" in shown
 
 
-@pytest.mark.parametrize("algo", ["sac_era", "ppo_era"])
+@pytest.mark.parametrize("algo", ["sac_era", "ppo_era", "recurrent_ppo_era"])
 def test_evaluate_and_enjoy_repeat_the_evaluation_of_training(algo, tmp_path, capsys):
-    """The environment has the same seed, so the only evaluation of a run meets the same episodes."""
+    """The environment has the same seed, so the only evaluation of a run meets the same episodes.
+
+    A policy with a memory keeps it within an episode, and begins the next one without.
+    """
     assert train(tmp_path, algo, 10) == 0
     (returns,) = np.load(tmp_path / algo / "Pendulum-v1_1" / "evaluations.npz")["results"]
     agents = [*names(tmp_path, algo), "--best"]

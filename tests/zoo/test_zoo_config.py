@@ -41,6 +41,7 @@ def test_every_entry_is_accepted(algo):
         ("crossq_era", "crossq"),
         ("ppo_era", "ppo"),
         ("a2c_era", "a2c"),
+        ("recurrent_ppo_era", "ppo_lstm"),
     ],
 )
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ SMALL = {
     "sac_era": ["learning_starts=5", "batch_size=8", "policy_kwargs.net_arch=[4]"],
     "xqc_era": ["learning_starts=5", "batch_size=8", "policy_kwargs.net_arch=[4]"],
     "ppo_era": ["n_steps=5", "batch_size=5", "policy_kwargs.net_arch=[4]", "normalize=true"],
+    "recurrent_ppo_era": ["n_steps=5", "batch_size=5", "policy_kwargs.lstm_hidden_size=4"],
 }
 
 
