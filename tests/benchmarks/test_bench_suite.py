@@ -23,6 +23,14 @@ def test_every_suite_can_be_read(name: str) -> None:
     assert all(arm["about"] for arm in loaded.content.get("arms", {}).values())
 
 
+def test_published_results_are_of_their_suites_as_they_are_now() -> None:
+    """No change of the zoo's entries may leave a result behind under another configuration."""
+    results = Path(suite.__file__).parent / "results"
+    names = {path.name for path in results.iterdir()} & set(suite.names())
+    done = [run.is_done(results / name) for name in names for run in suite.load(name).runs]
+    assert any(done)
+
+
 def test_the_main_suites_compare_five_seeds() -> None:
     core = suite.load("entropy-ablation")
     assert len({run.arm for run in core.runs}) == 6

@@ -72,6 +72,20 @@ def test_baselines_differ_in_the_entropy_alone(algo, baseline, env_id):
     }
 
 
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(
+    "env_id", ["dm_control/dog-run-v0", "dm_control/humanoid-walk-v0", "humanoid_bench/h1-walk-v0"]
+)
+def test_hard_tasks_take_two_control_steps_a_decision(algo, env_id):
+    """As in the recipes that solve them; the paper's code repeats actions on HumanoidBench alone."""
+    settings = entry_for(env_id, config_path(algo))
+    repeated = [{"era_rl.envs.wrappers.ActionRepeat": {"repeats": 2}}]
+    if env_id.startswith("humanoid_bench/"):
+        assert settings["env_kwargs"]["action_repeat"] == 2
+    else:
+        assert settings.get("env_wrapper") == (None if "paper" in algo else repeated)
+
+
 def test_the_baselines_critics_are_those_of_layer_norm():
     kwargs = {"layer_norm": True, "net_arch": [8], "critic_weight_decay": 1e-4}
     stock = SAC(LayerNormSACPolicy, "Pendulum-v1", policy_kwargs=kwargs)
