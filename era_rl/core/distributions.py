@@ -177,6 +177,8 @@ class TruncatedNormal(Distribution):
         event_dims: How many trailing dimensions form one event.
         validate_args: Whether to check the arguments and values, which reads tensor values (a host
             synchronisation on CUDA); off by default.
+        noise: Uniform noise, of the shape of ``loc``, that the one sample is of, for a policy that is a
+            function (``torch.func.vmap``, compiled, replayed); by default torch's random numbers.
 
     Raises:
         ValueError: If ``low`` and ``high`` are numbers out of order, ``event_dims`` exceeds the
@@ -193,6 +195,7 @@ class TruncatedNormal(Distribution):
         high: float | Tensor = 1.0,
         event_dims: int = 1,
         validate_args: bool | None = False,
+        noise: Tensor | None = None,
     ) -> None:
         if not (isinstance(low, Tensor) or isinstance(high, Tensor)) and not low < high:
             raise ValueError(f"low={low} must be below high={high}")
@@ -206,6 +209,7 @@ class TruncatedNormal(Distribution):
         self.high = torch.as_tensor(high, dtype=loc.dtype, device=loc.device)
         self._half_width = 0.5 * (self.high - self.low)
         self._kept_truncation: Truncation | None = None
+        self.noise = noise
         split = loc.dim() - event_dims
         super().__init__(loc.shape[:split], loc.shape[split:], validate_args=validate_args)
 
@@ -247,7 +251,9 @@ class TruncatedNormal(Distribution):
         """Return the distribution with its batch dimensions expanded to ``batch_shape``."""
         shape = torch.Size(batch_shape) + self.event_shape
         loc, scale = self.loc.expand(shape), self.scale.expand(shape)
-        return type(self)(loc, scale, self.low, self.high, len(self.event_shape))
+        noise = None if self.noise is None else self.noise.expand(shape)
+        dims = len(self.event_shape)
+        return type(self)(loc, scale, self.low, self.high, dims, noise=noise)
 
     @property
     def mode(self) -> Tensor:
@@ -287,8 +293,14 @@ class TruncatedNormal(Distribution):
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Return reparameterised samples (see :func:`truncated_normal_sample`)."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
+        u = self.noise
+        if u is None:
+            shape = self._extended_shape(torch.Size(sample_shape))
+            u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
+        elif len(sample_shape) > 0:
+            raise ValueError(
+                f"sample_shape={tuple(sample_shape)} must be empty: the noise is one sample"
+            )
         return self._from_unit(truncated_normal_sample(self._unit_loc, self._unit_log_std, u))
 
 

@@ -50,10 +50,12 @@ class UnitRowAdam(torch.optim.Adam):
 
     Args:
         params: As Adam's.
+        stacked: Leading dimensions of parameters that are stacked, (..., out, in).
         **kwargs: As Adam's.
     """
 
-    def __init__(self, params: Any, **kwargs: Any) -> None:
+    def __init__(self, params: Any, *, stacked: int = 0, **kwargs: Any) -> None:
+        self.stacked = stacked
         super().__init__(params, **kwargs)
         self._project()
 
@@ -67,5 +69,5 @@ class UnitRowAdam(torch.optim.Adam):
     def _project(self) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.ndim == 2 and parameter.requires_grad:
+                if parameter.ndim == 2 + self.stacked and parameter.requires_grad:
                     parameter.copy_(unit_rows(parameter))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from era_rl.torchrl.actors import ERAActor, ERAParamExtractor
-    from era_rl.torchrl.objectives import DeltaLoss, SACERALoss
+    from era_rl.torchrl.objectives import DeltaLoss, SACERALoss, XQCERALoss
     from era_rl.torchrl.specs import raw_dim
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ERAActor",
     "ERAParamExtractor",
     "SACERALoss",
+    "XQCERALoss",
     "raw_dim",
 ]
 _MODULES = {
@@ -20,6 +21,7 @@ _MODULES = {
     "ERAParamExtractor": "actors",
     "DeltaLoss": "objectives",
     "SACERALoss": "objectives",
+    "XQCERALoss": "objectives",
     "raw_dim": "specs",
 }
 

@@ -9,6 +9,7 @@ from era_rl.core import OnPolicyOptions, PolicyOptions
 from era_rl.runs.settings import Setting, Settings, SettingsError
 
 Activation = Literal["relu", "elu", "tanh"]
+Network = Literal["mlp", "simba", "batchnorm"]
 Auto = float | Literal["auto"]
 Line = tuple[float, ...]
 """A floor that changes: at the start, at the end, and from which fraction of the training on."""
@@ -20,8 +21,9 @@ free = partial(Setting, free=True)
 # of more than one class, each with its own default
 StepsPerBatch = Annotated[int, Setting("steps of each environment between updates", low=1)]
 Hidden = Annotated[tuple[int, ...], Setting("widths of the hidden layers", low=1)]
-Layers = Annotated[Activation, Setting("activation of the hidden layers")]
-LayerNorm = Annotated[bool, Setting("LayerNorm in the critics")]
+Layers = Annotated[Activation, Setting("activation of the hidden layers of an mlp")]
+LayerNorm = Annotated[bool, Setting("LayerNorm in the critics of an mlp")]
+Normalize = Annotated[bool | None, Setting("by all that were seen before; none: with simba alone")]
 NatsPerDim = Annotated[float | Line, Setting("the same, per dimension of bounded actions")]
 LogStdMin = Annotated[float, Setting("lower bound of log_std")]
 
@@ -47,9 +49,14 @@ class Config(Settings):
     env_processes: Annotated[bool, free("each environment in a process of its own")] = False
     collectors: Annotated[int, Setting("processes that collect; 0: this one", low=0)] = 0
     steps_per_batch: StepsPerBatch = 1
+    network: Annotated[Network, Setting("simba: residual blocks; batchnorm: XQC's networks")] = (
+        "mlp"
+    )
     hidden: Hidden = (256, 256)
+    actor_hidden: Annotated[tuple[int, ...] | None, Setting("the actor's, if others", low=1)] = None
     activation: Layers = "relu"
     layer_norm: LayerNorm = True
+    normalize_observations: Normalize = None
     lr: Annotated[float, Setting("learning rate", low=0.0)] = 3e-4
     gamma: Annotated[float, Setting("discount", low=0.0, high=1.0)] = 0.99
     target_entropy: Annotated[Auto | Line, Setting(FLOOR)] = "auto"
@@ -87,9 +94,30 @@ class Config(Settings):
         """The seed of each agent."""
         return tuple(range(self.seed, self.seed + self.seeds))
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether observations are normalised before the networks."""
+        given = self.normalize_observations
+        return self.network == "simba" if given is None else given
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.policy_options()
+        if self.network != "mlp":
+            self._check_blocks()
+
+    def _check_blocks(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("activation", "layer_norm") and value != field.default:
+                raise SettingsError(
+                    f"{field.name}={value!r} must be left out: network={self.network!r} has its own"
+                )
+            sizes = field.name in ("hidden", "actor_hidden") and value is not None
+            if sizes and not (len(set(value)) == 1 or (value and self.network == "batchnorm")):
+                raise SettingsError(
+                    f"{field.name}={value!r} must have one width or more, simba's one for all blocks"
+                )
 
     def policy_options(self) -> PolicyOptions:
         """Return what is asked of the policy: the settings that are fields of the options."""
@@ -109,6 +137,7 @@ class SACConfig(Config):
     tau: Annotated[float, Setting("Polyak's, of the target critics", low=0.0, high=1.0)] = 0.005
     num_qvalue_nets: Annotated[int, Setting("critics; targets take the least", low=1)] = 2
     critic_weight_decay: Annotated[float, Setting("AdamW's, of the critics", low=0.0)] = 0.0
+    actor_weight_decay: Annotated[float, Setting("AdamW's, of the actor", low=0.0)] = 0.0
 
     @property
     def rows(self) -> int:
@@ -123,6 +152,8 @@ class PPOConfig(Config):
     options_class = OnPolicyOptions
 
     steps_per_batch: StepsPerBatch = 2_048
+    # not batchnorm: under batch statistics the ratios of the first update would not be one
+    network: Annotated[Literal["mlp", "simba"], Setting("simba: residual blocks")] = "mlp"
     activation: Layers = "tanh"
     hidden: Hidden = (64, 64)
     layer_norm: LayerNorm = False
@@ -133,7 +164,7 @@ class PPOConfig(Config):
     lmbda: Annotated[float, Setting("of the advantage estimate", low=0.0, high=1.0)] = 0.95
     clip: Annotated[float, Setting("range of the probability ratio", low=0.0, high=1.0)] = 0.2
     max_grad_norm: Annotated[float, Setting("largest gradient norm of an agent", low=0.0)] = 0.5
-    normalize_observations: Annotated[bool, Setting("by all that were seen before")] = True
+    normalize_observations: Normalize = True
 
     @property
     def rows(self) -> int:
@@ -153,5 +184,11 @@ _PAPER = {"floor": "gaussian", "nats_per_dim": 0.25, "hidden": (512, 512), "acti
 _PAPER |= {"learning_starts": 5_000, "updates": 2, "critic_weight_decay": 1e-4}
 _FASTSAC = {"n_envs": 128, "env_processes": True, "batch_size": 8_192, "updates": 8}
 _FASTSAC |= {"hidden": (512, 256, 128), "gamma": 0.97, "tau": 0.05, "learning_starts": 10_000}
-PRESETS: dict[str, dict[str, Any]] = {"paper": _PAPER, "fastsac": _FASTSAC}
-"""SAC settings under a name: the paper's, and FastSAC's many environments and large batches."""
+_SIMBA = {"network": "simba", "actor_hidden": (128,), "lr": 1e-4, "updates": 2}
+_SIMBA |= {"learning_starts": 5_000, "critic_weight_decay": 1e-2, "actor_weight_decay": 1e-2}
+_XQC = {"network": "batchnorm", "hidden": (256,) * 4, "updates": 2, "learning_starts": 5_000}
+PRESETS: dict[str, dict[str, Any]] = {
+    **{"paper": _PAPER, "fastsac": _FASTSAC, "simba": _SIMBA, "xqc": _XQC}
+}
+"""SAC settings under a name: the paper's, FastSAC's many environments and large batches, SimBa's and
+XQC's networks with their settings (XQC's policy delay and falling rate are left out)."""

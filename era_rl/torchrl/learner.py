@@ -14,8 +14,8 @@ from era_rl.core import LearnedDelta, delta_loss
 from era_rl.core.compensation import DELTA_LEARNING_RATE
 from era_rl.core.compiling import Fallback, graphed
 from era_rl.torchrl.config import Config
-from era_rl.torchrl.networks import make_actor
-from era_rl.torchrl.stacked import AgentStreams, StackedPolicy, call_with, stack_losses
+from era_rl.torchrl.networks import make_actor, observation_dim
+from era_rl.torchrl.stacked import AgentNorm, AgentStreams, StackedPolicy, call_with, stack_losses
 
 ACTOR = "actor_network_params"
 
@@ -40,7 +40,9 @@ class Learner(ABC):
 
     def __init__(self, config: Config, env: EnvBase) -> None:
         self.config, self.device, self.steps = config, torch.device(config.device), 0
-        self.actor = make_actor(config, env, log_prob=self.log_prob)
+        actor = make_actor(config, env, log_prob=self.log_prob)
+        # a function of parameters: its own, if trainable, would have what is compiled compiled twice
+        self.actor = actor.eval().requires_grad_(False)
         self.options = config.policy_options()
         self.loss, self.params = stack_losses(
             lambda: self._make_loss(env), config.agent_seeds, self.trained, self.kept
@@ -52,6 +54,9 @@ class Learner(ABC):
         if config.delta == "auto":
             self._learn_delta()
         self.policy = StackedPolicy(self.actor, self.params[ACTOR])
+        if config.normalizes:
+            norm = AgentNorm(config.seeds, observation_dim(config, env))
+            self.policy.normalize = norm.to(self.device)
         self.streams = AgentStreams(config.agent_seeds, self.device)
         self.observation: Tensor | None = None
         """Of the last update, (agents, n, observation_dim)."""
@@ -79,6 +84,9 @@ class Learner(ABC):
     @abstractmethod
     def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Return the metrics of one agent, scalars: their ``loss_*`` are what it minimises."""
+
+    def begin_episodes(self) -> None:  # noqa: B027 (there may be nothing to do)
+        """Take note that all environments begin new episodes."""
 
     def _of_heads(self, name: str) -> Tensor:
         """Return a buffer that the head of every agent has, (agents, ...)."""
@@ -117,9 +125,9 @@ class Learner(ABC):
 
     def _entropy(self, observation: Tensor) -> Tensor:
         """Return one agent's entropies, shape (n,)."""
-        actor = self.loss.actor_network
-        with self.loss.actor_network_params.to_module(actor):
-            return actor.entropy(TensorDict({"observation": observation}, observation.shape[:1]))
+        with self.loss.actor_network_params.to_module(self.actor):
+            data = TensorDict({"observation": observation}, observation.shape[:1])
+            return self.actor.entropy(data)
 
     def _adam_kwargs(self) -> dict[str, Any]:
         # steps counted on the device

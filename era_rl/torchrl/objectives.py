@@ -1,14 +1,18 @@
-"""A loss without an entropy term, and the dual loss of Eq. 11's compensation delta."""
+"""Losses without an entropy term, and the dual loss of Eq. 11's compensation delta."""
 
-from typing import Any
+from copy import deepcopy
+from typing import Any, Self
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import dispatch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule, SACLoss
 
 from era_rl.core import LearnedDelta
+from era_rl.networks.values import categorical_loss, least_categorical, project_categorical
 from era_rl.torchrl.actors import ERAActor
 
 
@@ -54,6 +58,77 @@ class SACERALoss(SACLoss):
         if "entropy" in out:  # the host leaves it out of what is not reduced
             out["log_prob"] = -out.pop("entropy")
         return out
+
+
+class XQCERALoss(SACERALoss):
+    """:class:`SACERALoss` for batch-normalised networks and critics that are distributions (XQC).
+
+    L_Q = sum_j E[-sum_i t_i ln Z_j(s, a)_i], t the projection of r + gamma (1 - terminated) Z'(s', a')
+    on the bins, Z' the target critic with the smaller mean. (s, a) and (s', a') go through critics,
+    and through target critics, in one pass, by whose batch they are normalised; so are the states in
+    L_pi. Next actions, and the critics in L_pi, are normalised by running statistics.
+
+    Args:
+        actor_network: An :class:`ERAActor`, in its network :class:`era_rl.networks.BatchNormMLP`.
+        qvalue_network: Of one network, :class:`era_rl.torchrl.networks.Joined`, whose last layer is a
+            :class:`era_rl.networks.CategoricalValue`.
+        gamma: Discount.
+        **kwargs: As SACERALoss's.
+
+    Source: XQC, arXiv 2509.25174, without its entropy term. Rewards are to be scaled so that returns
+    stay within the bins (:class:`era_rl.networks.RewardScale`).
+    """
+
+    __annotations__ = dict(SACLoss.__annotations__)
+
+    def __init__(
+        self, actor_network: Any, qvalue_network: Any, *, gamma: float, **kwargs: Any
+    ) -> None:
+        super().__init__(actor_network, qvalue_network, **kwargs)
+        self.make_value_estimator(gamma=gamma)
+        # held in __dict__: of these the modes are used, not the parameters
+        body, value = deepcopy(qvalue_network.module)
+        critic = nn.Sequential(body, nn.Linear(value.in_features, value.out_features))
+        acting = deepcopy(actor_network).eval()
+        self.__dict__.update(_gamma=gamma, _acting=acting, _critic=critic)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the critics in L_pi have the running statistics in any."""
+        super().train(mode)
+        for network, training in (
+            *((self.actor_network, mode), (self._critic, mode), (self.qvalue_network, False)),
+        ):
+            network.train(training)
+        return self
+
+    def qvalue_v2_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return L_Q, and each transition's largest as its ``td_error`` (the host's hook)."""
+        after = tensordict["next"].copy()
+        z = self.qvalue_network_params["module", "1", "z"][0]
+        with torch.no_grad():
+            with set_exploration_type(ExplorationType.RANDOM):
+                after = functional_call(self._acting, _by_name(self.actor_network_params), (after,))
+            parts = [torch.cat([tensordict[k], after[k]]) for k in self.qvalue_network.in_keys]
+            x = torch.cat(parts, dim=-1)
+            following = self._logits(self.target_qvalue_network_params, x)[:, len(after) :]
+            values = after["reward"] + self._gamma * ~after["terminated"] * z
+            target = project_categorical(least_categorical(following, z), values, z)
+        logits = self._logits(self.qvalue_network_params, x)[:, : len(after)]
+        loss = categorical_loss(logits, target)
+        return loss.mean(1).sum(), {"td_error": loss.detach().amax(0)}
+
+    def _logits(self, params: TensorDictBase, x: Tensor) -> Tensor:
+        """Return each critic's logits, (critics, n, bins), at states and actions, (n, features)."""
+
+        def of_one(params: TensorDictBase) -> Tensor:
+            return functional_call(self._critic, _by_name(params), (x,))
+
+        return torch.vmap(of_one)(params["module"])
+
+
+def _by_name(params: TensorDictBase) -> dict[str, Tensor]:
+    return params.flatten_keys(".").to_dict()
 
 
 class DeltaLoss(LossModule):

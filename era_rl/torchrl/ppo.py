@@ -11,8 +11,8 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from era_rl.torchrl.config import PPOConfig
 from era_rl.torchrl.learner import ACTOR, Learner
-from era_rl.torchrl.networks import make_actor, make_critic, observation_dim
-from era_rl.torchrl.stacked import AgentNorm, leaves
+from era_rl.torchrl.networks import make_actor, make_critic
+from era_rl.torchrl.stacked import leaves
 
 CRITIC = "critic_network_params"
 
@@ -23,12 +23,6 @@ class PPOLearner(Learner):
     config: PPOConfig
     name, log_prob = "PPO", True
     trained = (ACTOR, CRITIC)
-
-    def __init__(self, config: PPOConfig, env: EnvBase) -> None:
-        super().__init__(config, env)
-        if config.normalize_observations:
-            norm = AgentNorm(config.seeds, observation_dim(config, env))
-            self.policy.normalize = norm.to(self.device)
 
     def _make_loss(self, env: EnvBase) -> ClipPPOLoss:
         actor = _initialised(make_actor(self.config, env, log_prob=self.log_prob), last_gain=0.01)
@@ -65,7 +59,7 @@ class PPOLearner(Learner):
             for index in order.chunk(self.config.minibatches, dim=1):
                 agents = torch.arange(len(index), device=self.device)[:, None]
                 metrics.append(self._update(batch[agents, index]))
-        if self.config.normalize_observations:  # only now: the data was collected with the old ones
+        if self.config.normalizes:  # only now: the data was collected with the old ones
             self.policy.normalize.update(data["observation"].flatten(1, 2))
         return {name: torch.stack([m[name] for m in metrics]).mean(0) for name in metrics[0]}
 

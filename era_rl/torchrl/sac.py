@@ -8,13 +8,17 @@ from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import EnvBase
 
+from era_rl.networks import RewardScale
+from era_rl.networks.batch_norm import UnitRowAdam
 from era_rl.torchrl.config import SACConfig
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.networks import make_actor, make_critic
-from era_rl.torchrl.objectives import SACERALoss
+from era_rl.torchrl.objectives import SACERALoss, XQCERALoss
 from era_rl.torchrl.stacked import leaves
 
 CRITIC, TARGET = "qvalue_network_params", "target_qvalue_network_params"
+BOUND = 5.0
+"""Where the bins of categorical critics end, within which scaled returns are kept."""
 
 
 class SACLearner(Learner):
@@ -38,27 +42,42 @@ class SACLearner(Learner):
         self.buffer = ReplayBuffer(storage=storage)
         agents = torch.arange(config.seeds, device=self.device)
         self.agents = agents[:, None].expand(-1, config.batch_size)
+        values = (self.params[name].values(True, True) for name in (TARGET, CRITIC))
+        followed = [(t, c.data) for t, c in zip(*values, strict=True) if c.requires_grad]
+        self.targets, self.followed = map(list, zip(*followed, strict=True))
+        self.reward_scale: RewardScale | None = None
+        if config.network == "batchnorm":
+            n_envs = config.n_envs * max(config.collectors, 1)
+            scale = RewardScale(config.gamma, BOUND, config.seeds, n_envs)
+            self.reward_scale = scale.to(self.device)
 
     def _make_loss(self, env: EnvBase) -> SACERALoss:
-        loss = SACERALoss(
-            make_actor(self.config, env, log_prob=self.log_prob),
-            make_critic(self.config, env, of_action=True),
-            num_qvalue_nets=self.config.num_qvalue_nets,
-        )
+        actor = make_actor(self.config, env, log_prob=self.log_prob)
+        critic = make_critic(self.config, env, of_action=True)
+        critics = self.config.num_qvalue_nets
+        if self.config.network == "batchnorm":
+            return XQCERALoss(actor, critic, num_qvalue_nets=critics, gamma=self.config.gamma)
+        loss = SACERALoss(actor, critic, num_qvalue_nets=critics)
         loss.make_value_estimator(gamma=self.config.gamma)
         return loss
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
-        common, decay = self._adam_kwargs(), self.config.critic_weight_decay
         return [
-            torch.optim.Adam(leaves(self.params[ACTOR]), **common),
-            torch.optim.AdamW(leaves(self.params[CRITIC]), weight_decay=decay, **common),
+            self._optimizer(ACTOR, self.config.actor_weight_decay, stacked=1),
+            self._optimizer(CRITIC, self.config.critic_weight_decay, stacked=2),
         ]
+
+    def _optimizer(self, name: str, decay: float, stacked: int) -> torch.optim.Optimizer:
+        params, kwargs = leaves(self.params[name]), {**self._adam_kwargs(), "weight_decay": decay}
+        if self.config.network != "batchnorm":
+            return torch.optim.AdamW(params, **kwargs)
+        return UnitRowAdam(params, stacked=stacked, decoupled_weight_decay=True, **kwargs)
 
     def learn(self, data: TensorDictBase) -> dict[str, Tensor]:
         """Store a batch of data, shape (agents, envs, time), update, and return metrics (agents,)."""
         self.buffer.extend(self._transitions(data))
         self.steps += self.config.steps_per_iteration
+        self._take_note(data)
         if self.steps < self.config.learning_starts:
             return {}
         self.policy.uniform.zero_()
@@ -68,9 +87,35 @@ class SACLearner(Learner):
             batch = self.buffer.storage.get((time, self.agents))
             noise = self.streams.draw(torch.rand, 2, self.config.batch_size, self.action_dim)
             batch["noise"], batch["next", "noise"] = noise.unbind(1)
-            metrics = self._update(batch)
+            metrics = self._update(self._scaled(batch))
             self.observation = batch["observation"]
+        if self.reward_scale is not None:
+            metrics = {**metrics, "reward_scale": self.reward_scale().squeeze(-1)}
         return metrics
+
+    def begin_episodes(self) -> None:
+        """Count returns anew, where episodes are cut off."""
+        if self.reward_scale is not None:
+            self.reward_scale.returns.zero_()
+
+    def _take_note(self, data: TensorDictBase) -> None:
+        """Move the running statistics of observations and rewards to a batch of data."""
+        if self.config.normalizes:
+            self.policy.normalize.update(data["observation"].flatten(1, 2).to(self.device))
+        if self.reward_scale is not None:
+            after = data["next"].select("reward", "done").to(self.device)
+            for step in after.unbind(2):
+                self.reward_scale.update(step["reward"].squeeze(-1), step["done"].squeeze(-1))
+
+    def _scaled(self, batch: TensorDictBase) -> TensorDictBase:
+        """Put observations and rewards as the networks take them into a batch of the buffer's."""
+        if self.config.normalizes:
+            for each in (batch, batch["next"]):
+                each["observation"] = self.policy.normalize(each["observation"])
+        if self.reward_scale is not None:
+            reward, scale = batch["next", "reward"], self.reward_scale()[..., None]
+            batch["next", "reward"] = (reward / scale).to(reward.dtype)
+        return batch
 
     def _transitions(self, data: TensorDictBase) -> TensorDictBase:
         """Return what the losses read, shape (time * envs, agents)."""
@@ -80,7 +125,7 @@ class SACLearner(Learner):
 
     def _plain_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         metrics = super()._plain_update(batch)
-        self.params[TARGET].lerp_(self.params[CRITIC].data, self.config.tau)
+        torch._foreach_lerp_(self.targets, self.followed, self.config.tau)
         return metrics
 
     def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
@@ -93,11 +138,14 @@ class SACLearner(Learner):
         # a copy, for the file of a view has the whole buffer
         stored = self.buffer[:].cpu().clone().flatten_keys(".").to_dict() if self.buffer else {}
         writer = self.buffer.writer.state_dict()
-        return {**super().state_dict(), "buffer": stored, "writer": writer}
+        scale = {} if self.reward_scale is None else self.reward_scale.state_dict()
+        return {**super().state_dict(), "buffer": stored, "writer": writer, "reward_scale": scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         super().load_state_dict(state)
+        if self.reward_scale is not None:
+            self.reward_scale.load_state_dict(state["reward_scale"])
         if state["buffer"]:  # in the order of its places, for indices are drawn, not transitions
             stored = TensorDict(state["buffer"]).unflatten_keys(".")
             self.buffer.extend(stored.auto_batch_size_(2))

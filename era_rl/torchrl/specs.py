@@ -12,12 +12,12 @@ from torchrl.data import Bounded, Categorical, Composite, OneHot, TensorSpec
 from torchrl.modules import OneHotCategorical, TanhNormal
 
 from era_rl.core import Head, PolicyOptions, TruncatedNormal, check_bounds
-from era_rl.torchrl.noise import NoiseCategorical, NoiseOneHotCategorical, NoiseTruncatedNormal
+from era_rl.torchrl.noise import NoiseCategorical, NoiseOneHotCategorical
 
 Options = PolicyOptions | Mapping[Any, PolicyOptions]
 """Of one action, or by the keys of a composite spec, of which those left out have the defaults."""
 
-_BOUNDED = {"truncated": (TruncatedNormal, NoiseTruncatedNormal), "tanh": (TanhNormal, None)}
+_BOUNDED = {"truncated": (TruncatedNormal, TruncatedNormal), "tanh": (TanhNormal, None)}
 _DISCRETE = {
     OneHot: (OneHotCategorical, NoiseOneHotCategorical),
     Categorical: (torch_distributions.Categorical, NoiseCategorical),

@@ -155,6 +155,7 @@ class Trainer:
     def _begin_episodes(self) -> None:
         self.collector.set_seed(self.checkpoints, static_seed=True)
         self.collector.reset()
+        self.learner.begin_episodes()
 
     def _checkpoint(self) -> None:
         learner = self.learner

@@ -25,7 +25,6 @@ from torchrl.modules import NormalParamExtractor
 
 from era_rl.core import OnPolicyOptions, PolicyOptions, TruncatedGaussianHead, TruncatedNormal
 from era_rl.torchrl import ERAActor, ERAParamExtractor, raw_dim
-from era_rl.torchrl.noise import NoiseTruncatedNormal
 
 LOW, HIGH = torch.tensor([-2.0, 0.0, -0.5]), torch.tensor([1.0, 10.0, 0.5])
 MASK = torch.tensor([True, False, True, True])
@@ -270,12 +269,14 @@ def test_ppo_gets_its_default_floor_by_one_argument() -> None:
 
 def test_expanded_distributions_keep_their_noise() -> None:
     loc, noise = torch.zeros(3), torch.rand(3)
-    policy = NoiseTruncatedNormal(loc, loc + 0.5, noise, LOW, HIGH)
+    policy = TruncatedNormal(loc, loc + 0.5, LOW, HIGH, noise=noise)
     expanded = policy.expand([5])
     assert expanded.batch_shape == (5,)
     torch.testing.assert_close(expanded.rsample(), policy.rsample().expand(5, 3))
     torch.testing.assert_close(expanded.entropy(), policy.entropy().expand(5))
     assert torch.equal(expanded.high, HIGH)
+    with pytest.raises(ValueError, match=r"sample_shape=\(2,\) must be empty"):
+        expanded.rsample((2,))
 
 
 class _Masked(gymnasium.Env):

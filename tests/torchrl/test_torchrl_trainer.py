@@ -47,8 +47,13 @@ SAC = SACConfig(
 )
 PPO = PPOConfig(**COMMON, steps=64, steps_per_batch=16, minibatches=4, epochs=2)
 LEARNED_DELTA = replace(SAC, floor="gaussian", delta="auto", lr=1e-2)
+SIMBA = replace(SAC, network="simba", actor_hidden=(8,), actor_weight_decay=0.1, lr=1e-2)
+# gradients that are 0 but for rounding turn XQC's networks: tests/torchrl/test_torchrl_networks.py
+XQC = replace(SAC, network="batchnorm", floor="gaussian", delta="auto", lr=1e-2)
 ALGORITHMS = pytest.mark.parametrize(
-    "config", [SAC, PPO, LEARNED_DELTA], ids=["sac", "ppo", "learned-delta"]
+    "config",
+    [SAC, PPO, LEARNED_DELTA, SIMBA, replace(PPO, network="simba")],
+    ids=["sac", "ppo", "learned-delta", "simba", "ppo-simba"],
 )
 
 
@@ -77,7 +82,9 @@ def test_stacked_agents_equal_agents_trained_alone(config: Config, tmp_path: Pat
     assert _difference(params[0], params[1]) > 1e-2
 
 
-@ALGORITHMS
+@pytest.mark.parametrize(
+    "config", [SAC, PPO, LEARNED_DELTA, SIMBA, XQC], ids=["sac", "ppo", "delta", "simba", "xqc"]
+)
 def test_a_resumed_run_equals_the_uninterrupted_one(config: Config, tmp_path: Path) -> None:
     half = config.steps // 2
     config = replace(config, seeds=2, save_freq=half)
@@ -150,7 +157,7 @@ def test_the_device_auto_is_one_of_this_machine(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("no_evaluation")
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "captured"])
-@pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
+@pytest.mark.parametrize("config", [SAC, PPO, SIMBA, XQC], ids=["sac", "ppo", "simba", "xqc"])
 def test_trains_on_cuda_with_the_learners_own_policy(
     config: Config, compile: bool, tmp_path: Path
 ) -> None:
