@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
@@ -97,6 +98,14 @@ class ERAMixin(BaseAlgorithm):
         check_action_space(getattr(env, "action_space", None))
         # the hosts write to policy_kwargs, which may be another model's too
         super().__init__(*map(_copied, args), **{k: _copied(v) for k, v in kwargs.items()})
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise ValueError(
+                f"policy={policy_name!r} must be one of {', '.join(map(repr, self.policy_aliases))}, "
+                f"which {type(self).__name__} has"
+            )
+        return super()._get_policy_from_name(policy_name)
 
     @classmethod
     def _option_names(cls) -> set[str]:

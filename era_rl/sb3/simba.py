@@ -164,11 +164,19 @@ class ObservingMixin(BaseAlgorithm):
         super().__init__(**{**defaults, **given, **kwargs})
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        normalised = self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs
-        if normalised and getattr(self.policy, "normalize_obs", False):
+        vec_normalize = self._vec_normalize_env
+        if getattr(vec_normalize, "norm_obs", False) and getattr(
+            self.policy, "normalize_obs", False
+        ):
             warnings.warn(
                 "VecNormalize(norm_obs=True) and the policy both normalise observations: "
                 "policy_kwargs={'normalize_obs': False} leaves it to VecNormalize",
+                stacklevel=3,
+            )
+        if getattr(vec_normalize, "norm_reward", False) and hasattr(self, "reward_scale"):
+            warnings.warn(
+                f"VecNormalize(norm_reward=True) and {type(self).__name__} both scale rewards: "
+                "norm_reward=False leaves it to the algorithm",
                 stacklevel=3,
             )
         return super()._setup_learn(*args, **kwargs)

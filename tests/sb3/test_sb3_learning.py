@@ -197,6 +197,26 @@ def test_learns_cartpole(name: str, record: Record) -> None:
         assert min(np.mean(evaluations) for evaluations in means[name]) >= 200.0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(7_200)
+@pytest.mark.parametrize("name", ["SACERA", "TQCERA"])
+def test_simba_learns_pendulum(name: str, record: Record) -> None:
+    """The bars of the siblings; the floor held in every visited state."""
+    means: list[float] = []
+    for seed in range(3):
+        monitor = EntropyMonitor()
+        # its own rate is for tasks a hundred times as long
+        options: dict[str, Any] = {"target_entropy": 0.0, "learning_rate": 1e-3, "seed": seed}
+        env = gym.make("Pendulum-v1")
+        model = FAMILY[name]("SimbaPolicy", env, device="cpu", **options)
+        model.learn(10_000, callback=monitor)
+        means.append(_mean_return(model, "Pendulum-v1", seed))
+        record(name, means)
+        assert monitor.margin >= 0.0
+    assert np.median(means) >= -250.0
+    assert min(means) >= -400.0
+
+
 def _mean_return(model: Any, env_id: str, seed: int) -> float:
     """Return the mean return of 20 deterministic episodes."""
     env = Monitor(gym.make(env_id))
