@@ -10,7 +10,7 @@ import torch
 from sb3_family import BOX, small, some_states
 from sb3_toys import TargetEnv
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import CheckpointCallback, ConvertCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.monitor import Monitor
@@ -69,13 +69,20 @@ def test_eq_11_holds_the_normal_s_entropy(name: str, delta: Any) -> None:
 def test_callbacks_save_and_evaluate(name: str, tmp_path: Path) -> None:
     """A checkpoint of CheckpointCallback's acts as the model did at the step it was written at."""
     evaluation = EvalCallback(Monitor(TargetEnv(horizon=5)), eval_freq=30, verbose=0)
-    model = model_of(name)
-    model.learn(30, callback=[evaluation, CheckpointCallback(30, str(tmp_path))])
+    model, acted = model_of(name), []
+    states = some_states(model)
+
+    def note(*_: Any) -> bool:
+        acted.append(model.predict(states, deterministic=True)[0])
+        return True
+
+    checkpoint = CheckpointCallback(30, str(tmp_path))
+    model.learn(30, callback=[evaluation, checkpoint, ConvertCallback(note)])
     assert np.isfinite(evaluation.last_mean_reward)
     (path,) = tmp_path.glob("*.zip")
     loaded = type(model).load(path, device="cpu")
-    states = some_states(model)
-    assert np.array_equal(*(m.predict(states, deterministic=True)[0] for m in (model, loaded)))
+    assert np.array_equal(acted[-1], loaded.predict(states, deterministic=True)[0])
+    assert not np.array_equal(acted[-1], acted[0])
 
 
 @pytest.mark.parametrize("name", ["SACERA", "XQCERA"])
