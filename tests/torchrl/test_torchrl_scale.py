@@ -20,9 +20,12 @@ pytestmark = [
 COMMON = {"hidden": (16, 16), "eval_episodes": 1, "collectors": 2, "steps_per_batch": 10}
 SAC = SACConfig(**COMMON, learning_starts=40, batch_size=32, updates=2)
 PPO = PPOConfig(**COMMON, minibatches=4)
+SIMBA, XQC = replace(SAC, network="simba"), replace(SAC, network="batchnorm")
 
 
-@pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
+@pytest.mark.parametrize(
+    "config", [SAC, PPO, SIMBA, XQC], ids=["sac", "ppo", "simba", "batchnorm"]
+)
 def test_two_processes_collect_with_the_learners_policy(config: Config, tmp_path: Path) -> None:
     trainer = Trainer(replace(config, seeds=2, n_envs=2, steps=120, out=tmp_path))
     trainer.run()
