@@ -23,7 +23,7 @@ StepsPerBatch = Annotated[int, Setting("steps of each environment between update
 Hidden = Annotated[tuple[int, ...], Setting("widths of the hidden layers", low=1)]
 Layers = Annotated[Activation, Setting("activation of the hidden layers of an mlp")]
 LayerNorm = Annotated[bool, Setting("LayerNorm in the critics of an mlp")]
-Normalize = Annotated[bool | None, Setting("by all that were seen before; none: with simba alone")]
+Normalize = Annotated[bool, Setting("by all that were seen before; with simba always")]
 NatsPerDim = Annotated[float | Line, Setting("the same, per dimension of bounded actions")]
 LogStdMin = Annotated[float, Setting("lower bound of log_std")]
 
@@ -56,7 +56,7 @@ class Config(Settings):
     actor_hidden: Annotated[tuple[int, ...] | None, Setting("the actor's, if others", low=1)] = None
     activation: Layers = "relu"
     layer_norm: LayerNorm = True
-    normalize_observations: Normalize = None
+    normalize_observations: Normalize = False
     lr: Annotated[float, Setting("learning rate", low=0.0)] = 3e-4
     gamma: Annotated[float, Setting("discount", low=0.0, high=1.0)] = 0.99
     target_entropy: Annotated[Auto | Line, Setting(FLOOR)] = "auto"
@@ -97,8 +97,7 @@ class Config(Settings):
     @property
     def normalizes(self) -> bool:
         """Whether observations are normalised before the networks."""
-        given = self.normalize_observations
-        return self.network == "simba" if given is None else given
+        return self.normalize_observations or self.network == "simba"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,6 +23,13 @@ def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFi
     assert set(summary["returns"]) == {"0", "1"}
 
 
+@pytest.mark.usefixtures("no_evaluation")
+def test_a_preset_and_options_of_networks_are_read(tmp_path: Path) -> None:
+    arguments = "sac --preset xqc --env Toy-v0 -n 20 --hidden 8 8 --actor-hidden 4 --batch-size 8"
+    options = "--learning-starts 10 --normalize-observations --no-progress"
+    assert main([*f"{arguments} {options}".split(), "--out", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
