@@ -53,7 +53,7 @@ class Config(Settings):
         "mlp"
     )
     hidden: Hidden = (256, 256)
-    actor_hidden: Annotated[tuple[int, ...] | None, Setting("the actor's, if others", low=1)] = None
+    actor_hidden: Annotated[tuple[int, ...], Setting("the actor's, if others", low=1)] = ()
     activation: Layers = "relu"
     layer_norm: LayerNorm = True
     normalize_observations: Normalize = False
@@ -112,10 +112,11 @@ class Config(Settings):
                 raise SettingsError(
                     f"{field.name}={value!r} must be left out: network={self.network!r} has its own"
                 )
-            sizes = field.name in ("hidden", "actor_hidden") and value is not None
-            if sizes and not (len(set(value)) == 1 or (value and self.network == "batchnorm")):
+        for name in ("hidden", "actor_hidden"):
+            value = getattr(self, name) or self.hidden
+            if not value or (self.network == "simba" and len(set(value)) > 1):
                 raise SettingsError(
-                    f"{field.name}={value!r} must have one width or more, simba's one for all blocks"
+                    f"{name}={value!r} must have one width or more, simba's one for all blocks"
                 )
 
     def policy_options(self) -> PolicyOptions:

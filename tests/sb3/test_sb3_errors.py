@@ -106,7 +106,7 @@ def test_refuses_other_action_spaces() -> None:
 
 
 def test_refuses_a_policy_of_another_name() -> None:
-    with pytest.raises(ValueError, match="policy=.NoPolicy. must be one of .MlpPolicy., "):
+    with pytest.raises(ValueError, match=r"policy=.NoPolicy. must be one of .MlpPolicy., "):
         small_sacera(policy="NoPolicy")
 
 

@@ -23,9 +23,7 @@ PPO = PPOConfig(**COMMON, minibatches=4)
 SIMBA, XQC = replace(SAC, network="simba"), replace(SAC, network="batchnorm")
 
 
-@pytest.mark.parametrize(
-    "config", [SAC, PPO, SIMBA, XQC], ids=["sac", "ppo", "simba", "batchnorm"]
-)
+@pytest.mark.parametrize("config", [SAC, PPO, SIMBA, XQC], ids=["sac", "ppo", "simba", "batchnorm"])
 def test_two_processes_collect_with_the_learners_policy(config: Config, tmp_path: Path) -> None:
     trainer = Trainer(replace(config, seeds=2, n_envs=2, steps=120, out=tmp_path))
     trainer.run()
