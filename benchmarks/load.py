@@ -34,7 +34,7 @@ env, width, threads, steps = sys.argv[1], *map(int, sys.argv[2:])
 set_threads(threads, 256 * width * width)
 model = SACERA("MlpPolicy", env, policy_kwargs={"net_arch": [width, width]}, learning_starts=0,
                buffer_size=10_000, seed=0, device="cpu", compile=False)
-model.learn(100)
+model.learn(30)
 wall, process = time.perf_counter(), time.process_time()
 model.learn(steps, reset_num_timesteps=False)
 sys.stdout.write(f"{time.perf_counter() - wall} {time.process_time() - process}")
