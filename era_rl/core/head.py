@@ -35,7 +35,8 @@ class Setting:
     def __set__(self, head: "Head", value: float) -> None:
         number = as_number(self.name, value)
         head.check(**{**head.settings(), self.name: number})
-        head.get_buffer(f"_{self.name}").fill_(number)
+        with torch.no_grad():  # training may be following its slope
+            head.get_buffer(f"_{self.name}").fill_(number)
 
 
 class Head(nn.Module):
