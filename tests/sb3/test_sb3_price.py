@@ -216,7 +216,9 @@ def test_the_price_by_actions_taken_is_that_of_the_value() -> None:
 
 @pytest.mark.parametrize("name", ["PPOERA", "A2CERA", "RecurrentPPOERA"])
 def test_the_price_on_policy_is_logged(name: str, tmp_path: Path) -> None:
-    model: Any = small(name, BOX)
+    """With a floor that moves in each round of updates, where autograd follows it."""
+    model: Any = small(name, BOX, nats_per_dim=lambda progress: progress - 1.5)
     with logging_to(tmp_path, model):
         model.learn(64, log_interval=1)
     assert np.isfinite(float(read_rows(tmp_path / "progress.csv")[-1]["train/entropy_price"]))
+    assert model.target_entropy < -2.0
