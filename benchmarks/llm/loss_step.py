@@ -4,7 +4,8 @@
 
 The head, 1024 tokens, forward and backward: TRL's fused head; the same with ERA, half of the responses
 scaled, a quarter up and a quarter down, or all of them up ("sharpened"), as long as entropies are not
-far too high; both with an entropy bonus; full logits; and full logits with the scaled rows written into
+far too high, or none ("unscaled": TRL's values to the last bit, its tiles folded in blocks that fit a
+cache); both with an entropy bonus; full logits; and full logits with the scaled rows written into
 a copy, the usual way to modify logits. The whole step: loss and backward of TRL's trainer, on a model
 of eight layers, without and with ERA.
 
@@ -69,6 +70,11 @@ def sharpened(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) ->
     return era(hidden, weight, targets, torch.where(scale == 1, 1.0, 2.0))
 
 
+def unscaled(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+    """TRL's fused head with ERA, no response scaled."""
+    return era(hidden, weight, targets, torch.ones_like(scale))
+
+
 def full(hidden: Tensor, weight: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     """Full logits, unmodified."""
     return selected_logps(hidden @ weight.T, targets).sum()
@@ -87,6 +93,7 @@ HEADS = {
     "stock": stock,
     "era": era,
     "era_sharpened": sharpened,
+    "era_unscaled": unscaled,
     "stock_bonus": partial(stock, bonus=0.01),
     "era_bonus": partial(era, bonus=0.01),
     "full_logits": full,

@@ -1,12 +1,11 @@
 """The head that stands in for TRL's kernel, against the functional form on full logits."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 from trl.kernels import ChunkedLogProbFunction
 
+from era_llm import fused_head
 from era_llm.functional import era_logps, selected_logps
 from era_llm.fused_head import ScaledHead, check_kernel, installed
 from era_llm.loss_call import LossCall
@@ -81,50 +80,52 @@ def test_value_entropy_and_gradient(
 
 
 @pytest.mark.parametrize(
-    ("k", "scales", "bonus", "passes"),
+    ("k", "scales", "passes"),
     [
-        (2.0, [1, 1, 1, 1, 1], False, (1, 1)),
-        (2.0, [1, 2, 2, 2, 1], False, (1, 1)),
-        (2.0, [1, 2, 0.5, 2, 1], False, (2, 1)),
-        (4.0, [1, 4, 4, 4, 1], False, (2, 1)),
-        (2.0, [1, 1, 1, 1, 1], True, (1, 1)),
-        (2.0, [1, 2, 2, 2, 1], True, (1, 2)),
+        (2.0, [1, 1, 1, 1, 1], 1),
+        (2.0, [1, 2, 2, 2, 1], 1),
+        (2.0, [1, 2, 0.5, 2, 1], 2),
+        (4.0, [1, 4, 4, 4, 1], 2),
     ],
 )
-def test_the_kernel_runs_once_unless_rows_are_flattened_or_have_a_bonus(
-    k: float,
-    scales: list[float],
-    bonus: bool,
-    passes: tuple[int, int],
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("bonus", [False, True], ids=["", "bonus"])
+def test_the_kernel_runs_once_unless_rows_are_flattened(
+    k: float, scales: list[float], passes: int, bonus: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """log sum exp(2 z) comes from the one forward pass, ERA's gradient from the one backward pass."""
-    calls = {"forward": 0, "backward": 0}
-    for name in calls:
-        host = getattr(ChunkedLogProbFunction, name)
+    """log sum exp(2 z) comes from the one forward pass, all gradients from the one backward pass."""
+    calls, names = [], []
+    scored, replaced = fused_head._forward, fused_head._with
+    monkeypatch.setattr(fused_head, "_forward", lambda *a: calls.append(a) or scored(*a))
+    monkeypatch.setattr(
+        fused_head, "_with", lambda f, **n: names.append(f.__name__) or replaced(f, **n)
+    )
+    head = _head(k, torch.ones(B, T, dtype=torch.int))
+    head.call.scale = torch.tensor(scales)[:, None].expand(B, T)
+    rows, weight = torch.randn(B * (P + T - 1), HIDDEN), torch.randn(V, HIDDEN, requires_grad=True)
+    targets = torch.randint(V, (len(rows),))
+    logp, entropy, *_ = head.apply(rows, weight, None, targets, 1.0, 16, None, 1.0, ("entropy",))
+    (logp.sum() + entropy.sum() if bonus else logp.sum()).backward()
+    assert len(calls) == passes
+    assert names.count("backward") == 1
 
-        def counted(*args: Any, name: str = name, host: Any = host) -> Any:
-            calls[name] += 1
-            return host(*args)
 
-        monkeypatch.setattr(ChunkedLogProbFunction, name, staticmethod(counted))
-
-    def run(weight: Tensor) -> tuple[int, int]:
-        calls.update(forward=0, backward=0)
-        head = _head(k, torch.ones(B, T, dtype=torch.int))
-        head.call.scale = torch.tensor(scales)[:, None].expand(B, T)
-        rows = torch.randn(B * (P + T - 1), HIDDEN)
-        targets = torch.randint(V, (len(rows),))
-        logp, entropy, *_ = head.apply(
-            rows, weight, None, targets, 1.0, 16, None, 1.0, ("entropy",)
-        )
-        (logp.sum() + entropy.sum() if bonus else logp.sum()).backward()
-        return calls["forward"], calls["backward"]
-
-    weight = torch.randn(V, HIDDEN, requires_grad=True)
-    assert run(weight) == passes
-    weight.ds_id = 0  # as DeepSpeed marks a sharded weight: as many calls on every rank
-    assert run(weight)[1] == (2 if bonus else 1)
+@pytest.mark.parametrize("bonus", [0.0, 0.3], ids=["", "bonus"])
+def test_unscaled_it_has_the_bits_of_trls_kernel(
+    bonus: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of rows, of whatever size, change no bit of values or gradients."""
+    monkeypatch.setattr(fused_head, "_ON_CPU", 3 * 16)
+    head = _head(2.0, torch.ones(B, T, dtype=torch.int))
+    head.call.scale = torch.ones(B, T)
+    hidden, weight = torch.randn(B * (P + T - 1), HIDDEN), torch.randn(V, HIDDEN)
+    more = (None, torch.randint(V, (len(hidden),)), 0.8, 16, 3.0, 1.5, ("entropy",))
+    found = []
+    for apply in (head.apply, ChunkedLogProbFunction.apply):
+        leaves = [x.clone().requires_grad_() for x in (hidden, weight)]
+        logp, entropy, *_ = apply(*leaves, *more)
+        gradients = torch.autograd.grad((logp + bonus * entropy).sum(), leaves)
+        found.append([logp, entropy, *gradients])
+    assert all(torch.equal(ours, trls) for ours, trls in zip(*found, strict=True))
 
 
 def test_a_power_of_two_is_exact_in_bfloat16() -> None:
