@@ -26,7 +26,7 @@ from benchmarks.llm.toy import (
     toy_tokenizer,
 )
 from benchmarks.results import circumstances
-from era_llm.trl import GRPOERAConfig, GRPOERATrainer
+from era_llm.trl import GRPOERATrainer
 from era_rl.runs.folder import locked, read_json, write_json
 from era_rl.runs.record import command_line, read_record
 
@@ -105,14 +105,17 @@ def compare(output: Path, seeds: list[int], steps: int) -> str:
     return text
 
 
-def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def run(
+    model: Any, seed: int, steps: int, changes: dict[str, Any], kind: Any = GRPOERATrainer
+) -> tuple[dict[str, Any], Any]:
     """Train a copy of a toy model and measure it before and after.
 
     Args:
         model: The initial model; left as it is.
         seed: Seed of the training run.
         steps: Optimizer steps.
-        changes: Options of `GRPOERAConfig` that set this run apart.
+        changes: Options of the trainer's configuration that set this run apart.
+        kind: The trainer.
 
     Returns:
         The record of the run and the trained model.
@@ -123,10 +126,10 @@ def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dic
     started = time.perf_counter()
     with TemporaryDirectory() as folder:
         settings = _settings(seed, steps, changes)
-        trainer = GRPOERATrainer(
+        trainer = kind(
             trained,
             toy_reward,
-            GRPOERAConfig(output_dir=folder, **settings),
+            kind.config_class(output_dir=folder, **settings),
             train_dataset=toy_prompts(),
             processing_class=toy_tokenizer(),
         )
@@ -147,7 +150,9 @@ def run(model: Any, seed: int, steps: int, changes: dict[str, Any]) -> tuple[dic
     return record, trained
 
 
-def is_done(path: Path, seed: int, steps: int, changes: dict[str, Any]) -> bool:
+def is_done(
+    path: Path, seed: int, steps: int, changes: dict[str, Any], kind: Any = GRPOERATrainer
+) -> bool:
     """Return whether the file of a run is there.
 
     Args:
@@ -155,11 +160,12 @@ def is_done(path: Path, seed: int, steps: int, changes: dict[str, Any]) -> bool:
         seed: Seed of the run.
         steps: Its optimizer steps.
         changes: Its options.
+        kind: Its trainer.
 
     Raises:
         SettingsError: If it is of a run with other settings, or damaged.
     """
-    defaults = {option.name: option.default for option in fields(GRPOERAConfig)}
+    defaults = {option.name: option.default for option in fields(kind.config_class)}
     return read_record(path, _settings(seed, steps, changes), defaults) is not None
 
 

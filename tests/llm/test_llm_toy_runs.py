@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from llm_helpers import batch, options, trainer
 
 import benchmarks.llm.toy_runs as toy_runs
-from benchmarks.llm import failure_injection
+from benchmarks.llm import controllers, failure_injection
+from benchmarks.llm.controllers import CovConfig, CovTrainer, covariance
 from benchmarks.llm.toy import toy_perplexity
 from benchmarks.llm.toy_runs import ERA, compare, run, table
+from era_llm.trl import GRPOERATrainer
 from era_rl.runs.folder import read_json
 
 
@@ -111,3 +115,34 @@ def test_the_table_gives_mean_and_deviation() -> None:
         {"initial": {}, "final": dict.fromkeys(toy_runs.MEASURES, value)} for value in (1.0, 3.0)
     ]
     assert table({"arm": runs}).splitlines()[-1].startswith("| arm | 2 | 2 ± 1.4 |")
+
+
+def test_cov_arms_change_the_gradient_of_their_tokens_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clip-Cov: none for its tokens. KL-Cov: sign(log pi - log pi_old) / tokens more for its own."""
+    monkeypatch.setattr(controllers, "BOUNDS", (0.0, 5.0))
+    host, found = GRPOERATrainer._get_per_token_logps_and_entropies, []
+
+    def leaves(*args: Any, **kwargs: Any) -> Any:
+        logps, *others = host(*args, **kwargs)
+        found.append(logps.detach().requires_grad_())
+        return found[-1], *others
+
+    monkeypatch.setattr(GRPOERATrainer, "_get_per_token_logps_and_entropies", leaves)
+    inputs = {**batch(), "old_per_token_logps": torch.full((8, 10), -2.4)}
+    for cov in (None, "clip", "kl"):
+        common = options(tmp_path, num_iterations=2, loss_type="dapo", epsilon=20.0)
+        settings = CovConfig(**common, era_enabled=False, cov=cov, cov_share=0.1)
+        built = trainer(CovTrainer, settings)
+        built._compute_loss(built.model, inputs).backward()
+    mask = inputs["completion_mask"].bool()
+    c = covariance(found[0], inputs["advantages"], mask)
+    plain, clip, kl = (logps.grad for logps in found)
+    clipped = (clip == 0) & (plain != 0)
+    assert clipped.sum() == int(0.1 * mask.sum())
+    assert ((c > 0) & (c < 5))[clipped].all()
+    assert torch.equal(clip[~clipped], plain[~clipped])
+    acts = c >= c.flatten().topk(int(0.1 * mask.sum())).values.min()
+    more = torch.sign(found[0].detach() + 2.4) / mask.sum() * acts
+    torch.testing.assert_close(kl - plain, more, rtol=0, atol=1e-7)
