@@ -60,12 +60,9 @@ def token_entropies(logits: Tensor) -> Tensor:
 
 
 def select_tokens(
-    entropies: Tensor,
-    mask: Tensor,
-    ratio: float = 0.2,
-    tokens: Tokens = "top",
+    entropies: Tensor, mask: Tensor, ratio: float = 0.2, tokens: Tokens = "top",
     generator: torch.Generator | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Choose floor(ratio n) of the n unmasked tokens of each response, at least one.
 
     "top" takes those of highest entropy (the paper's forking tokens). "bottom" and "random" are
@@ -101,24 +98,27 @@ def select_tokens(
 
 
 def top_entropy_mean(
-    entropies: Tensor,
-    mask: Tensor,
-    ratio: float = 0.2,
-    tokens: Tokens = "top",
-    generator: torch.Generator | None = None,
-) -> Tensor:
+    entropies: Tensor, mask: Tensor, ratio: float = 0.2, tokens: Tokens = "top",
+    generator: torch.Generator | None = None, cu_seqlens: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Return H_resp, the mean entropy of the selected tokens of each response.
 
     Args:
-        entropies: Token entropies in nats, shape (responses, time).
+        entropies: Token entropies in nats, shape (responses, time), or (rows,) if packed.
         mask: True or 1 where a token counts, same shape.
         ratio: Share of the tokens, in (0, 1].
         tokens: Which tokens to take, see `select_tokens`.
         generator: Source of the random choice.
+        cu_seqlens: Of packed rows, 0 and the row after each sequence, as flash attention takes them.
 
     Returns:
         H_resp in nats, shape (responses,); NaN for an empty response, which no threshold scales.
+
+    Raises:
+        ValueError: As `select_tokens`, or if cu_seqlens does not end with the number of rows.
     """
+    if cu_seqlens is not None:
+        entropies, mask = (_unpacked(values, cu_seqlens) for values in (entropies, mask))
     return selected_mean(entropies, select_tokens(entropies, mask, ratio, tokens, generator))
 
 
@@ -268,6 +268,15 @@ def approximate_era_advantages(advantages: Tensor, logp: Tensor, logp_scaled: Te
 def selected_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """Return log softmax(logits)[targets], (...), of logits (..., vocabulary) and targets (...)."""
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def _unpacked(values: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Return packed values, (rows,), as (sequences, longest), with zeros behind the shorter ones."""
+    starts, ends = cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist()
+    if not ends or starts[0] != 0 or ends[-1] != len(values):
+        raise ValueError(f"cu_seqlens must go from 0 to {len(values)}, got {cu_seqlens.tolist()}")
+    parts = [values[start:end] for start, end in zip(starts, ends, strict=True)]
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
 
 def check_thresholds(low: float, high: float, k: float) -> None:

@@ -87,7 +87,8 @@ def _context(**kept: Any) -> Any:
 
 def _with(function: Any, **names: Any) -> Callable[..., tuple[Any, ...]]:
     """Return a pass of the kernel that finds other functions under some names of its module."""
-    return FunctionType(function.__code__, {**vars(chunked_logprob), **names})
+    globals_ = {**vars(chunked_logprob), **names}
+    return FunctionType(function.__code__, globals_, closure=function.__closure__)
 
 
 def _runs(scale: Tensor, size: int) -> Iterator[tuple[float, slice]]:
@@ -113,19 +114,10 @@ def _backward_tile(
     tile: Tensor, stride: int, targets: Tensor, logs: Tensor, entropy: Tensor, given: Tensor,
     of_entropy: Tensor, start: int, count: int, **options: Any,
 ) -> None:  # fmt: skip
-    """Turn a tile of logits into their gradients.
+    """Turn a tile of logits, (rows, count), into their gradients: TRL's fold, run by run of one scale.
 
-    Args:
-        tile: Logits z, (rows, count).
-        stride: Distance of its rows.
-        targets: y, (rows,).
-        logs: s, log Z and log Z_s, (rows, 3), sorted by s.
-        entropy: Entropies in nats, (rows,).
-        given: Gradients of the log-probabilities, and of their plain values if any, (rows, 1 or 2).
-        of_entropy: Gradients of the entropies, (rows,), if options["HAS_ENTROPY_GRAD"].
-        start: First token of the tile.
-        count: Number of its tokens.
-        **options: Those of TRL's fold.
+    TRL passes on what `OnePass.backward` gives it: in logs, (rows, 3), s, log Z and log Z_s; in given,
+    (rows, 1 or 2), the gradients of the log-probabilities and of their plain values, if any.
     """
     scale, log_z, log_z_s = logs.T.contiguous()
     own, *of_plain = given.T.contiguous()

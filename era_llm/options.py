@@ -15,6 +15,9 @@ class ERAOptions:
     """ERA's own options; mixed into a TRL configuration.
 
     The thresholds depend on vocabulary, temperature and task: `era-llm calibrate` suggests some.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
 
     era_enabled: bool = field(
@@ -39,20 +42,18 @@ class ERAOptions:
     era_advantage_scale: bool = field(default=True, metadata={"help": "A / s, as in the paper."})
     era_patience: int = field(default=50, metadata={"help": "Unscaled steps before a warning."})
 
-
-def check_options(args: Any) -> None:
-    """Raise ValueError for era_* values out of range."""
-    low = args.era_entropy_low
-    if isinstance(low, str) and low != "auto":
-        raise ValueError(f"era_entropy_low must be a number of nats or 'auto', got {low!r}")
-    check_thresholds(-inf if low == "auto" else low, args.era_entropy_high, args.era_k)
-    check_selection(args.era_top_ratio, args.era_tokens)
-    if args.era_apply_to not in get_args(ApplyTo):
-        raise ValueError(
-            f"era_apply_to must be one of {get_args(ApplyTo)}, got {args.era_apply_to!r}"
-        )
-    if args.era_patience < 1:
-        raise ValueError(f"era_patience must be at least 1, got {args.era_patience}")
+    def __post_init__(self) -> None:
+        """Check the options, after those of the configuration that they are mixed into."""
+        getattr(super(), "__post_init__", lambda: None)()
+        low, places = self.era_entropy_low, get_args(ApplyTo)
+        if isinstance(low, str) and low != "auto":
+            raise ValueError(f"era_entropy_low must be a number of nats or 'auto', got {low!r}")
+        check_thresholds(-inf if isinstance(low, str) else low, self.era_entropy_high, self.era_k)
+        check_selection(self.era_top_ratio, self.era_tokens)
+        if self.era_apply_to not in places:
+            raise ValueError(f"era_apply_to must be one of {places}, got {self.era_apply_to!r}")
+        if self.era_patience < 1:
+            raise ValueError(f"era_patience must be at least 1, got {self.era_patience}")
 
 
 def check_grpo_options(args: Any) -> None:

@@ -22,7 +22,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 
 from era_llm.fused_head import ScaledHead, check_kernel, installed
 from era_llm.loss_call import LossCall
-from era_llm.options import ERAOptions, check_grpo_options, check_options
+from era_llm.options import ERAOptions, check_grpo_options
 from era_llm.threshold import RunningLow
 from era_llm.watch import ERAWatch
 from era_rl.runs.folder import read_json, write_json
@@ -49,9 +49,8 @@ class GRPOERAConfig(ERAOptions, GRPOConfig):
     """
 
     def __post_init__(self) -> None:
-        """Check the options after TRL's own checks."""
+        """Check what ERA's options and TRL's allow together, after each of them."""
         super().__post_init__()
-        check_options(self)
         check_grpo_options(self)
 
 
@@ -62,11 +61,6 @@ class RLOOERAConfig(ERAOptions, RLOOConfig):
     Raises:
         ValueError: If an era_* option is out of range.
     """
-
-    def __post_init__(self) -> None:
-        """Check the options after TRL's own checks."""
-        super().__post_init__()
-        check_options(self)
 
 
 class ERAMixin(_Trainer):

@@ -37,14 +37,12 @@ class Config(Settings):
     """
 
     data: Annotated[
-        str,
-        Setting("digits, fashion-mnist, cifar10, cifar100, svhn, fake or imagefolder:DIR"),
+        str, Setting("digits, fashion-mnist, cifar10, cifar100, svhn, fake or imagefolder:DIR")
     ] = "digits"
     root: Annotated[str, Setting("folder in which data sets are looked for", free=True)] = "data"
     limit: Annotated[int, _positive("images of each part, for a quick try; 0: all")] = 0
     image_size: Annotated[
-        int | None,
-        Setting("side of the images (imagefolder, fake), default 224 / 32", low=1),
+        int | None, Setting("side of the images (imagefolder, fake), default 224 / 32", low=1)
     ] = None
     workers: Annotated[
         int, _positive("processes that decode images (imagefolder); scripts need a main guard")

@@ -90,14 +90,8 @@ def check_labels(labels: Tensor) -> None:
 
 
 def training_order(
-    length: int,
-    batch_size: int,
-    *,
-    shuffle: bool = True,
-    seed: int = 0,
-    rank: int = 0,
-    world: int = 1,
-) -> BatchSampler:
+    length: int, batch_size: int, *, shuffle: bool = True, seed: int = 0, rank: int = 0, world: int = 1
+) -> BatchSampler:  # fmt: skip
     """Return this process's share of every whole global batch: batches do not depend on the processes.
 
     ``.sampler.set_epoch`` draws a new order, from ``seed`` and the epoch alone.

@@ -35,14 +35,7 @@ def export_model(model: nn.Module, path: str | Path, *, image_size: int) -> None
     example = (torch.zeros(2, 3, image_size, image_size),)
     shapes = ({0: torch.export.Dim("batch")},)
     if suffix == ".onnx":
-        torch.onnx.export(
-            model,
-            example,
-            path,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            verbose=False,
-            external_data=False,
-        )
+        options: Any = {"dynamo": True, "verbose": False, "external_data": False}
+        torch.onnx.export(model, example, path, dynamic_shapes=shapes, **options)
     else:
         torch.export.save(torch.export.export(model, example, dynamic_shapes=shapes), path)

@@ -49,14 +49,9 @@ class ERAHead(CategoricalHead):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        target_entropy: float,
-        *,
-        tau: float = 4.0,
-        method: SoftmaxMethod = "lambert",
-        dim: int | None = None,
-    ) -> None:
+        self, num_classes: int, target_entropy: float, *, tau: float = 4.0,
+        method: SoftmaxMethod = "lambert", dim: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(num_classes, target_entropy=target_entropy, tau=tau, method=method)
         if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int)):
             raise ValueError(f"dim={dim!r} must be an integer, or None for the last dimension")
@@ -126,14 +121,9 @@ class ERAClassifier(nn.Module):
 
 
 def attach_head(
-    model: nn.Module,
-    target_entropy: float,
-    *,
-    tau: float = 4.0,
-    method: SoftmaxMethod = "lambert",
-    num_classes: int | None = None,
-    dim: int | None = None,
-) -> ERAClassifier:
+    model: nn.Module, target_entropy: float, *, tau: float = 4.0, method: SoftmaxMethod = "lambert",
+    num_classes: int | None = None, dim: int | None = None,
+) -> ERAClassifier:  # fmt: skip
     """Return the model with an entropy floor: load its weights first, then attach the head.
 
     Args:

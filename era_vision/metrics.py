@@ -14,12 +14,9 @@ Row = dict[str, float]
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    head: nn.Module | None,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    num_classes: int,
-    normalise: nn.Module,
-) -> Row:
+    model: nn.Module, head: nn.Module | None, batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int, normalise: nn.Module,
+) -> Row:  # fmt: skip
     """Return a classifier's metrics over labelled images, with the head ("era") and without ("raw").
 
     top1 and top5 (from raw logits: the head keeps the order), nll and ece of both, entropy_min and

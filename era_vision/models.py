@@ -28,15 +28,9 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def build_model(
-    name: str,
-    num_classes: int,
-    *,
-    stem: Stem = "imagenet",
-    norm: Norm = "batch",
-    dropout: float = 0.0,
-    pretrained: str | None = None,
-    image_size: int | None = None,
-) -> nn.Module:
+    name: str, num_classes: int, *, stem: Stem = "imagenet", norm: Norm = "batch",
+    dropout: float = 0.0, pretrained: str | None = None, image_size: int | None = None,
+) -> nn.Module:  # fmt: skip
     """Return a classifier of images (B, 3, H, W) with logits (B, num_classes).
 
     Args:

@@ -49,6 +49,20 @@ def test_whole_fifths_are_not_lost_to_rounding(length: int) -> None:
     torch.testing.assert_close(top_entropy_mean(entropies, _ones(entropies)), expected)
 
 
+@pytest.mark.parametrize("tokens", ["top", "bottom"])
+def test_packed_equals_looped(tokens: functional.Tokens) -> None:
+    """With cu_seqlens H_resp is that of each sequence by itself, of masked and empty ones too."""
+    lengths = [7, 1, 0, 30, 12]
+    cu_seqlens = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0)
+    entropies, mask = torch.rand(50), torch.rand(50) < 0.7
+    mask[8:20] = False
+    packed = top_entropy_mean(entropies, mask, 0.3, tokens, cu_seqlens=cu_seqlens)
+    parts = zip(entropies.split(lengths), mask.split(lengths), strict=True)
+    looped = torch.cat([top_entropy_mean(h[None], m[None], 0.3, tokens) for h, m in parts])
+    assert packed.isnan().tolist() == [False, False, True, False, False]
+    torch.testing.assert_close(packed, looped, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("tokens", ["top", "bottom", "random"])
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.5, 1.0])
 def test_selection_stays_inside_the_mask_and_counts(
@@ -98,6 +112,7 @@ def test_era_scale_at_and_beyond_the_thresholds() -> None:
         (lambda h: era_scale(h, h, low=3.0, high=3.0), "low must be below high"),
         (lambda h: top_entropy_mean(h[None], h[None], ratio=0.0), r"ratio must lie in \(0, 1\]"),
         (lambda h: top_entropy_mean(h[None], h[None], ratio=1.5), r"ratio must lie in \(0, 1\]"),
+        (lambda h: top_entropy_mean(h, h, cu_seqlens=h[:1].int()), "cu_seqlens must go from 0 to"),
         (lambda h: select_tokens(h[None], h[None], tokens="middle"), "tokens must be one of"),
     ],
 )

@@ -1,5 +1,6 @@
 """What the configurations and trainers refuse, each with an error that names it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from accelerate.parallelism_config import ParallelismConfig
 from llm_helpers import FunctionalGRPO, batch, options, trainer
 from peft import PromptTuningConfig
 from trl import GRPOConfig
+from trl.experimental.gmpo import GMPOConfig
 
 import era_llm.fused_head as fused_head
+from era_llm.options import ERAOptions
 from era_llm.trl import ERAMixin, GRPOERAConfig, GRPOERATrainer, RLOOERAConfig
 
 
@@ -35,6 +38,15 @@ from era_llm.trl import ERAMixin, GRPOERAConfig, GRPOERATrainer, RLOOERAConfig
 def test_refused_options_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GRPOERAConfig(**options(tmp_path, **changes))
+
+
+def test_options_are_checked_in_any_configuration(tmp_path: Path) -> None:
+    @dataclass
+    class GMPOERAConfig(ERAOptions, GMPOConfig):
+        pass
+
+    with pytest.raises(ValueError, match="era_patience must be at least 1"):
+        GMPOERAConfig(**options(tmp_path, era_patience=0))
 
 
 def test_rloo_keeps_its_kl_penalty_and_a_disabled_era_refuses_nothing(tmp_path: Path) -> None:
