@@ -30,7 +30,7 @@ ADVANTAGES = torch.tensor([1.0, 0.5, -0.7])[:, None].expand(3, max(LENGTHS))
 def _logits() -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     rows = sum(PROMPTS) + sum(LENGTHS)
-    sharpness = torch.repeat_interleave(torch.tensor([20.0, 0.1, 4.0]), torch.tensor([6, 3, 6]))
+    sharpness = torch.repeat_interleave(torch.tensor([99.0, 0.1, 2.0]), torch.tensor([6, 3, 6]))
     return torch.randn(rows, V) * sharpness[:, None], torch.randint(V, (rows,))
 
 
