@@ -200,17 +200,11 @@ class OnePass(torch.autograd.Function):
         of_logp = torch.stack([own] if of_plain is None else [own, of_plain], -1)
         order = scale.argsort(stable=True)  # as it is, where nothing is scaled
         saved = (hidden[order], weight, bias, targets[order], logs[order], entropy[order])
-        context = _context(
-            **ctx.kept, needs_input_grad=ctx.needs_input_grad[:3], saved_tensors=saved
-        )
-        run = _with(
-            ChunkedLogProbFunction.backward,
-            _use_triton=lambda device: False,
-            _backward_tile=_backward_tile,
-        )
-        states, *others = run(
-            context, of_logp[order], None if of_entropy is None else of_entropy[order]
-        )
+        context = _context(**ctx.kept, needs_input_grad=ctx.needs_input_grad, saved_tensors=saved)
+        names: Any = {"_use_triton": lambda device: False, "_backward_tile": _backward_tile}
+        run = _with(ChunkedLogProbFunction.backward, **names)
+        of_entropy = None if of_entropy is None else of_entropy[order]
+        states, *others = run(context, of_logp[order], of_entropy)
         if states is not None:
             states = torch.empty_like(states).index_copy_(0, order, states)
         return states, *others[:2], *[None] * 6
