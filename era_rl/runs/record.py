@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -72,8 +73,8 @@ def provenance(packages: Iterable[str], code: Path | None = None) -> dict[str, A
 
 
 def command_line() -> str:
-    """Return the command that started this process, the interpreter called python."""
-    return " ".join(["python", *sys.orig_argv[1:]])
+    """Return the command that started this process, for a shell, the interpreter called python."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def rounded(value: float, digits: int = 6) -> float | None:

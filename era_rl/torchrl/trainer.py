@@ -201,7 +201,11 @@ class Trainer:
                     self.tensorboard.log_scalar(f"seed{seed}/{name}", value, step=step)
         self.log.flush()
         if self.config.progress:
-            means = [f"{name} {values.nanmean():.4g}" for name, values in metrics.items()]
+            means = [
+                f"{name} {values.nanmean():.4g}"
+                for name, values in metrics.items()
+                if not values.isnan().all()  # no episode has ended
+            ]
             sys.stderr.write(f"step {step} of {self.config.steps}: {', '.join(means)}\n")
 
 

@@ -378,6 +378,7 @@ def test_each_agents_metrics_are_logged_with_their_names(
     assert list(tmp_path.rglob("events.out.tfevents*"))
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("step 40 of 40: eval_return ")
+    assert not any("nan" in line for line in lines)
 
 
 def test_actions_are_uniform_until_learning_starts(tmp_path: Path) -> None:

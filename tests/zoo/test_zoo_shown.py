@@ -1,5 +1,6 @@
 """What era-zoo train shows, writes and decides by default."""
 
+import os
 import re
 from dataclasses import replace
 from importlib.util import find_spec
@@ -70,6 +71,16 @@ def test_evaluations_are_a_tenth_of_the_steps_apart_or_25_000() -> None:
     assert replace(run, eval_freq=None, steps=1_000_000).eval_freq == 25_000
     assert replace(run, eval_freq=None, steps=5).eval_freq == 1
     assert replace(run, eval_freq=-1).eval_freq == -1
+
+
+def test_commands_have_threads_sleep_while_they_wait(monkeypatch, capsys) -> None:
+    """OpenMP reads its waiting policy when torch is loaded; one that the environment has stays."""
+    for before, after in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if before is not None:
+            monkeypatch.setenv("OMP_WAIT_POLICY", before)
+        assert cli.main(["no-command"]) == 2
+        assert os.environ["OMP_WAIT_POLICY"] == after
 
 
 def test_names_that_come_close_are_said(capsys) -> None:
