@@ -3,15 +3,15 @@
 Each training runs in a process of its own, with a number of threads (0: what the commands choose for
 networks of that size) and a waiting policy of OpenMP: "active" is its default, by which threads spin.
 All take turns, quiet and beside as many processes that compute without end as are asked for.
-A training that is not over in ``limit`` seconds is ended and counts as that. Process time, of all its
-threads, is beside the wall time: spinning shows in it; of one thread it is the time on a quiet core.
+One that is not over ``limit`` seconds after its start is ended, counts as that and has no process time.
+Process time, of all threads, is beside the wall time: spinning shows in it, and of one thread it is the
+time on a quiet core.
 """
 
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +34,8 @@ env, width, threads, steps = sys.argv[1], *map(int, sys.argv[2:])
 set_threads(threads, 256 * width * width)
 model = SACERA("MlpPolicy", env, policy_kwargs={"net_arch": [width, width]}, learning_starts=0,
                buffer_size=10_000, seed=0, device="cpu", compile=False)
+sys.stdout.write("started\\n")
+sys.stdout.flush()
 model.learn(30)
 wall, process = time.perf_counter(), time.process_time()
 model.learn(steps, reset_num_timesteps=False)
@@ -75,20 +77,17 @@ def seconds(settings: Load, width: int, threads: int, policy: str) -> tuple[floa
     environment = {**os.environ, **({PASSIVE[0]: PASSIVE[1]} if policy == "passive" else {})}
     environment.pop("OMP_NUM_THREADS", None)
     words = [settings.env, width, threads, settings.steps]
-    began = time.perf_counter()
-    try:
-        answer = subprocess.run(
-            [sys.executable, "-c", WORKER, *map(str, words)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=settings.limit,
-        )
-    except subprocess.TimeoutExpired:
-        return time.perf_counter() - began, None
-    wall, process = map(float, answer.stdout.split())
-    return wall, process
+    command = [sys.executable, "-c", WORKER, *map(str, words)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has started
+        try:
+            answer = process.communicate(timeout=settings.limit)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return settings.limit, None
+    wall, spent = map(float, answer.split())
+    return wall, spent
 
 
 def measure(settings: Load) -> dict[str, Any]:
