@@ -30,7 +30,8 @@ def test_trainings_are_timed_alone_and_beside_busy_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every width, number of threads and waiting policy; one that takes too long is ended."""
-    worker = "import os; print('started'); print(1 + ('OMP_WAIT_POLICY' in os.environ), 3)"
+    worker = "import os, time; print('started', flush=True); time.sleep(0.2); "
+    worker += "print(1 + ('OMP_WAIT_POLICY' in os.environ), 3)"
     monkeypatch.setattr(load, "WORKER", worker)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     arguments = ["--rounds", "1", "--busy", "1", "--threads", "0"]
