@@ -40,6 +40,7 @@ class Config(Settings):
 
     env: Annotated[str, Setting("gymnasium id, such as dm_control/walker-walk-v0")] = "Pendulum-v1"
     env_kwargs: Annotated[tuple[str, ...], Setting("KEY=VALUE, for gymnasium.make")] = ()
+    action_repeat: Annotated[int, Setting("the environment's own steps in a step", low=1)] = 1
     seed: Annotated[int, Setting("seed of the first agent", low=0)] = 0
     seeds: Annotated[int, Setting("agents, of consecutive seeds, trained at once", low=1)] = 1
     steps: Annotated[int, free("environment steps", low=1, short="n", was="total_steps")] = (

@@ -18,12 +18,15 @@ from torchrl.envs import (
     TransformedEnv,
 )
 
-from era_rl.envs.wrappers import RandomStream  # the package registers the ids
+from era_rl.envs.wrappers import ActionRepeat, RandomStream  # the package registers the ids
 from era_rl.torchrl.config import Config
 
 
 def make_env(
-    env_id: str, stream: tuple[int, ...] = (0,), env_kwargs: Mapping[str, Any] | None = None
+    env_id: str,
+    stream: tuple[int, ...] = (0,),
+    env_kwargs: Mapping[str, Any] | None = None,
+    action_repeat: int = 1,
 ) -> TransformedEnv:
     """Return one environment with float32 ``observation``, ``episode_reward`` and ``noise``.
 
@@ -31,13 +34,15 @@ def make_env(
         env_id: A gymnasium id; those of :mod:`era_rl.envs` are registered.
         stream: The name of its random stream.
         env_kwargs: Further arguments of ``gymnasium.make``.
+        action_repeat: Steps that each action is taken for, their rewards summed.
 
     Raises:
         ValueError: If there is no such environment, what it runs on is not installed, or it does not
             take the arguments.
     """
     try:
-        env = GymWrapper(RandomStream(gymnasium.make(env_id, **(env_kwargs or {})), stream))
+        env = ActionRepeat(gymnasium.make(env_id, **(env_kwargs or {})), action_repeat)
+        env = GymWrapper(RandomStream(env, stream))
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise ValueError(f"env={env_id!r} cannot be made: {error}") from error
     # TorchRL's collectors warn where InitTracker is absent
@@ -48,13 +53,13 @@ def make_envs(config: Config, n_envs: int, purpose: int) -> EnvBase:
     """Return n_envs environments for each agent, shape (seeds * n_envs,), agents outermost.
 
     Args:
-        config: Its ``env``, ``env_kwargs``, ``seed``, ``seeds`` and ``env_processes``.
+        config: Its settings of environments and seeds.
         n_envs: Environments of each agent.
         purpose: Sets apart the streams of training, evaluation and each collector.
     """
     env_kwargs = read_kwargs(config.env_kwargs)
     makers = [
-        partial(make_env, config.env, (seed, purpose, index), env_kwargs)
+        partial(make_env, config.env, (seed, purpose, index), env_kwargs, config.action_repeat)
         for seed in config.agent_seeds
         for index in range(n_envs)
     ]

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import EnvBase
 
@@ -125,7 +126,7 @@ class SACLearner(Learner):
 
     def _plain_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         metrics = super()._plain_update(batch)
-        torch._foreach_lerp_(self.targets, self.followed, self.config.tau)
+        get_ema_multi_avg_fn(1.0 - self.config.tau)(self.targets, self.followed, 0)
         return metrics
 
     def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:

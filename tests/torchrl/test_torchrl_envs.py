@@ -96,6 +96,24 @@ def test_an_id_and_a_seed_are_one_environment_through_sb3_and_torchrl(
     assert ours[0].dtype == np.float32
 
 
+def test_repeated_actions_are_one_step_with_their_rewards_summed() -> None:
+    """r = r_1 + r_2 and s' = s_2 of two steps with one action; limits count the environment's own."""
+    once, twice = (make_env("Pendulum-v1", (0,), {}, repeats) for repeats in (1, 2))
+    first, second = (env.set_seed(3, static_seed=True) and env.reset() for env in (once, twice))
+    for _ in range(100):
+        action = torch.rand(1) * 4.0 - 2.0
+        rewards = 0.0
+        for _ in range(2):
+            data = once.step(first.set("action", action))["next"]
+            rewards, first = rewards + data["reward"], data.exclude("reward")
+        step = twice.step(second.set("action", action))["next"]
+        torch.testing.assert_close(step["reward"], rewards)
+        torch.testing.assert_close(step["observation"], data["observation"])
+        second = step.exclude("reward")
+    assert data["truncated"].all()
+    assert step["truncated"].all()
+
+
 def test_a_time_limit_is_a_truncation() -> None:
     last = make_env("dm_control/cartpole-balance-v0", (0,), {"max_episode_steps": 5}).rollout(9)[-1]
     assert last["next", "truncated"].all()
