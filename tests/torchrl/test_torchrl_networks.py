@@ -188,7 +188,9 @@ def test_an_xqc_update_of_stacked_agents_is_a_loop_over_plain_modules() -> None:
 
 @BOTH
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "compile", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(1_800)])]
+)
 @pytest.mark.filterwarnings("ignore:torch._dynamo.config.inline_inbuilt_nn_modules")
 def test_stacked_agents_equal_agents_alone(config: SACConfig, compile: bool) -> None:
     """Parameters and statistics after six rounds of learning, with normalisers, scales and delta."""
