@@ -28,8 +28,7 @@ def set_threads(threads: int, products: int) -> None:
     """Set torch's threads to a number, or below 1 to as many as networks gain by.
 
     Between two small products threads wait for each other, and where other processes want the same
-    cores, for their time slices: two threads of 256 units took forty times as long as one
-    (``benchmarks.load``).
+    cores, for their time slices (``benchmarks.load`` measures it).
 
     Args:
         threads: How many, or below 1 for one in every ``PRODUCTS_A_THREAD`` multiplications.
