@@ -211,7 +211,7 @@ def test_stacked_agents_equal_agents_alone(config: SACConfig, compile: bool) -> 
 
 
 def test_rewards_are_divided_by_each_agent_s_scale() -> None:
-    """r / max(std, peak / 5) of each agent's own discounted returns, from all steps in their order."""
+    """r over the RewardScale of each agent's own discounted returns, from all steps in their order."""
     learner, data = learner_of(XQC, seeds=2, n_envs=2), collected(2, 2, 30)
     metrics = learner.learn(data)
     for agent in range(2):
