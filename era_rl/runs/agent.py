@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from era_rl.runs.settings import Setting, Settings
+from era_rl.runs.settings import Setting, Settings, SettingsError, check_names
 
 ALGORITHMS = {
     "sac_era": ("era_rl.sb3", "SACERA"),
@@ -83,6 +83,16 @@ class AgentSettings(Settings):
 
 
 def algorithm_class(name: str) -> Any:
-    """Return the class of an algorithm; KeyError for a name that is not in ``ALGORITHMS``."""
-    module, attribute = ALGORITHMS[name]
-    return getattr(import_module(module), attribute)
+    """Return the class of an algorithm, a name of ``ALGORITHMS`` or "module:Class".
+
+    Raises:
+        SettingsError: For a name that is neither.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        check_names("algo", [name], ALGORITHMS)
+        module, attribute = ALGORITHMS[name]
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"algo={name!r}: {error}") from error

@@ -53,7 +53,7 @@ class Run(RunParts):
     run itself as plain YAML.
 
     Args:
-        algo: A name of ``ALGORITHMS``.
+        algo: A name of ``ALGORITHMS``, or "module:Class" beside ``settings``.
         env: A gymnasium id.
         settings: Settings as a file of ``zoo_configs`` has them; None for the zoo's of the environment.
         seed: Seed of environments and agent.

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 import era_rl.envs  # noqa: F401 (registers ids)
-from era_rl.runs.agent import ALGORITHMS, AgentSettings, algorithm_class
+from era_rl.runs.agent import AgentSettings, algorithm_class
 from era_rl.runs.settings import SettingsError, check_names
 from era_rl.sb3.base import ERAMixin
 from era_rl.sb3.callbacks import EntropyMonitor
@@ -47,7 +47,7 @@ class RunParts(AgentSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_names("algo", [self.algo], ALGORITHMS)
+        algorithm = algorithm_class(self.algo)
         import_packages(self.gym_packages)
         check_names("env", [self.env], gymnasium.registry)
         settings = self.settings
@@ -56,7 +56,7 @@ class RunParts(AgentSettings):
         given = {"n_timesteps": self.steps, "n_envs": self.n_envs}
         given = {name: value for name, value in given.items() if value is not None}
         object.__setattr__(self, "settings", {**copy.deepcopy(dict(settings)), **given})
-        check(self.settings, algorithm_class(self.algo))
+        check(self.settings, algorithm)
         if self.eval_freq is None:
             object.__setattr__(self, "eval_freq", min(25_000, max(self.total_steps // 10, 1)))
 

@@ -128,6 +128,8 @@ def check(settings: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> None:
     Raises:
         SettingsError: Naming the setting, its value, and what comes close or is allowed.
     """
+    if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
+        raise SettingsError(f"algo: {algorithm!r} must be an algorithm of Stable-Baselines3's kind")
     check_names("setting", settings, EXPERIMENT_SETTINGS | _arguments(algorithm))
     for name in ("policy", "n_timesteps"):
         if name not in settings:
