@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import exploration as exploring
 from benchmarks import figures, metrics, scores
 from benchmarks.acting import SAMPLES, WAYS
 from benchmarks.document import Picture, Section, Table
@@ -85,6 +87,60 @@ def _ends_of_dimensions(runs: Runs) -> Iterator[str]:
         last = scores.of_dimensions(runs, column)[1][:, :, -1]
         yield f"{last.min(0).mean():.3f} to {last.max(0).mean():.3f}"
         yield f"{scores.lowest_of_states(runs, column).min():.3f}"
+
+
+def seeds(findings: Findings) -> Section:
+    """Return how the single runs end: lowest, highest, and how many have learned nothing."""
+    rows = []
+    for (task, arm), runs in findings.grid.items():
+        returns, failed = findings.returns(task, arm), findings.scores(task, arm) < scores.LEARNED
+        ends = (metrics.number(float(end)) for end in (returns.min(), returns.max()))
+        rows.append([f"{task}, {arm}", f"{failed.sum()} of {len(runs)}", *ends])
+    caption = (
+        "Final returns. A run failed that ends below a score of "
+        f"{scores.LEARNED:g}: that is what is had for nothing, and so much of the way to score 1"
+    )
+    header = ["task, arm", "failed", "lowest seed", "highest seed"]
+    return Section("Spread of the seeds", [Table(header, rows, caption)])
+
+
+def exploration(findings: Findings, folder: Path) -> Section:
+    """Return the coverage of states and the price of noise, of runs that measured them."""
+    section = Section("Exploration and the price of noise")
+    grid = {
+        pair: runs
+        for pair, runs in findings.grid.items()
+        if all("exploration" in run for run in runs)
+    }
+    if not grid:
+        return section
+    measured = replace(findings, grid=grid)
+    picture = (
+        f"Coverage of all states so far: mean ln(1 + distance to the {exploring.NEIGHBOUR}rd nearest) "
+        f"of {exploring.STATES:,} of them, in stds under random actions; mean over seeds"
+    )
+    draw = partial(figures.means, table="exploration", column="coverage", ylabel="coverage")
+    draw(measured, folder / "coverage.png")
+    section.blocks.append(Picture("coverage.png", picture))
+    rows = [[pair, str(len(runs)), *_explored(runs)] for pair, runs in by_pair(measured)]
+    header = ["task, arm", "seeds", "coverage", "price, return per nat", "coefficient"]
+    caption = (
+        "Coverage at the end: mean [lowest, highest seed]. Price of a nat of floor and coefficient of "
+        "the entropy: means over the last tenth of the checks and over seeds"
+    )
+    section.blocks.append(Table(header, rows, caption))
+    return section
+
+
+def _explored(runs: Runs) -> Iterator[str]:
+    ends = scores.traces(runs, "coverage", "exploration")[1][:, -1]
+    low, high = (metrics.number(float(end)) for end in (ends.min(), ends.max()))
+    yield f"{metrics.number(float(ends.mean()))} [{low}, {high}]"
+    for column in exploring.LOGGED:
+        values = scores.traces(runs, column, "exploration")[1]
+        late = values[:, -max(values.shape[1] // 10, 1) :]
+        known = late[np.isfinite(late)]
+        yield f"{known.mean():.3g}" if known.size else "-"
 
 
 def acting(findings: Findings) -> Section:

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from benchmarks import metrics, scores
 from benchmarks import suite as suites
 from benchmarks.metrics import LEVEL, Array, Improvement
@@ -64,6 +66,68 @@ def comparisons(found: Iterable[Findings]) -> list[Comparison]:
     ]
     corrected = metrics.holm([row.improvement.p_value for row in rows])
     return [row._replace(corrected=p) for row, p in zip(rows, corrected, strict=True)]
+
+
+class Ruled(NamedTuple):
+    """An arm beside its baseline by the rule of a suite that has a margin.
+
+    Attributes:
+        arm: The arm's label.
+        improvement: Probability that the arm is better, and its p-value.
+        corrected: Corrected p-values of the scores as they are, with the margin, and less the margin.
+        verdict: What can be said.
+    """
+
+    arm: str
+    improvement: Improvement
+    corrected: tuple[float, ...]
+    verdict: str
+
+
+def by_margin(findings: Findings) -> tuple[list[str], list[Ruled]]:
+    """Return the tasks that are complete in all arms, and each arm beside the baseline over these.
+
+    "better" and "worse" are verdicts on the scores; else an arm is "no worse" if it is better with the
+    suite's margin added to its scores, "no better" if it is worse less the margin, "equal" if both, and
+    "undecided". Each of the three tests is corrected by Holm's method for the number of arms.
+    """
+    margin, seeds = (findings.suite.content[key] for key in ("margin", "seeds"))
+    measured = {
+        task: {arm: findings.scores(task, arm) for arm in findings.arms} for task in findings.tasks
+    }
+    complete = {
+        task: by_arm
+        for task, by_arm in measured.items()
+        if all(len(each) == len(seeds) for each in by_arm.values())
+    }
+    if not complete:
+        return [], []
+    of = {arm: np.hstack([by_arm[arm] for by_arm in complete.values()]) for arm in findings.arms}
+    baseline = of.pop(findings.baseline)
+    tests = [
+        [metrics.improvement(each + shift, baseline) for each in of.values()]
+        for shift in (0.0, margin, -margin)
+    ]
+    corrected = [metrics.holm([test.p_value for test in column]) for column in tests]
+    rows = []
+    for arm, found, p in zip(
+        of, zip(*tests, strict=True), zip(*corrected, strict=True), strict=True
+    ):
+        rows.append(Ruled(arm, found[0], p, _verdict(found, p)))
+    return list(complete), rows
+
+
+def _verdict(tests: tuple[Improvement, ...], corrected: tuple[float, ...]) -> str:
+    signs = [
+        (p <= LEVEL) * (1 if test.probability > 0.5 else -1)
+        for test, p in zip(tests, corrected, strict=True)
+    ]
+    if signs[0]:
+        return BETTER if signs[0] > 0 else WORSE
+    no_worse, no_better = signs[1] > 0, signs[2] < 0
+    if no_worse and no_better:
+        return "equal"
+    return "no worse" if no_worse else "no better" if no_better else "undecided"
 
 
 def published(

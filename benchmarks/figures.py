@@ -68,11 +68,19 @@ def entropies(findings: Findings, path: Path) -> None:
     _panels(findings, draw, "entropy, nats per dimension", path)
 
 
-def means(findings: Findings, path: Path, *, column: str, ylabel: str, log: bool = False) -> None:
-    """Draw a column of the traces, averaged over seeds."""
+def means(
+    findings: Findings,
+    path: Path,
+    *,
+    column: str,
+    ylabel: str,
+    log: bool = False,
+    table: str = "trace",
+) -> None:
+    """Draw a column of the traces, or of another table, averaged over seeds."""
 
     def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
-        steps, values = traces(runs, column)
+        steps, values = traces(runs, column, table)
         axis.plot(steps, values.mean(0), color=color, label=label)
 
     _panels(findings, draw, ylabel, path, log=log)

@@ -21,6 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import benchmarks.reaching  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
 from benchmarks.acting import returns_by_action
+from benchmarks.exploration import Exploration
 from benchmarks.results import RESULTS, SCRATCH, circumstances
 from benchmarks.suite import AGENT, TrainingRun
 from benchmarks.trace import PolicyTrace, read_table
@@ -29,7 +30,9 @@ from era_rl.runs.record import peak_memory_mib, rounded
 from era_rl.sb3.gradient_conflict import GradientConflict
 from era_rl.sb3.run import Run, has_ended, has_run
 
-TRACE, CONFLICT, RESUMED = "trace.csv", "gradient_conflict.csv", "resumed.txt"
+TRACE, RESUMED = "trace.csv", "resumed.txt"
+MEASURES = {"gradient_conflict": GradientConflict, "exploration": Exploration}
+"""Measures besides the trace, of suites that ask for them by name; each has a file of its own."""
 CHECKS = 50
 """Rows in a run's trace."""
 
@@ -57,9 +60,9 @@ def execute(run: TrainingRun, folder: Path) -> dict[str, Any]:
     """Train, from the last checkpoint in the folder if there is one, and return the result."""
     torch.backends.mkldnn.matmul.fp32_precision = run.config.get("fp32_precision", "none")
     code = circumstances()  # of what is loaded now: hours later the checkout may be another
-    agent, began = folder / AGENT, _went_on(folder)
+    agent, began = folder / AGENT, _went_on(run, folder)
     if not began:
-        for name in (TRACE, CONFLICT, RESUMED, AGENT):
+        for name in (TRACE, RESUMED, AGENT):
             _remove(folder / name)
     training, measures = agent_run(run), _measures(run, folder)
     model = training.resume(agent, measures) if began else training.train(agent, measures)
@@ -93,7 +96,7 @@ def agent_run(run: TrainingRun) -> Run:
     )
 
 
-def _went_on(folder: Path) -> bool:
+def _went_on(run: TrainingRun, folder: Path) -> bool:
     """Cut the logs at the checkpoint to go on from; return whether there is one, or the run's end."""
     agent = folder / AGENT
     if not has_run(agent) or has_ended(agent):
@@ -101,8 +104,8 @@ def _went_on(folder: Path) -> bool:
     checkpoint = newest_intact(agent)
     if checkpoint is None:
         return False
-    for name in (TRACE, CONFLICT):
-        cut_rows(folder / name, step_of(checkpoint))
+    for path in (folder / TRACE, *_asked_for(run, folder).values()):
+        cut_rows(path, step_of(checkpoint))
     with (folder / RESUMED).open("a") as file:
         file.write(f"{step_of(checkpoint)}\n")
     return True
@@ -110,10 +113,14 @@ def _went_on(folder: Path) -> bool:
 
 def _measures(run: TrainingRun, folder: Path) -> list[BaseCallback]:
     every = max(run.steps // CHECKS, 1)
-    trace = PolicyTrace(every, folder / TRACE)
-    if run.config["gradient_conflict"]:
-        return [trace, GradientConflict(every, csv_path=folder / CONFLICT)]
-    return [trace]
+    asked_for = _asked_for(run, folder).items()
+    others = [MEASURES[name](every, csv_path=path) for name, path in asked_for]
+    return [PolicyTrace(every, folder / TRACE), *others]
+
+
+def _asked_for(run: TrainingRun, folder: Path) -> dict[str, Path]:
+    """Return the files of the measures that a run's suite asks for, by name."""
+    return {name: folder / f"{name}.csv" for name in MEASURES if run.config.get(name)}
 
 
 def _result(run: TrainingRun, folder: Path) -> dict[str, Any]:
@@ -141,9 +148,8 @@ def _result(run: TrainingRun, folder: Path) -> dict[str, Any]:
         },
         "trace": _rounded(trace),
     }
-    if run.config["gradient_conflict"]:
-        result["gradient_conflict"] = _rounded(read_table(folder / CONFLICT))
-    return result
+    tables = {name: read_table(path) for name, path in _asked_for(run, folder).items()}
+    return {**result, **{name: _rounded(table) for name, table in tables.items()}}
 
 
 def _rounded(table: dict[str, list[float]]) -> dict[str, list[float | None]]:

@@ -61,6 +61,8 @@ def _measured(findings: Findings, folder: Path) -> list[Section]:
             f"Evaluation return: {INTERVALS}; dashed: a single seed, which compares with nothing; "
             "grey: what is had without an action and with random ones",
         ),
+        behaviour.seeds(findings),
+        behaviour.exploration(findings, folder),
         behaviour.entropy(findings, folder),
         behaviour.each_dimension(findings, folder),
         behaviour.acting(findings),
@@ -107,9 +109,32 @@ def _verdict(findings: Findings, folder: Path) -> Section:
             f"action and random actions by {scores.LEARNED:.0%} of the way to score 1."
         )
         section.blocks.append(Text(text, notice=True))
+    if "margin" in findings.suite.content:
+        section.blocks.append(_rule_table(findings))
     if rows:
         section.blocks.append(_verdict_table(rows, len(published)))
     return section
+
+
+def _rule_table(findings: Findings) -> Table:
+    tasks, rows = compare.by_margin(findings)
+    cells = [
+        [
+            f"{row.arm} against {findings.baseline}",
+            str(row.improvement),
+            *map(metrics.number, row.corrected),
+            row.verdict,
+        ]
+        for row in rows
+    ]
+    caption = (
+        "By the rule in the suite's description, over the tasks that are complete in all arms "
+        f"({', '.join(tasks) or 'none yet'}): exact Mann-Whitney tests, corrected by Holm's method for "
+        f"these {len(rows)} comparisons alone, of the scores and with "
+        f"{findings.suite.content['margin']:g} added to the arm's and taken away"
+    )
+    header = ["arms", "P(better)", "corrected p", "with the margin", "less the margin", "verdict"]
+    return Table(header, cells, caption)
 
 
 def _verdict_table(rows: list[Comparison], number: int) -> Table:

@@ -148,14 +148,14 @@ def evaluations(runs: Runs) -> tuple[Array, Array]:
     return np.array(steps), np.array([[np.mean(each[step]) for step in steps] for each in found])
 
 
-def traces(runs: Runs, column: str) -> tuple[Array, Array]:
+def traces(runs: Runs, column: str, table: str = "trace") -> tuple[Array, Array]:
     """Return steps and a column of the traces, (seeds, steps), with NaN for None.
 
     Resumed runs check at other steps, so all are read at the steps of the first.
     """
-    steps = np.array(runs[0]["trace"]["timesteps"], dtype=float)
+    steps = np.array(runs[0][table]["timesteps"], dtype=float)
     rows = [
-        np.interp(steps, run["trace"]["timesteps"], np.array(run["trace"][column], dtype=float))
+        np.interp(steps, run[table]["timesteps"], np.array(run[table][column], dtype=float))
         for run in runs
     ]
     return steps, np.array(rows)

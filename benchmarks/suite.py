@@ -1,10 +1,12 @@
 """Suites: declarative files in ``benchmarks/suites``, read into the runs that they stand for.
 
 A suite has tasks x arms x seeds of training runs, each an entry of a zoo configuration with changes,
-and commands, measurements by a module of their own. An arm may be another suite's, to be compared
-with: its runs stay that suite's, and are done once. Longer ones are looked at up to this suite's steps.
+and commands, measurements by a module of their own. An arm may have a ``class``, "module:Class", in the
+place of its algorithm's, with the same arguments. Or it is another suite's, to be compared with: its
+runs stay that suite's, and are done once. Longer ones are looked at up to this suite's steps.
 """
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -26,7 +28,7 @@ KEYS = frozenset(
     [
         *("description", *REFERENCES, "tasks", "arms", "seeds", "commands", "device"),
         *("steps", "evaluate_every", "evaluation_episodes", "checkpoint_every"),
-        *("gradient_conflict", "fp32_precision"),
+        *("gradient_conflict", "exploration", "fp32_precision", "task_by_task", "margin"),
     ]
 )
 NEEDED = frozenset(["description", "arms", "seeds", "evaluate_every", "checkpoint_every"])
@@ -34,7 +36,7 @@ NEEDED |= {"evaluation_episodes", "baseline"}
 # by kind of entry: the keys that there are, and those that must be given
 ENTRIES = {
     "tasks": (["env", "range", "steps", "params", "dimension"], ["env", "range"]),
-    "arms": (["algo", "params", "nats_per_dim", "about"], ["algo", "about"]),
+    "arms": (["algo", "class", "params", "nats_per_dim", "about"], ["algo", "about"]),
     "commands": (["module", "arguments", "output", "minutes"], ["module", "output", "minutes"]),
 }
 
@@ -161,7 +163,8 @@ class Suite:
     Attributes:
         name: Name of the suite.
         content: The file's content.
-        runs: Training runs, seed by seed, so that an unfinished suite is balanced.
+        runs: Training runs, seed by seed, so that an unfinished suite is balanced; of one task after
+            the other where it says ``task_by_task``.
         commands: Measurements by modules.
     """
 
@@ -261,8 +264,11 @@ def _training_runs(
     }
     configs = {(t, a): _config(content, tasks[t], arms[a]) for t in tasks for a in arms}
     runs = []
-    for seed in content.get("seeds", []):
-        for (task, arm), config in configs.items():
+    seeds: list[int] = content.get("seeds", [])
+    in_turn: list[list[str]] = [[t] for t in tasks] if content.get("task_by_task") else [[*tasks]]
+    for together, seed in itertools.product(in_turn, seeds):
+        for task, arm in itertools.product(together, arms):
+            config = configs[task, arm]
             run = TrainingRun(suite, task, arm, seed, config, int(content["checkpoint_every"]))
             if arm in lenders:
                 run = _checked(lent.get((task, arm, seed)), run)
@@ -294,7 +300,7 @@ def _ends_somewhere(config: dict[str, Any]) -> bool:
 def cut(record: dict[str, Any], until: int) -> dict[str, Any]:
     """Return the record of a run after so many steps, without what was measured at its end."""
     kept = {name: value for name, value in record.items() if name != "acting"}
-    for table in {"evaluation", "trace", "gradient_conflict"} & record.keys():
+    for table in {"evaluation", "trace", "gradient_conflict", "exploration"} & record.keys():
         early = sum(step <= until for step in record[table]["timesteps"])
         kept[table] = {name: column[:early] for name, column in record[table].items()}
     return kept
@@ -303,18 +309,20 @@ def cut(record: dict[str, Any], until: int) -> dict[str, Any]:
 def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of an arm on a task: the zoo's entry with the suite's changes."""
     check_names("algo", [arm["algo"]], ALGORITHMS)
+    algo = arm.get("class", arm["algo"])
     settings = entry_for(task["env"], config_path(arm["algo"]))
     if "steps" not in {**content, **task}:
         raise SettingsError(f"steps must be given, for the suite or for the task of {task['env']}")
     steps = int({**content, **task}["steps"])
     for changes in (task.get("params", {}), arm.get("params", {}), {"n_timesteps": steps}):
         settings = _changed(settings, changes)
-    check(settings, algorithm_class(arm["algo"]))
-    precision = {name: content[name] for name in ["fp32_precision"] if name in content}
-    check_names("fp32_precision", precision.values(), PRECISIONS)
+    check(settings, algorithm_class(algo))
+    # in no config of before there were these
+    newer = {name: content[name] for name in ("fp32_precision", "exploration") if content.get(name)}
+    check_names("fp32_precision", [newer.get("fp32_precision", "ieee")], PRECISIONS)
     return {
-        **precision,
-        "algo": arm["algo"],
+        **newer,
+        "algo": algo,
         "env": task["env"],
         "steps": settings.pop("n_timesteps"),
         "settings": settings,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bench_tiny import made_up, tiny
 
-from benchmarks import figures, idle, metrics, report, scores, suite, tables
+from benchmarks import compare, figures, idle, metrics, report, scores, suite, tables
 from benchmarks.suite import Suite, TrainingRun
 from era_rl.runs.folder import write_json
 from era_rl.runs.settings import SettingsError
@@ -243,3 +243,46 @@ def test_added_time_is_the_inverse_of_speed(tmp_path: Path) -> None:
     (tmp_path / "overhead" / "cpu.json").write_text(json.dumps(content))
     expected = ["PPO, rollout and update", "ERA", "+25% [+0%, +100%]"]
     assert expected in tables.three_domains(tmp_path).rows
+
+
+def test_a_suites_margin_gives_its_own_verdicts_on_what_is_complete(tmp_path: Path) -> None:
+    """Holm over the arms; better and worse by the scores, no worse by the scores with the margin."""
+    arms = "\n".join(
+        f"  {arm}: {{algo: sac_era, about: a}}" for arm in ("high", "even", "near", "low")
+    )
+    era = "  era: {algo: sac_era, nats_per_dim: -0.5, about: floor}"
+    second = "  other: {env: Pendulum-v1, range: [-1600, 0]}\narms:"
+    seeds = ("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4]\nmargin: 0.05")
+    loaded = suite.load(tiny(tmp_path, seeds, (era, arms), ("arms:", second)))
+    levels = {"sac": -600.0, "high": -300.0, "even": -600.5, "near": -601.0, "low": -900.0}
+    for run in loaded.runs:
+        if (run.task, run.arm, run.seed) != ("other", "low", 4):
+            shift = 60.0 * (run.seed - 2) if run.arm == "near" else 0.0
+            write_json(run.result(tmp_path / "r"), made_up(run, levels[run.arm] + shift))
+    tasks, rows = compare.by_margin(scores.load(loaded, tmp_path / "r"))
+    assert tasks == ["pendulum"]
+    verdicts = {row.arm: row.verdict for row in rows}
+    assert verdicts == {"high": "better", "even": "equal", "near": "undecided", "low": "worse"}
+    best = next(row for row in rows if row.arm == "high")
+    assert best.corrected[0] == pytest.approx(4 * 2 / 252)
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    assert "tasks that are complete in all arms (pendulum)" in text
+    assert re.search(r"\| even against sac \| .* \| equal \|", text)
+
+
+def test_spread_failures_coverage_and_prices_are_reported(tmp_path: Path) -> None:
+    """A run fails below a score of .05; coverage at the end, prices of the last tenth of the checks."""
+    loaded = suite.load(tiny(tmp_path, ("steps: 300", "exploration: true\nsteps: 300")))
+    for run in loaded.runs:
+        level = -1190.0 if (run.arm, run.seed) == ("era", 1) else LEVELS[run.arm]
+        table = {"timesteps": [*range(30, 301, 30)], "coverage": [*range(9), 2.0 + 2.0 * run.seed]}
+        price, none = [9.0] * 9 + [1.0 + run.seed], [None] * 10
+        costs = (none, price) if run.arm == "sac" else (price, none)
+        table |= dict(zip(("entropy_price", "ent_coef"), costs, strict=True))
+        write_json(run.result(tmp_path / "r"), {**made_up(run, level), "exploration": table})
+    text = written(loaded, tmp_path / "r", tmp_path / "s")
+    assert re.search(r"\| pendulum, era \| 1 of 2 \| -1(18|19)\d \| -(39|40)\d \|", text)
+    assert re.search(r"\| pendulum, sac \| 0 of 2 \| -80\d \| -(79|80)\d \|", text)
+    assert "| pendulum, era | 2 | 3.00 [2.00, 4.00] | 1.5 | - |" in text
+    assert "| pendulum, sac | 2 | 3.00 [2.00, 4.00] | - | 1.5 |" in text
+    assert (tmp_path / "r" / "coverage.png").exists()
