@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from era_rl.core.products import inductor_options
+
 DEFAULT_COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
 
 
@@ -74,6 +76,7 @@ def compiled(function: Callable[..., Any], what: str, plain: Callable[..., Any])
     options: dict[str, Any] = {
         "guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe,
         "fallback_random": True,  # the random numbers of eager mode
+        **inductor_options(),
     }
     fast = torch.compile(closure, fullgraph=True, options=options)
     return Fallback(fast, plain, f"torch.compile of {what}")

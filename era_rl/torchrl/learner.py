@@ -13,6 +13,7 @@ from torchrl.objectives import LossModule
 from era_rl.core import LearnedDelta, delta_loss
 from era_rl.core.compensation import DELTA_LEARNING_RATE
 from era_rl.core.compiling import Fallback, graphed
+from era_rl.core.products import inductor_options
 from era_rl.torchrl.config import Config
 from era_rl.torchrl.networks import make_actor, observation_dim
 from era_rl.torchrl.stacked import AgentNorm, AgentStreams, StackedPolicy, call_with, stack_losses
@@ -63,7 +64,9 @@ class Learner(ABC):
         self._losses: Any = self._plain_losses
         self._update: Any = self._plain_update
         if config.compile:
-            fast = torch.compile(self._plain_losses, fullgraph=True, dynamic=False)
+            fast = torch.compile(
+                self._plain_losses, fullgraph=True, dynamic=False, options=inductor_options()
+            )
             what = f"torch.compile of the {self.name} losses"
             self._losses = Fallback(fast, self._plain_losses, what)
             if self.device.type == "cuda":
