@@ -115,31 +115,17 @@ class ERAActorCriticMixin(CompiledPassesMixin, UnmaskedMixin):
         super()._build(lr_schedule)
 
     def compile_passes(self) -> None:
-        """Compile ``forward`` and ``evaluate_actions``, in the modes in which training calls them.
-
-        They are compiled at their first calls, and stay eager where that fails.
-        """
-        forward, evaluate_actions = super().forward, super().evaluate_actions  # type: ignore[misc]
-        self._compiled = (
-            compiled(forward, "the policy's forward", forward),
-            compiled(evaluate_actions, "the policy's evaluate_actions", evaluate_actions),
-        )
+        """Compile ``forward``, as rollouts call it; it stays eager where that fails."""
+        forward = super().forward  # type: ignore[misc]
+        self._compiled = compiled(forward, "the policy's forward", forward)
 
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, values and log-probabilities of the actions (SB3's)."""
         if self._compiled is not None and self._sampling() and not deterministic:
-            return self._compiled[0](obs)
+            return self._compiled(obs)
         return super().forward(obs, deterministic)  # type: ignore[misc]
-
-    def evaluate_actions(
-        self, obs: PyTorchObs, actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return values, log-probabilities of the actions and entropies (SB3's)."""
-        if self._compiled is not None and self.training and torch.is_grad_enabled():
-            return self._compiled[1](obs, actions)
-        return super().evaluate_actions(obs, actions)  # type: ignore[misc]
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Return actions, shape (batch, action_dim) (SB3's hook)."""

@@ -313,10 +313,7 @@ class ERAMixin(BaseAlgorithm):
 
     def _refuse_lost_networks(self) -> None:
         """Raise FloatingPointError where a parameter or a statistic is not finite, at one look."""
-        state: dict[str, Tensor] = dict(self.policy.named_parameters())
-        for name, buffer in self.policy.named_buffers():
-            if buffer.is_floating_point() and not name.endswith("_min_entropy_per_dim"):  # -inf
-                state[name] = buffer
+        state = self._network_state()
         if not torch.nn.utils.get_total_norm(list(state.values())).isfinite():
             for name, value in state.items():  # large ones are finite, though not their norm
                 if not value.isfinite().all():
@@ -324,6 +321,10 @@ class ERAMixin(BaseAlgorithm):
                         f"the policy's {name} at step {self.num_timesteps} must be finite: the "
                         f"networks are lost. {LOST}"
                     )
+
+    def _network_state(self) -> dict[str, Tensor]:
+        """Return the policy's parameters and what of its buffers is to be finite, by name."""
+        return network_state(self.policy)
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Write the logs, with the floor in force (SB3's hook).
@@ -343,6 +344,15 @@ class ERAMixin(BaseAlgorithm):
             name = "entropy_floor" if own else "gaussian_entropy_floor"
             self.logger.record(f"train/{name}", self.target_entropy)
         super().dump_logs(*args, **kwargs)  # type: ignore[misc]
+
+
+def network_state(policy: torch.nn.Module) -> dict[str, Tensor]:
+    """Return a policy's parameters and what of its buffers is to be finite, by name."""
+    state: dict[str, Tensor] = dict(policy.named_parameters())
+    for name, buffer in policy.named_buffers():
+        if buffer.is_floating_point() and not name.endswith("_min_entropy_per_dim"):  # -inf
+            state[name] = buffer
+    return state
 
 
 def _is_finite(values: np.ndarray) -> bool:

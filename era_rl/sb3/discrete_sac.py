@@ -14,10 +14,11 @@ from stable_baselines3.sac.sac import SAC
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from era_rl.sb3.compiling import Update
 from era_rl.sb3.gradients import Transitions
 from era_rl.sb3.policies import ERAActorMixin, ERAPolicyMixin, LayerNormCriticMixin
 from era_rl.sb3.simba import replace_q_networks
-from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin, Update
+from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin
 
 
 class DiscreteSACERAActor(ERAActorMixin, Actor):

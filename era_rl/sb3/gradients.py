@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from era_rl.core.compiling import compiled
 from era_rl.networks import CategoricalValue, RunningNorm
+from era_rl.sb3.fused_adam import FusedAdamSteps
 
 Network = Callable[..., Any]
 Gradients = tuple[tuple[Tensor | None, ...], Tensor, Any, tuple[Tensor, ...]]
@@ -164,6 +165,7 @@ class GradientStep:
         what: str,
     ) -> None:
         self.loss, self.optimizer, self.modes, self.what = loss, optimizer, tuple(modes), what
+        self.step = FusedAdamSteps(optimizer)
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         named = loss.named_parameters()
         self.parameters: dict[str, Tensor] = {
@@ -178,6 +180,7 @@ class GradientStep:
         self.statistics = {
             n: b for n, b in buffers.items() if ".head." not in n and id(b) not in known
         }
+        self.places = _places(loss, {**self.inputs, **self.statistics})
         self.gradients: Callable[..., Gradients] = self.by_autograd
         optimizer.zero_grad()  # or a parameter frozen since would go on along its last gradient
 
@@ -194,16 +197,24 @@ class GradientStep:
 
     def __call__(self, *args: Any) -> tuple[Tensor, Any, tuple[Tensor | None, ...]]:
         """Take a step; return the loss, what it gave beside, and its derivatives by what is priced."""
+        gradients, loss, beside = self.look(*args)
+        self.descend(gradients)
+        return loss, beside, gradients[len(self.parameters) :]
+
+    def look(self, *args: Any) -> tuple[tuple[Tensor | None, ...], Tensor, Any]:
+        """Return the gradients, the loss and what it gave beside, without a step."""
         for module, mode in self.modes:
             module.training = mode
         gradients, loss, beside, statistics = self.gradients(*args)
         for statistic, value in zip(self.statistics.values(), statistics, strict=False):
             statistic.copy_(value)
-        trained = len(self.parameters)
-        for parameter, gradient in zip(self.parameters.values(), gradients[:trained], strict=True):
+        return gradients, loss, beside
+
+    def descend(self, gradients: tuple[Tensor | None, ...]) -> None:
+        """Take a step along gradients in the order of ``inputs``."""
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=False):
             parameter.grad = gradient
-        self.optimizer.step()
-        return loss, beside, gradients[trained:]
+        self.step()
 
     def by_autograd(self, *args: Any) -> Gradients:
         """Return the gradients by autograd; running statistics move in place."""
@@ -223,13 +234,31 @@ class GradientStep:
 
         def of(inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
             moved = {name: buffer.clone() for name, buffer in self.statistics.items()}
-            loss, beside = torch.func.functional_call(self.loss, {**inputs, **moved}, args)
+            values = {**inputs, **moved}
+            placed = {path: values[name] for path, name in self.places.items()}
+            loss, beside = torch.func.functional_call(self.loss, placed, args, tie_weights=False)
             return loss, (beside, tuple(moved.values()))
 
         gradients, (loss, (beside, statistics)) = torch.func.grad_and_value(of, has_aux=True)(
             self.inputs
         )
         return tuple(gradients.values()), loss, beside, statistics
+
+
+def _places(loss: nn.Module, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Return the paths of tensors in a loss, each with the tensor's name, of every module one.
+
+    functional_call finds all names itself, but leaves what it has put in the place of a parameter where
+    it is if its module has two (torch 2.15), as the features extractor of an actor-critic policy has.
+    """
+    names = {id(tensor): name for name, tensor in tensors.items()}
+    return {
+        f"{path}.{attribute}".removeprefix("."): names[id(tensor)]
+        for path, module in loss.named_modules()
+        for found in (module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+        for attribute, tensor in found
+        if id(tensor) in names
+    }
 
 
 @contextmanager

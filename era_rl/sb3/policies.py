@@ -1,6 +1,10 @@
 """SB3's off-policy policies with actors that end in an ERA head; everything else is the host's."""
 
+import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -38,6 +42,19 @@ class CompiledPassesMixin(BasePolicy):
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
 
+@cache
+def reads_mode(kind: type[nn.Module]) -> bool:
+    """Return whether the code of a class of modules, but for torch.nn.Module's, reads ``training``."""
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    members = (
+        inspect.unwrap(each) for base in own for each in vars(base).values() if callable(each)
+    )
+    return any("training" in getattr(each, "__code__", _NO_CODE).co_names for each in members)
+
+
+_NO_CODE = (lambda: None).__code__
+
+
 class FlooredPolicyMixin(BasePolicy):
     """What every policy of this package has: options, and the head that they ask for.
 
@@ -49,6 +66,9 @@ class FlooredPolicyMixin(BasePolicy):
 
     options_class: ClassVar[type[PolicyOptions]] = PolicyOptions
     head: Any
+    actor: Any
+    critic: Any
+    _watched: list[nn.Module] | None = None
 
     def __init__(self, *args: Any, options: PolicyOptions | None = None, **kwargs: Any) -> None:
         if "head_kwargs" in kwargs:
@@ -59,6 +79,27 @@ class FlooredPolicyMixin(BasePolicy):
             raise ValueError(f"options={options!r} must be of {self.options_class.__name__}")
         self.options = options or self.options_class()
         super().__init__(*args, **kwargs)
+
+    @contextmanager
+    def watched_modes(self) -> Iterator[None]:
+        """Within the block, have modes set where passes read them alone: walking all layers is slow."""
+        parts = [self.actor, self.critic] if hasattr(self, "critic") else [self]
+        modules = [module for part in parts for module in part.modules()]
+        if not any(type(module).train is not nn.Module.train for module in modules):
+            readers = (module for module in modules if reads_mode(type(module)))
+            self._watched = list(dict.fromkeys([self, *parts, *readers]))
+        try:
+            yield
+        finally:
+            self._watched = None
+            self.set_training_mode(self.training)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Set train or eval mode (SB3's hook)."""
+        if self._watched is None:
+            super().set_training_mode(mode)
+        for module in self._watched or ():
+            module.training = mode
 
     def raw_params(self, obs: PyTorchObs) -> Tensor:
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
@@ -270,11 +311,6 @@ class LayerNormCriticMixin(BasePolicy):
         """Return the critics (SB3's hook)."""
         critic = super().make_critic(features_extractor)  # type: ignore[misc]
         return add_layer_norm(critic).to(self.device) if self.layer_norm else critic
-
-    def set_training_mode(self, mode: bool) -> None:
-        """Set train or eval mode (SB3's hook), walking the modules only where it changes."""
-        if not (self.training == self.actor.training == self.critic.training == mode):
-            super().set_training_mode(mode)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]

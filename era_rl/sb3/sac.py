@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.sac.sac import SAC
 
+from era_rl.sb3.compiling import Update
 from era_rl.sb3.gradients import ActorLoss, CriticLoss, least_value, sac_critic_loss
 from era_rl.sb3.policies import (
     SACERACnnPolicy,
@@ -14,7 +15,7 @@ from era_rl.sb3.policies import (
     SACERAPolicy,
 )
 from era_rl.sb3.simba import SACERASimbaMultiInputPolicy, SACERASimbaPolicy
-from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin, Update
+from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin
 
 
 class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -35,11 +36,13 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
         *args: SB3's SAC arguments by position.
         layer_norm: Whether the critics have a LayerNorm after each hidden layer.
         compile: Whether the gradients of an update, and the sampling of actions, run under
-            torch.compile, which takes tens of seconds at the first step: True, False, or "auto" for
-            runs of at least 50,000 updates (unless ``train_freq`` counts episodes and
-            ``gradient_steps`` is fixed: their number is unknown then). On CUDA gradients and
-            optimizer steps become one CUDA graph besides. Equal to the eager update up to rounding.
-            Without a C++ compiler, or where compilation fails, it warns and runs eagerly.
+            torch.compile, which takes tens of seconds at the first step: True, False, or "auto" where
+            it pays, by what trainings of the same kind took on this machine, else from 50,000 updates
+            on (unless ``train_freq`` counts episodes and ``gradient_steps`` is fixed: their number is
+            unknown then); the logger says which it is. On CUDA gradients and optimizer steps become
+            one CUDA graph besides. Equal to the eager update up to rounding: where runs are to be
+            equal bit by bit, choose. Without a C++ compiler, or where compilation fails, it warns and
+            runs eagerly.
         ent_coef: Must be 0: there is no entropy term; SAC's "auto" is taken with a warning.
         use_sde: Must be False.
         policy_kwargs: As in SB3.

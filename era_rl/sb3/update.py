@@ -1,73 +1,31 @@
-"""What trains the networks as they are: optimizers, gradients, and what is compiled or captured."""
+"""What trains the off-policy algorithms: steps along gradients, eager, compiled or captured."""
 
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, TrainFrequencyUnit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.torch_version import TorchVersion
 
-from era_rl.core.compiling import compiler, graphed, has_compiler
-from era_rl.sb3.base import NO_ENTROPY_TERM, ERAMixin, refuse_nonfinite, refuse_sde
+from era_rl.core.compiling import graphed
+from era_rl.sb3.base import (
+    NO_ENTROPY_TERM,
+    refuse_nonfinite,
+    refuse_sde,
+)
 from era_rl.sb3.buffers import DeviceReplayBuffer
+from era_rl.sb3.compiling import CompilingMixin, Update
 from era_rl.sb3.gradients import GradientStep, Transitions
 from era_rl.sb3.learned_delta import LearnedDeltaMixin
 from era_rl.sb3.metrics import TrainingMetrics
 from era_rl.sb3.simba import ObservingMixin
-
-TRACES_IMAGES = TorchVersion(torch.__version__) >= "2.15"
-"""Whether policies on images compile: torch 2.11 cannot take a function of a space for constant."""
-
-MIN_CALLS_TO_COMPILE = 50_000
-"""From how many calls on compile="auto" compiles: below, compiling takes longer than it saves."""
-
-
-class Update:
-    """What training calls at every step, for networks and optimizers as they are when made.
-
-    Where they have changed since, another takes its place: compiled functions take what is frozen for
-    constant, and captured ones read memory where it was.
-
-    Args:
-        policy: A policy of this package.
-    """
-
-    def __init__(self, policy: Any) -> None:
-        self.policy = policy
-        self._bound_to = self._state()
-
-    @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """The policy's optimizers, as they are now."""
-        has_critic = hasattr(self.policy, "critic")
-        parts = (self.policy.critic, self.policy.actor) if has_critic else (self.policy,)
-        return [part.optimizer for part in parts]
-
-    def outdated(self) -> bool:
-        """Return whether networks, optimizers or what is frozen are others by now."""
-        (before, frozen), (now, frozen_now) = self._bound_to, self._state()
-        return frozen != frozen_now or any(a is not b for a, b in zip(before, now, strict=False))
-
-    def _state(self) -> tuple[list[Any], list[bool]]:
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        parameters = [parameter for group in groups for parameter in group["params"]]
-        return [*groups, *parameters], [not p.requires_grad for p in parameters]
-
-    def compile(self) -> None:
-        """Have it compiled at the first calls."""
-        if TRACES_IMAGES:
-            # asked at every pass for what never changes, in NumPy, on which no graph can branch
-            torch.compiler.assume_constant_result(is_image_space)
-        self.policy.compile_passes()
 
 
 class OffPolicyUpdate(Update):
@@ -184,71 +142,6 @@ def _running(network: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in network.named_buffers() if "running_" in name]
 
 
-class CompilingMixin(ERAMixin):
-    """Compiles what a long training calls at every step, at the start of ``learn``.
-
-    Args:
-        *args: Arguments of the algorithm.
-        compile: True, False, or "auto" for trainings of at least 50,000 calls.
-        **kwargs: Arguments of the algorithm.
-    """
-
-    _compiled: bool | None = None
-    _update: Any = None
-
-    def __init__(self, *args: Any, compile: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
-        if not (isinstance(compile, bool) or compile == "auto"):
-            raise ValueError(f"compile={compile!r} must be True, False or 'auto'")
-        self.compile = compile
-        super().__init__(*args, **kwargs)
-
-    def _make_update(self) -> Update:
-        """Return an update of the policy as it is."""
-        return Update(self.policy)
-
-    def _bound_update(self) -> Any:
-        """Return the update, made and compiled anew where what it was made for has changed."""
-        update = self._update
-        if update is None or update.policy is not self.policy or update.outdated():
-            self._update = self._make_update()
-            if self._compiled:
-                self._update.compile()
-        return self._update
-
-    def _planned_calls(self, total_timesteps: int) -> int:
-        """Return how often the compiled function is called in this ``learn``, 0 where unknown."""
-        raise NotImplementedError
-
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        result = super()._setup_learn(total_timesteps, *args, **kwargs)
-        wanted = self.compile is True
-        if self.compile == "auto" and self._compiled is None:
-            planned = self._planned_calls(total_timesteps)
-            wanted = planned >= MIN_CALLS_TO_COMPILE
-            self.logger.info(
-                f"compile='auto': {'compiled' if wanted else 'eager'}, as {planned or 'unknown'} calls "
-                f"are planned and {MIN_CALLS_TO_COMPILE} pay"
-            )
-        if wanted and self._compiled is None:
-            self._compiled, self._update = has_compiler(), None
-            if not self._compiled:
-                warnings.warn(
-                    f"compile={self.compile!r} needs a C++ compiler and {compiler()!r} was not found "
-                    "(CXX names another): training runs eagerly",
-                    stacklevel=3,
-                )
-        if self._compiled:
-            self._bound_update()
-        return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        # what is compiled cannot be pickled, and a copy's would be bound to this model
-        return {k: v for k, v in self.__dict__.items() if k not in ("_compiled", "_update")}
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled", "_update"]
-
-
 class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
     """What is an argument of an off-policy algorithm beside the options."""
 
@@ -321,6 +214,10 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Take gradient steps on batches of the replay buffer (SB3's hook)."""
+        with self.payoff.timing(gradient_steps):
+            self._train(gradient_steps, batch_size)
+
+    def _train(self, gradient_steps: int, batch_size: int) -> None:
         update: OffPolicyUpdate = self._bound_update()
         self.policy.set_training_mode(True)
         self._update_learning_rate(update.optimizers)

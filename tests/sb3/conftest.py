@@ -1,11 +1,15 @@
 """Fixtures of the tests of era_rl.sb3."""
 
+import os
 import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from era_rl.sb3 import payoff
 
 
 @pytest.fixture
@@ -20,6 +24,12 @@ def compiled_as_is(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(torch, "compile", compile_)
     return functions
+
+
+@pytest.fixture(autouse=True)
+def no_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have trainings neither leave times nor find those by which they would choose to compile."""
+    monkeypatch.setattr(payoff, "_path", lambda kind: Path(os.devnull, "nothing"))
 
 
 @pytest.fixture

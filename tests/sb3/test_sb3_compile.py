@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor, nn
 
 from era_rl.core.compiling import compiler, has_compiler
-from era_rl.sb3 import SACERA, DeviceReplayBuffer, EntropyMonitor, update
+from era_rl.sb3 import SACERA, DeviceReplayBuffer, EntropyMonitor, compiling, payoff
 from era_rl.sb3.gradients import Transitions
 
 OPTIONS: list[dict[str, Any]] = [
@@ -92,7 +92,7 @@ def test_compiles_where_it_pays(
     compiled_as_is: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(update, "MIN_CALLS_TO_COMPILE", 100)
+    monkeypatch.setattr(payoff, "MIN_CALLS_TO_COMPILE", 100)
     model = small_sacera(learning_starts=5, **options)
     for part, steps in enumerate(calls):  # counted are the updates of the run, not of those before
         assert not compiled_as_is
@@ -146,7 +146,7 @@ def test_on_policy_passes_compile_too(
     models = {}
     model: Any = small(name, space, n_envs=2)
     rollout = 2 * model.n_steps
-    monkeypatch.setattr(update, "MIN_CALLS_TO_COMPILE", model._planned_calls(rollout) + 1)
+    monkeypatch.setattr(payoff, "MIN_CALLS_TO_COMPILE", model._planned_calls(rollout) + 1)
     for value, number in ((False, 0), ("auto", 0), (True, 2)):
         models[value] = small(name, space, n_envs=2, compile=value).learn(16)
         assert len(compiled_as_is) == number
@@ -162,23 +162,22 @@ def test_on_policy_passes_compile_too(
     assert copy.deepcopy(policy)._compiled is None
 
 
-def test_compiled_passes_are_for_the_modes_of_training(compiled_as_is: list[Any]) -> None:
+def test_the_compiled_pass_is_for_the_modes_of_rollouts(compiled_as_is: list[Any]) -> None:
+    """Not for deterministic actions, nor where gradients are wanted."""
     policy: Any = small("PPOERA", BOX, compile=True).learn(16).policy
     called: list[str] = []
-    policy._compiled = tuple(
-        lambda *args, name=name: called.append(name) for name in ("forward", "evaluate_actions")
-    )
+    policy._compiled = lambda *args: called.append("forward")
     obs = torch.zeros(3, 2)
     policy.set_training_mode(False)
     with torch.no_grad():
         policy(obs)
         policy(obs, True)
-        policy.evaluate_actions(obs, obs)
     assert called == ["forward"]
     assert policy(obs)[2].requires_grad
     policy.set_training_mode(True)
-    policy.evaluate_actions(obs, obs)
-    assert called == ["forward", "evaluate_actions"]
+    with torch.no_grad():
+        policy(obs)
+    assert called == ["forward"]
 
 
 @DYNAMO
@@ -289,7 +288,7 @@ def test_every_policy_is_traced_and_equals_eager(
     extractor: dict[str, Any] | None,
     traced: None,
 ) -> None:
-    if not update.TRACES_IMAGES and policy != "MlpPolicy":
+    if not compiling.TRACES_IMAGES and policy != "MlpPolicy":
         pytest.skip(f"torch {torch.__version__} does not trace policies on images")
     kwargs: dict[str, Any] = {"net_arch": [8, 8]}
     if extractor is not None:

@@ -13,7 +13,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.logger import configure
 
-from era_rl.sb3 import update
+from era_rl.sb3 import payoff
 
 
 @pytest.mark.parametrize("name", OFF_POLICY)
@@ -155,7 +155,7 @@ def test_compiling_is_decided_by_the_calls_that_are_planned(
     assert model._planned_calls(32) == planned
     for least, said in ((planned + 1, "eager"), (planned, "compiled")):
         if planned:
-            monkeypatch.setattr(update, "MIN_CALLS_TO_COMPILE", least)
+            monkeypatch.setattr(payoff, "MIN_CALLS_TO_COMPILE", least)
         model.set_logger(configure(None, ["stdout"]))
         capsys.readouterr()
         model._setup_learn(32)
