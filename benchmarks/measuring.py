@@ -57,13 +57,20 @@ def run(
     return exit_status(name, measured)
 
 
-def seconds(function: Callable[[], Any], device: str) -> float:
-    """Return the wall time of a call, with the device's queue drained."""
-    start = time.perf_counter()
-    function()
+def seconds(function: Callable[[], Any], device: str) -> tuple[float, float]:
+    """Return the wall time of a call, with the device's queue drained, and its CPU time.
+
+    The CPU time is this process's, or what the call returns of another's, a float.
+    """
+    start, cpu = time.perf_counter(), time.process_time()
+    elsewhere = function()
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    own = time.process_time() - cpu
+    return time.perf_counter() - start, elsewhere if isinstance(elsewhere, float) else own
+
+
+CPU = ", CPU time"
 
 
 def counted(number: int, what: str) -> Iterator[int]:
@@ -74,7 +81,11 @@ def counted(number: int, what: str) -> Iterator[int]:
 
 
 def interleaved(
-    calls: Mapping[tuple[str, str], Callable[[], Any]], blocks: int, device: str, steps: int = 1
+    calls: Mapping[tuple[str, str], Callable[[], Any]],
+    blocks: int,
+    device: str,
+    steps: int = 1,
+    cpu: bool = False,
 ) -> Times:
     """Return the seconds of a step in every block, by name and kind.
 
@@ -85,12 +96,15 @@ def interleaved(
         blocks: How many blocks.
         device: Where it runs.
         steps: How many steps a call takes.
+        cpu: Whether the CPU time stands beside the wall time, of a kind with :data:`CPU` after it.
     """
     times: Times = {}
     for _ in counted(blocks, "block"):
         for (name, kind), call in calls.items():
-            found = times.setdefault(name, {}).setdefault(kind, [])
-            found.append(seconds(call, device) / steps)
+            found = times.setdefault(name, {})
+            for each, taken in zip((kind, kind + CPU), seconds(call, device), strict=True):
+                if cpu or each == kind:
+                    found.setdefault(each, []).append(taken / steps)
     return times
 
 

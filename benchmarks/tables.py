@@ -8,7 +8,9 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.document import Block, Table, Text
+from benchmarks.family import COMPILED, HOSTS, STEP
 from benchmarks.idle import WAYS, key
+from benchmarks.measuring import CPU
 from benchmarks.metrics import number
 from benchmarks.results import RESULTS
 
@@ -46,6 +48,33 @@ def throughput(path: Path) -> Table:
         f"{settings['batch_size']}, {settings['device']}, {settings['threads']} thread(s)"
     )
     return Table(["algorithm", "what", "speed, median [quartiles]", "ms a step"], rows, caption)
+
+
+def family(path: Path) -> Table:
+    """Return the speed of every class over its host and SBX's, by CPU time and by wall time."""
+    content = json.loads(path.read_text())
+    settings = content["settings"]
+    speed = {(row["algorithm"], row["over"], row["per"]): row["speed"] for row in content["ratios"]}
+    rows = []
+    for name in settings["algorithms"]:
+        host, ways = HOSTS[name][1].__name__, (name, name + COMPILED)
+        keys = [(way, other, STEP) for other in (host, f"SBX {host}") for way in ways]
+        cells = [
+            _spread(speed[way, o, k + CPU]) if (way, o, k) in speed else "-" for way, o, k in keys
+        ]
+        wall = speed[name + COMPILED, host, STEP]
+        update = content["update"].get(name)
+        share = f"{update['share_reached']:.0%}" if update else "-"
+        rows.append([name, host, *cells[:2], f"{wall['median']:.2f}", cells[3], share])
+    loads = " and ".join(f"{load[0]:.1f}" for load in content["load"])
+    caption = (
+        f"Environment steps per second by CPU time, median [quartiles] of neighbouring blocks: "
+        f"{settings['env']}, width {settings['width']}, batch {settings['batch_size']}, "
+        f"{settings['device']}, {settings['threads']} thread(s), load {loads} before and after. Share: "
+        "the part of a compiled update that its matrix products alone need"
+    )
+    header = ["class", "host", "eager", "compiled", "by wall time", "compiled over SBX's", "share"]
+    return Table(header, rows, caption)
 
 
 def floor_audit(path: Path) -> Table:
@@ -101,6 +130,7 @@ def idle(path: Path) -> Table:
 
 TABLES: dict[str, Callable[[Path], Table]] = {
     "benchmarks.throughput": throughput,
+    "benchmarks.family": family,
     "benchmarks.floor_audit": floor_audit,
     "benchmarks.idle": idle,
     "benchmarks.overhead": overhead,

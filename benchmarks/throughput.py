@@ -7,6 +7,7 @@ beat. SBX's SAC (JAX), if asked for, runs in a second process under the interpre
 ``sbx-rl`` and what the task runs on, on as many cores as there are threads.
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -23,10 +24,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from torch._inductor import config as inductor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Measurement, Times, interleaved, ratios, run
 from benchmarks.results import RESULTS
+from era_rl.core.products import is_faster, product
 from era_rl.runs.settings import Setting, SettingsError
 from era_rl.sb3 import SACERA, DeviceReplayBuffer
 
@@ -38,8 +41,13 @@ Name = Literal[
     "gaussian-compiled",
     "exact-device",
     "exact-compiled-device",
+    "exact-autotuned-compiled-device",
 ]
-"""Algorithms that can be measured: SB3's SAC, and SACERA with a floor and options."""
+"""Algorithms that can be measured: SB3's SAC, and SACERA with a floor and options.
+
+On CUDA a compiled update is captured as a graph, as torch.compile's mode "reduce-overhead" does; an
+autotuned one has its products chosen by measurement besides, as in the mode "max-autotune".
+"""
 PRODUCTS = "products"
 
 
@@ -73,8 +81,7 @@ def build(name: str, settings: Throughput) -> OffPolicyAlgorithm:
     common: dict[str, Any] = {
         "policy": "MlpPolicy",
         "env": make_vec_env(settings.env, settings.n_envs, vec_env_cls=vec_env),
-        "policy_kwargs": {"net_arch": [settings.width, settings.width]},
-        "batch_size": settings.batch_size,
+        **_shared(settings),
         "buffer_size": 100_000,
         "learning_starts": 0,
         "seed": 0,
@@ -92,6 +99,13 @@ def build(name: str, settings: Throughput) -> OffPolicyAlgorithm:
     return model
 
 
+def _shared(settings: Throughput) -> dict[str, Any]:
+    return {
+        "policy_kwargs": {"net_arch": [settings.width, settings.width]},
+        "batch_size": settings.batch_size,
+    }
+
+
 def measure(settings: Throughput) -> dict[str, Any]:
     """Return the seconds of every block, their ratios, and what an update needs at least."""
     if settings.sbx is not None:
@@ -101,14 +115,17 @@ def measure(settings: Throughput) -> dict[str, Any]:
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     for name in settings.algorithms:
         model = build(name, settings)
-        model.learn(settings.warmup)
+        with inductor.patch(max_autotune="autotuned" in name):
+            model.learn(settings.warmup)
         learn = partial(model.learn, settings.steps, reset_num_timesteps=False)
         calls[name, "env_step"] = learn
         calls[name, "update"] = partial(model.train, settings.steps, settings.batch_size)
-    sbx = SBX(settings) if settings.sbx is not None else None
-    if sbx is not None:
+    sbx = None
+    if settings.sbx is not None:
+        arguments = {**_shared(settings), "buffer_size": 100_000, "learning_starts": 0}
+        sbx = SBX(settings.sbx, "SAC", settings.env, arguments, settings.warmup, settings.steps)
         calls["sbx", "env_step"] = sbx.block
-    calls[PRODUCTS, "update"] = partial(_multiply, settings)
+    calls[PRODUCTS, "update"] = partial(multiply, settings, PRODUCTS_A_STEP * settings.steps)
     times = interleaved(calls, settings.blocks, settings.device, settings.steps)
     products = [taken / PRODUCTS_A_STEP for taken in times.pop(PRODUCTS)["update"]]
     if sbx is not None:
@@ -125,11 +142,13 @@ def measure(settings: Throughput) -> dict[str, Any]:
 PRODUCTS_A_STEP = 10
 
 
-def _multiply(settings: Throughput) -> None:
+def multiply(settings: Any, products: int) -> None:
+    """Do so many matrix products of the networks' size, as compiled updates do them."""
+    function = product if settings.device == "cpu" and is_faster() else torch.mm
     left = torch.ones(settings.batch_size, settings.width, device=settings.device)
     right = torch.ones(settings.width, settings.width, device=settings.device)
-    for _ in range(PRODUCTS_A_STEP * settings.steps):
-        torch.mm(left, right)
+    for _ in range(products):
+        function(left, right)
 
 
 def floor(times: Times, products: list[float], settings: Throughput) -> dict[str, Any]:
@@ -163,43 +182,52 @@ def floor(times: Times, products: list[float], settings: Throughput) -> dict[str
 
 
 WORKER = """
-import sys
+import json, sys, time
 import gymnasium, sbx
-env, width, batch, warmup, steps = sys.argv[1], *map(int, sys.argv[2:])
-model = sbx.SAC(
-    "MlpPolicy", env, policy_kwargs={"net_arch": [width, width]}, batch_size=batch,
-    buffer_size=100_000, learning_starts=0, seed=0,
-)
+name, env, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+warmup, steps = map(int, sys.argv[4:])
+model = getattr(sbx, name)("MlpPolicy", env, seed=0, **arguments)
 model.learn(warmup)
 sys.stdout.write(sbx.__version__ + "\\n")
 sys.stdout.flush()
 for _ in sys.stdin:
+    before = time.process_time()
     model.learn(steps, reset_num_timesteps=False)
-    sys.stdout.write("done\\n")
+    sys.stdout.write(str(time.process_time() - before) + "\\n")
     sys.stdout.flush()
 """
 """What runs under the other interpreter: a block of steps for every line it reads."""
 
 
 class SBX:
-    """SBX's SAC in its own process, trained block by block."""
+    """An algorithm of SBX's in its own process, trained block by block.
 
-    def __init__(self, settings: Throughput) -> None:
-        sizes = (settings.width, settings.batch_size, settings.warmup, settings.steps)
+    Args:
+        python: The interpreter that has SBX.
+        name: The algorithm.
+        env: The environment's id.
+        arguments: Of the algorithm.
+        warmup: Steps at first.
+        steps: Steps of a block.
+    """
+
+    def __init__(
+        self, python: Path, name: str, env: str, arguments: Any, warmup: int, steps: int
+    ) -> None:
         self.process = subprocess.Popen(
-            [str(settings.sbx), "-c", WORKER, settings.env, *map(str, sizes)],
+            [python, "-c", WORKER, name, env, json.dumps(arguments), str(warmup), str(steps)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.version = self._answer()
 
-    def block(self) -> None:
-        """Train for a block of steps."""
+    def block(self) -> float:
+        """Train for a block of steps, and return its CPU seconds."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        self._answer()
+        return float(self._answer())
 
     def close(self) -> None:
         """End the process."""

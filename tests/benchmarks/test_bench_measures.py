@@ -4,6 +4,8 @@ import copy
 import json
 import math
 import os
+import shutil
+import statistics
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +19,16 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO, SAC
 from torch import Tensor
 
-from benchmarks import floor_audit, overhead, reaching, suite, tables, throughput
+from benchmarks import (
+    family,
+    floor_audit,
+    memory,
+    overhead,
+    reaching,
+    suite,
+    tables,
+    throughput,
+)
 from benchmarks.trace import (
     COLUMNS,
     PolicyTrace,
@@ -193,7 +204,17 @@ class SAC:
         assert kwargs["policy_kwargs"] == {"net_arch": [8, 8]}
     def learn(self, total_timesteps, reset_num_timesteps=True):
         time.sleep(0.001 * total_timesteps)
+PPO = SAC
 """
+
+
+def interpreter(folder: Path) -> Path:
+    """Return an interpreter that has a package by the name of SBX."""
+    (folder / "sbx.py").write_text(FAKE_SBX)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return python
 
 
 def test_sbx_is_measured_in_the_interpreter_given(
@@ -201,10 +222,7 @@ def test_sbx_is_measured_in_the_interpreter_given(
 ) -> None:
     pinned = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda *arguments: pinned.append(arguments))
-    (tmp_path / "sbx.py").write_text(FAKE_SBX)
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
+    python = interpreter(tmp_path)
     arguments = ["--env", "Pendulum-v1", "--width", "8", "--batch-size", "8", "--blocks", "3"]
     out = tmp_path / "out.json"
     arguments += ["--steps", "2", "--warmup", "5", "--algorithms", "sac", "exact"]
@@ -217,3 +235,46 @@ def test_sbx_is_measured_in_the_interpreter_given(
     assert min(result["seconds"]["sbx"]["env_step"]) >= 0.001
     assert len(tables.throughput(out).rows) == 3
     assert set(result["update"]["share_reached"]) == {"sac", "exact"}
+
+
+def test_every_class_is_measured_beside_its_host_and_sbx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The speed of a block is the other's time over its own, by wall and by CPU time."""
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *arguments: None)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: function)
+    python, out = interpreter(tmp_path), tmp_path / "out.json"
+    arguments = ["--env", "Pendulum-v1", "--width", "8", "--batch-size", "8", "--blocks", "2"]
+    arguments += ["--steps", "6", "--rollout", "64", "--algorithms", "SACERA", "XQCERA", "PPOERA"]
+    assert family.main([*arguments, "--sbx", str(python), "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    found = {(row["algorithm"], row["over"], row["per"]): row["speed"] for row in result["ratios"]}
+    seconds = result["seconds"]
+    assert set(seconds) == {
+        *("SAC", "SACERA", "SACERA, compiled", "XQCERA", "XQCERA, compiled", "SBX SAC"),
+        *("PPO", "PPOERA", "PPOERA, compiled", "SBX PPO"),
+    }
+    for name, other, kind in (
+        ("SACERA, compiled", "SAC", "update, CPU time"),
+        ("XQCERA", "SAC", "env_step"),
+        ("PPOERA", "SBX PPO", "env_step, CPU time"),
+    ):
+        pairs = zip(seconds[other][kind], seconds[name][kind], strict=True)
+        expected = statistics.median(theirs / own for theirs, own in pairs)
+        assert found[name, other, kind]["median"] == pytest.approx(expected)
+    assert (
+        min(seconds["SBX SAC"]["env_step"]) >= 0.001 > max(seconds["SBX SAC"]["env_step, CPU time"])
+    )
+    assert set(result["update"]) == {"SACERA", "XQCERA"}
+    # XQC's four layers of 256, over SACERA's two of 8, and an actor that takes every third step
+    assert result["update"]["XQCERA"]["flops"] > 100 * result["update"]["SACERA"]["flops"]
+    assert len(tables.family(out).rows) == 3
+
+
+def test_a_buffer_is_filled_in_memory() -> None:
+    for way in memory.WAYS.values():
+        model = way[0]("MlpPolicy", "Pendulum-v1", buffer_size=50, device="cpu", **way[1])
+        memory.fill(model.replay_buffer)
+        assert model.replay_buffer.size() == 50
+        assert memory.written(model.replay_buffer) >= 50 * 4 * (2 * 3 + 1 + 2)

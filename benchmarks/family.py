@@ -1,0 +1,207 @@
+"""Environment steps per second of every class beside its host and SBX's, with the time of its products.
+
+All train in turn in one process, a block of steps each, on the same threads; ratios are of
+neighbouring blocks. Networks are those of ``width``, but for those that a class has of its own (XQCERA,
+SimBa), which have no host and stand beside SAC. The matrix products that an update cannot do without,
+at the speed that products of the networks' size have in this run, are a bound on its time. SBX's
+algorithms, if asked for, run in processes of their own under the interpreter given, on as many cores as
+there are threads.
+"""
+
+import os
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from sb3_contrib import TQC, CrossQ
+from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measuring import CPU, Measurement, Times, interleaved, run
+from benchmarks.results import RESULTS
+from benchmarks.throughput import SBX, multiply
+from era_rl.runs.settings import Setting
+from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, XQCERA, CrossQERA
+
+Name = Literal["SACERA", "SACERA, SimBa", "TQCERA", "CrossQERA", "XQCERA", "PPOERA", "A2CERA"]
+HOSTS: dict[str, tuple[Any, Any, bool]] = {
+    "SACERA": (SACERA, SAC, True),
+    "SACERA, SimBa": (SACERA, SAC, False),
+    "TQCERA": (TQCERA, TQC, True),
+    "CrossQERA": (CrossQERA, CrossQ, True),
+    "XQCERA": (XQCERA, SAC, False),
+    "PPOERA": (PPOERA, PPO, True),
+    "A2CERA": (A2CERA, A2C, True),
+}
+"""Class, host, and whether both have the same networks."""
+IN_SBX = ("SAC", "TQC", "CrossQ", "PPO")
+EAGER, COMPILED, PRODUCTS = "", ", compiled", "products"
+STEP, UPDATE = "env_step", "update"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Measurement):
+    """What is measured, and with which sizes."""
+
+    algorithms: Annotated[tuple[Name, ...], Setting("algorithms")] = tuple(HOSTS)  # type: ignore[assignment]
+    env: Annotated[str, Setting("environment")] = "HalfCheetah-v5"
+    width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
+    batch_size: Annotated[int, Setting("transitions of an off-policy update", low=1)] = 256
+    blocks: Annotated[int, Setting("blocks of each algorithm", low=2)] = 15
+    steps: Annotated[int, Setting("steps a block, off-policy", low=1)] = 20
+    rollout: Annotated[int, Setting("steps a block, on-policy; PPO's n_steps", low=64)] = 512
+    threads: Annotated[int, Setting("threads of torch", low=1)] = 1
+    device: Annotated[str, Setting("device of torch")] = "cpu"
+    sbx: Annotated[Path | None, Setting("interpreter of an environment with SBX")] = None
+    out: Annotated[Path, Setting("JSON file to write")] = (
+        RESULTS / "throughput" / "family" / "cpu-threads1.json"
+    )
+
+
+def arguments(host: Any, settings: Family, own_networks: bool = False) -> dict[str, Any]:
+    """Return the arguments of a host and of what takes its place, which SBX understands too."""
+    networks = {} if own_networks else {"net_arch": [settings.width, settings.width]}
+    given: dict[str, Any] = {"policy_kwargs": networks}
+    if not issubclass(host, OnPolicyAlgorithm):
+        given |= {"batch_size": settings.batch_size, "gradient_steps": 1, "learning_starts": 0}
+        return {**given, "buffer_size": 100_000}
+    return given | ({"n_steps": settings.rollout} if host is PPO else {})
+
+
+def build(algorithm: Any, policy: str, settings: Family, given: dict[str, Any]) -> Any:
+    """Return an algorithm, silent, that has been trained for a few steps."""
+    model = algorithm(policy, settings.env, seed=0, device=settings.device, **given)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    on_policy = isinstance(model, OnPolicyAlgorithm)
+    return model.learn(settings.rollout if on_policy else settings.steps)
+
+
+def models(name: str, settings: Family, built: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a class, eager and compiled, and its host unless there is one, by names in the file."""
+    era, host, same = HOSTS[name]
+    given = arguments(host, settings, own_networks=not same)
+    policy = "SimbaPolicy" if "SimBa" in name else "MlpPolicy"
+    found: dict[str, Any] = {}
+    if host.__name__ not in built:
+        found[host.__name__] = build(host, "MlpPolicy", settings, arguments(host, settings))
+    for way, compiled in ((EAGER, False), (COMPILED, True)):
+        found[name + way] = build(era, policy, settings, {**given, "compile": compiled})
+    return found
+
+
+def flops(model: Any, batch_size: int, updates: int = 6) -> float:
+    """Return the floating-point operations of an update's matrix products, a mean over some."""
+    with FlopCounterMode(display=False) as counter:
+        model.train(updates, batch_size)
+    return counter.get_total_flops() / updates
+
+
+def measure(settings: Family) -> dict[str, Any]:
+    """Return the seconds of every block, by wall and CPU time, and what updates need at least."""
+    if settings.sbx is not None:
+        # XLA starts a thread a core: the same cores for both, not as many threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
+    torch.set_num_threads(settings.threads)
+    load = [os.getloadavg()]
+    agents: dict[str, Any] = {}
+    for name in settings.algorithms:
+        agents |= models(name, settings, agents)
+    needed = {
+        name: flops(model, settings.batch_size)
+        for name, model in agents.items()
+        if name in HOSTS and not isinstance(model, OnPolicyAlgorithm)
+    }
+    sbx = _sbx(settings)
+    times = _times(agents, sbx, settings)
+    for process in sbx.values():
+        process.close()
+    speed = 2.0 * settings.batch_size * settings.width**2 / _median(times.pop(PRODUCTS), UPDATE)
+    return {
+        "load": [*load, os.getloadavg()],
+        "sbx": [process.version for process in sbx.values()][:1],
+        "gigaflops_per_second": speed / 1e9,
+        "update": {
+            name: {
+                "flops": operations,
+                "floor_milliseconds": 1e3 * operations / speed,
+                "share_reached": operations / speed / _median(times[name + COMPILED], UPDATE),
+            }
+            for name, operations in needed.items()
+        },
+        "ratios": [row for name in settings.algorithms for row in ratios(name, times)],
+        "seconds": times,
+    }
+
+
+def _sbx(settings: Family) -> dict[str, SBX]:
+    if settings.sbx is None:
+        return {}
+    hosts = {HOSTS[name][1] for name in settings.algorithms}
+    return {
+        f"SBX {host.__name__}": SBX(
+            settings.sbx,
+            host.__name__,
+            settings.env,
+            arguments(host, settings),
+            *(settings.rollout if host is PPO else settings.steps,) * 2,
+        )
+        for host in sorted(hosts, key=lambda host: host.__name__)
+        if host.__name__ in IN_SBX
+    }
+
+
+def _times(agents: dict[str, Any], sbx: dict[str, SBX], settings: Family) -> Times:
+    """Return seconds a step, and an update, of every block."""
+    calls: dict[tuple[str, str], Callable[[], Any]] = {
+        (PRODUCTS, UPDATE): partial(multiply, settings, 100)
+    }
+    sizes = {PRODUCTS: 100}
+    for name, model in agents.items():
+        on_policy = isinstance(model, OnPolicyAlgorithm)
+        sizes[name] = settings.rollout if on_policy else settings.steps
+        calls[name, STEP] = partial(model.learn, sizes[name], reset_num_timesteps=False)
+        if not on_policy:
+            calls[name, UPDATE] = partial(model.train, settings.steps, settings.batch_size)
+    for name, process in sbx.items():
+        sizes[name] = settings.rollout if name.endswith("PPO") else settings.steps
+        calls[name, STEP] = process.block
+    times = interleaved(calls, settings.blocks, settings.device, cpu=True)
+    return {
+        name: {kind: [taken / sizes[name] for taken in found] for kind, found in kinds.items()}
+        for name, kinds in times.items()
+    }
+
+
+def ratios(name: str, times: Times) -> list[dict[str, Any]]:
+    """Return the speed of a class over its host's and SBX's: median and quartiles, of neighbours."""
+    rows = []
+    host = HOSTS[name][1].__name__
+    for way in (EAGER, COMPILED):
+        for other in (host, f"SBX {host}"):
+            for kind in (STEP, STEP + CPU, UPDATE, UPDATE + CPU):
+                if kind in times.get(other, {}):
+                    pairs = zip(times[other][kind], times[name + way][kind], strict=True)
+                    low, middle, high = statistics.quantiles([a / b for a, b in pairs], n=4)
+                    speed = {"median": middle, "quartiles": [low, high]}
+                    rows.append(
+                        {"algorithm": name + way, "over": other, "per": kind, "speed": speed}
+                    )
+    return rows
+
+
+def _median(kinds: dict[str, list[float]], kind: str) -> float:
+    return statistics.median(kinds[kind])
+
+
+main = partial(run, Family, measure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
