@@ -97,6 +97,19 @@ def test_the_scale_is_saved_and_goes_on_with_other_environments(tmp_path: Path) 
     assert loaded.reward_scale.moments.count == model.reward_scale.moments.count + 30
 
 
+def test_an_episode_that_a_checkpoint_cut_off_does_not_go_on_in_the_scale(tmp_path: Path) -> None:
+    """G starts at 0 where learn resets the environment, and goes on where it does not."""
+    model: Any = small("XQCERA", TargetEnv(horizon=10_000))
+    model.learn(40)
+    model.reward_scale.returns.fill_(1e6)
+    model.learn(1, reset_num_timesteps=False)
+    assert model.reward_scale.returns.item() > 1e5
+    model.save(tmp_path / "model")
+    loaded: Any = XQCERA.load(tmp_path / "model", env=TargetEnv(), device="cpu")
+    loaded.learn(1, reset_num_timesteps=False)
+    assert loaded.reward_scale.returns.abs().item() < 1e3
+
+
 def test_rows_keep_unit_norm_and_the_actor_waits() -> None:
     """|w_i| = 1 in actor and critics throughout; the actor moves at every third update."""
     model: Any = small(
