@@ -35,6 +35,7 @@ class LossCall:
     log_ratio: Tensor | None = None
     h_resp: Tensor = field(init=False)
     h_rest: Tensor = field(init=False)
+    token_entropy: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         """Take the tensors that ERA reads; the head scores `scored`, entropies count in `mask`."""
@@ -60,6 +61,8 @@ class LossCall:
         )
         self.h_resp = selected_mean(entropies, selection)
         self.h_rest = selected_mean(entropies, self.mask.bool() & ~selection)
+        # not by a product with the mask: what is masked may be anything
+        self.token_entropy = torch.where(self.mask.bool(), entropies.detach(), 0.0)
         if self.scale is None:
             self.scale = self._decide(selection)
         return self.scale
@@ -95,6 +98,7 @@ class LossCall:
             "h_resp_positive": (level * positive, known & positive),
             "h_resp_negative": (level * negative, known & negative),
             "h_rest": (self.h_rest.nan_to_num(), rest),
+            "entropy": (self.token_entropy, self.mask),
             "frac_low": (low, known),
             "frac_mid": (known & ~low & ~high, known),
             "frac_high": (high, known),

@@ -76,8 +76,9 @@ class ERAWatch(TrainerCallback):
         self._last = step
         self._check("tokens", step, not measured, _NO_TOKENS)
         self._check("spread", step, not spread, _NO_SPREAD)
-        entropy = logs.get("entropy") or 0.0
-        collapsed = measured and "entropy" in logs and entropy < self.collapse
+        # in TRL's "entropy" a batch in which every token is masked counts as 0
+        entropy = logs.get("era/entropy", math.inf)
+        collapsed = measured and entropy < self.collapse
         self._check("collapse", step, collapsed, _COLLAPSE.format(entropy=entropy))
         for name, history in self._history.items():
             value = abs(float(logs.get(name, 0.0)))

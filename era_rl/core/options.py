@@ -167,7 +167,11 @@ class PolicyOptions:
         return any(callable(getattr(self, name)) for name in _FLOORS)
 
     def at(self, progress_remaining: float) -> Self:
-        """Return the options with what a schedule gives at a remaining progress in its place."""
+        """Return the options with what a schedule gives at a remaining progress in its place.
+
+        Below 0, where a host's last rollout passes the end, it stays what it is at 0.
+        """
+        progress_remaining = max(progress_remaining, 0.0)
         schedules = {name: value for name in _FLOORS if callable(value := getattr(self, name))}
         now = {n: as_number(n, value(progress_remaining)) for n, value in schedules.items()}
         return replace(self, **now) if now else self

@@ -105,7 +105,7 @@ class Learner(ABC):
         if self.options.scheduled:
             steps = self.steps + self.config.steps_per_iteration
             (head,) = self.actor.heads
-            floor = self.options.floor_at(1.0 - min(steps / self.config.steps, 1.0), head)
+            floor = self.options.floor_at(1.0 - steps / self.config.steps, head)
             head.target_entropy = floor  # it checks it
             self.floors.fill_(floor)
             if self._limits is not None:  # delta has less room under a higher floor

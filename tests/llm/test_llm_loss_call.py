@@ -38,6 +38,8 @@ def test_metrics_count_the_responses(tmp_path: Path) -> None:
     mask = inputs["completion_mask"].bool()
     logits = completion_logits(era.model, inputs).detach()
     h_resp = top_entropy_mean(token_entropies(logits), mask)
+    expected = token_entropies(logits)[mask].mean().item()
+    assert log["era/entropy"] == pytest.approx(expected, rel=1e-5)
     for name, chosen in (("positive", advantages > 0), ("negative", advantages < 0)):
         expected = h_resp[chosen & ~h_resp.isnan()].mean()
         assert log[f"era/h_resp_{name}"] == pytest.approx(expected.item(), rel=1e-5)

@@ -17,7 +17,7 @@ HEALTHY = {
     "era/frac_flattened": 0.0,
     "era/frac_positive": 0.5,
     "frac_reward_zero_std": 0.5,
-    "entropy": 0.7,
+    "era/entropy": 0.7,
     "loss": 0.01,
     "grad_norm": 0.4,
 }
@@ -60,7 +60,7 @@ def test_patience_starts_where_training_resumes(caplog: pytest.LogCaptureFixture
     ("changes", "message", "remedy"),
     [
         ({"frac_reward_zero_std": 1.0}, "no gradient", "num_generations"),
-        ({"entropy": 0.01}, "collapsed to 0.010 nats", "era_entropy_low"),
+        ({"era/entropy": 0.01}, "collapsed to 0.010 nats", "era_entropy_low"),
         ({"grad_norm": float("nan")}, "grad_norm is nan", "learning_rate"),
         ({"loss": float("inf")}, "loss is inf", "learning_rate"),
         ({"grad_norm": 40.0}, "grad_norm rose to 40", "learning_rate"),
@@ -80,7 +80,7 @@ def test_each_cause_names_its_remedy(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"frac_reward_zero_std": 1.0}, {"entropy": 0.01}, {"grad_norm": 40.0}, {"loss": -5.0}],
+    [{"frac_reward_zero_std": 1.0}, {"era/entropy": 0.01}, {"grad_norm": 40.0}, {"loss": -5.0}],
     ids=str,
 )
 def test_what_passes_by_draws_no_warning(
@@ -110,7 +110,8 @@ def test_completions_without_a_token_are_no_collapsed_entropy(
 ) -> None:
     """All truncated and masked: TRL logs entropy 0, and era/h_resp is not there."""
     watch = ERAWatch(10)
-    unmeasured = {n: v for n, v in HEALTHY.items() if n != "era/h_resp"} | {"entropy": 0.0}
+    unmeasured = {**HEALTHY, "entropy": 0.0}
+    del unmeasured["era/h_resp"], unmeasured["era/entropy"]
     args: Any = SimpleNamespace(era_enabled=True)
     for step in range(1, 5):
         state = TrainerState(global_step=step, is_world_process_zero=True)
@@ -118,6 +119,12 @@ def test_completions_without_a_token_are_no_collapsed_entropy(
     assert caplog.text.count("no token was measured") == 1
     assert "max_completion_length" in caplog.text
     assert "collapsed" not in caplog.text
+
+
+def test_batches_without_a_token_are_no_collapsed_entropy(caplog: pytest.LogCaptureFixture) -> None:
+    """Most truncated and masked, in micro-batches of one: TRL averages zeros in, era/entropy does not."""
+    _feed(ERAWatch(10), range(1, 20), entropy=0.02, **{"era/entropy": 0.16})
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,7 @@ def test_logs_of_evaluation_and_of_other_processes_are_ignored(
 ) -> None:
     watch, args = ERAWatch(10), SimpleNamespace(era_enabled=True)
     other = TrainerState(global_step=1, is_world_process_zero=False)
-    bad = {**HEALTHY, "entropy": 0.0}
+    bad = {**HEALTHY, "era/entropy": 0.0}
     watch.on_log(args, other, TrainerControl(), logs=bad)  # pyright: ignore
     main = TrainerState(global_step=1, is_world_process_zero=True)
     watch.on_log(args, main, TrainerControl(), logs={"eval_entropy": 0.0})  # pyright: ignore

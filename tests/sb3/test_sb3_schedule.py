@@ -53,6 +53,15 @@ def test_every_algorithm_follows_a_schedule(name: str, tmp_path: Path) -> None:
     assert len(set(logged) - {""}) > 1
 
 
+@pytest.mark.parametrize("name", sorted(FAMILY.keys() - REPLAY.keys()))
+def test_a_schedule_ends_where_progress_is_zero(name: str) -> None:
+    """SB3's progress falls below 0 in a last rollout that passes the end; the floor stays that at 0."""
+    model: Any = small(name, space_of(name), target_entropy=lambda p: 0.1 + 0.2 * p)
+    model.learn(model.n_steps + 1)
+    assert model._current_progress_remaining < 0.0
+    assert model.policy.head.target_entropy == pytest.approx(0.1)
+
+
 def test_the_floor_moves_with_the_learning_rate() -> None:
     """At each update both have the remaining progress 1 - t / T."""
     floors = Floors()
