@@ -122,7 +122,7 @@ def test_completions_without_a_token_are_no_collapsed_entropy(
 
 
 def test_batches_without_a_token_are_no_collapsed_entropy(caplog: pytest.LogCaptureFixture) -> None:
-    """Most truncated and masked, in micro-batches of one: TRL averages zeros in, era/entropy does not."""
+    """Most truncated and masked, in micro-batches of one: zeros in TRL.s mean, not in era/entropy."""
     _feed(ERAWatch(10), range(1, 20), entropy=0.02, **{"era/entropy": 0.16})
     assert caplog.text == ""
 
