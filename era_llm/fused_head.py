@@ -105,9 +105,9 @@ def _forward_tile(tile: Tensor, stride: int, *arguments: Any, **options: Any) ->
     """Fold a tile of logits into the statistics of its rows, as TRL does, block by block."""
     *rows, start, count = arguments
     size = max(1, _ON_CPU // count)
+    host: Any = chunked_logprob._forward_tile
     for at in (slice(i, i + size) for i in range(0, len(tile), size)):
-        of_block = (values[at] for values in rows)
-        chunked_logprob._forward_tile(tile[at], stride, *of_block, start, count, **options)
+        host(tile[at], stride, *(values[at] for values in rows), start, count, **options)
 
 
 def _backward_tile(
