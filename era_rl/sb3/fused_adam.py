@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.optim.optimizer as hooks
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim import optimizer as hooks
 
 _TORCH: Any = torch
 """torch, by the names that its optimizers call."""
