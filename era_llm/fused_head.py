@@ -137,8 +137,7 @@ def _backward_tile(
             fold(part, at, log_z, sum(of_plain, own))
             continue
         plain = part.clone() if of_plain or options["HAS_ENTROPY_GRAD"] else None
-        scaled = {"inv_t": options["inv_t"] * s, "HAS_ENTROPY_GRAD": False}
-        fold(part, at, log_z_s, own, **scaled)
+        fold(part, at, log_z_s, own, inv_t=options["inv_t"] * s, HAS_ENTROPY_GRAD=False)
         if plain is not None:
             fold(plain, at, log_z, sum(of_plain, torch.zeros_like(own)))
             part += plain
@@ -194,8 +193,7 @@ class OnePass(torch.autograd.Function):
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         """Give scaled rows ERA's gradient, and the entropies and plain values their own."""
         hidden, weight, bias, targets, logs, entropy = ctx.saved_tensors
-        own, of_entropy, of_plain = given[0], given[1], given[5]
-        scale = logs[:, 0]
+        own, of_entropy, of_plain, scale = given[0], given[1], given[5], logs[:, 0]
         own = torch.zeros_like(scale) if own is None else own / scale if ctx.divide else own
         of_logp = torch.stack([own] if of_plain is None else [own, of_plain], -1)
         order = scale.argsort(stable=True)  # as it is, where nothing is scaled

@@ -57,13 +57,12 @@ class Data:
     image_size: int
 
     def __post_init__(self) -> None:
+        known = len(self.classes)
         for name, part in (("train", self.train), ("test", self.test)):
-            if isinstance(part, Images) and not 0 <= part.labels.min() <= part.labels.max() < len(
-                self.classes
-            ):
+            if isinstance(part, Images) and not 0 <= part.labels.min() <= part.labels.max() < known:
                 raise ValueError(
                     f"{name} has labels from {part.labels.min()} to {part.labels.max()}, but there are"
-                    f" {len(self.classes)} classes"
+                    f" {known} classes"
                 )
 
     def limited(self, limit: int) -> "Data":

@@ -1,6 +1,7 @@
 """A trained classifier as one file for other runtimes: torch.export or ONNX."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ def export_model(model: nn.Module, path: str | Path, *, image_size: int) -> None
         image_size: Height and width.
 
     Raises:
-        ValueError: If the suffix is neither .pt2 nor .onnx.
+        ValueError: If the suffix is neither .pt2 nor .onnx, or onnxscript is missing for the latter.
     """
     suffix = Path(path).suffix
     if suffix not in (".pt2", ".onnx"):
         raise ValueError(f"path={str(path)!r} must end in .pt2 (torch.export) or .onnx")
+    if suffix == ".onnx" and find_spec("onnxscript") is None:
+        raise ValueError(f"path={str(path)!r} needs the extra export: pip install 'era-rl[export]'")
     example = (torch.zeros(2, 3, image_size, image_size),)
     shapes = ({0: torch.export.Dim("batch")},)
     if suffix == ".onnx":

@@ -86,6 +86,12 @@ def test_export_gives_the_same_logits(digits, tmp_path, suffix, raw):
     torch.testing.assert_close(actual, expected.detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_an_export_without_its_packages_is_a_line(digits, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("era_vision.export.find_spec", lambda name: None)
+    assert main(["export", str(digits / "best.pt"), str(tmp_path / "m.onnx")]) == 2
+    assert "needs the extra export: pip install 'era-rl[export]'" in capsys.readouterr().err
+
+
 def test_floor_command(capsys):
     row = run_cli(capsys, "floor", "--num-classes", 1000, "--target-entropy", 0.6)
     head = ERAHead(1000, 0.6)
