@@ -201,5 +201,7 @@ class FixedNoiseXQC(XQCERA):
 
     def _make_update(self) -> OffPolicyUpdate:
         update: Any = super()._make_update()
-        update.actor.priced = {}  # there is no floor
+        actor = update.actor
+        actor.places = {path: n for path, n in actor.places.items() if n not in actor.priced}
+        actor.priced = {}  # there is no floor
         return update

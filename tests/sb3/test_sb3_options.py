@@ -228,7 +228,12 @@ class TestNormalisationLayers:
         modes: list[bool] = []
 
         def note(locals_: dict[str, Any], _: Any) -> bool:
-            modes.extend(module.training for module in locals_["self"].actor.modules())
+            modules = locals_["self"].actor.modules()
+            modes.extend(
+                m.training
+                for m in modules
+                if isinstance(m, torch.nn.BatchNorm1d | torch.nn.Dropout)
+            )
             return True
 
         small_sacera(policy_kwargs=self.extractor).learn(40, callback=note)

@@ -152,7 +152,7 @@ def test_a_file_holds_what_sacs_does_and_the_arguments(model: SACERA, tmp_path: 
     data, parameters, _ = load_from_zip_file(tmp_path / "sacera", device="cpu")
     assert expected is not None
     assert data is not None
-    own = {"compile"}
+    own = {"compile", "saved_as"}
     assert set(data) - set(expected) == own
     for name, value in data.items():
         assert not isinstance(value, torch.Tensor | torch.nn.Module | types.FunctionType), name

@@ -169,7 +169,7 @@ def test_workers_of_a_script_on_standard_input_are_refused(tmp_path, monkeypatch
     write_folder(tmp_path, ["ants", "bees"])
     data = load_data(Config(data=f"imagefolder:{tmp_path}"))
     monkeypatch.setattr("__main__.__spec__", None)
-    monkeypatch.setattr("__main__.__file__", "<stdin>")
+    monkeypatch.setattr("__main__.__file__", "<stdin>", raising=False)
     with pytest.raises(ValueError, match="workers=2 must be 0 in <stdin>, which is no file"):
         loader(data.train, evaluation_order(6, 6), workers=2)
     assert len(list(loader(data.train, evaluation_order(6, 6)))) == 1

@@ -396,8 +396,10 @@ def test_every_search_space_draws_settings(algo: str) -> None:
     settings = HYPERPARAMS_SAMPLER[algo](trial, 3, 1, extra)
     drawn = json.loads(json.dumps(trial.user_attrs[DRAWN]))
     assert with_objects(drawn) == settings
-    check({"policy": "MlpPolicy", "n_timesteps": 1, **drawn}, algorithm_class(algo))
-    assert ("tau" in settings) == algo.startswith(("sac", "fastsac", "tqc", "xqc"))
+    policy = "MlpLstmPolicy" if algo in ("recurrent_ppo_era", "ppo_lstm") else "MlpPolicy"
+    check({"policy": policy, "n_timesteps": 1, **drawn}, algorithm_class(algo))
+    soft = ("sac", "fastsac", "discrete_sac", "tqc", "xqc")
+    assert ("tau" in settings) == algo.startswith(soft)
     assert "era" not in algo or "ent_coef" not in trial.params | settings
 
 

@@ -82,6 +82,7 @@ DEFAULT = ("sac_era", "sac_era_paper", "fastsac_era", "tqc_era", "ppo_era", "sac
     "algo",
     [pytest.param(a, marks=() if a in DEFAULT else pytest.mark.slow, id=a) for a in ALGORITHMS],
 )
+@pytest.mark.filterwarnings("ignore:the policy's entropy is:UserWarning")  # Eq. 11's
 def test_every_entry_trains(algo, tmp_path, fake_humanoid_bench):
     """On a small environment of its suite; entries that say the same are tried once."""
     tried = []
