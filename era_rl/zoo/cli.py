@@ -1,4 +1,4 @@
-"""``era-zoo``: train, watch, evaluate, film, plot and tune agents from configurations."""
+"""``era-zoo``: train, watch, evaluate, film, plot, tune and publish agents from configurations."""
 
 import argparse
 import os
@@ -25,6 +25,15 @@ class Train(Settings):
     params: Annotated[tuple[str, ...], Setting("settings to change: KEY=VALUE, as YAML")] = ()
     env_kwargs: EnvKwargs = ()
     config: Annotated[Path | None, Setting("a YAML file instead of the zoo's")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked(Train):
+    """A run that trackers follow."""
+
+    track: Annotated[
+        Literal["wandb", "mlflow", "trackio"] | None, Setting("tracker that gets the logs too")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +100,16 @@ class Export(Agent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Push(Evaluate):
+    """An agent that is published."""
+
+    repo: Annotated[str | None, Setting("repository of the Hub, ORGANISATION/NAME")] = None
+    out: Annotated[Path | None, Setting("default: hub in the run", short="o")] = None
+    video_steps: Annotated[int, Setting("steps to film; 0: none", low=0)] = 300
+    dry_run: Annotated[bool, Setting("write the folder, and upload nothing")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plot(Settings):
     """Runs that are drawn."""
 
@@ -113,11 +132,12 @@ class Listing(Settings):
 # command: help, function, what it takes, MuJoCo's OpenGL: loaded where frames are wanted, and without
 # a display its default fails
 COMMANDS: dict[str, tuple[str, str, type[Settings], str]] = {
-    "train": ("train an agent, or go on with a killed run", "commands.train", Train, "disabled"),
+    "train": ("train an agent, or go on with a killed run", "commands.train", Tracked, "disabled"),
     "tune": ("search for settings with Optuna", "tune.tune", Tune, "disabled"),
     "enjoy": ("play a trained agent, in a window if possible", "commands.enjoy", Enjoy, "glfw"),
     "evaluate": ("mean return of a trained agent", "commands.evaluate", Evaluate, "disabled"),
     "record-video": ("film a trained agent", "commands.record_video", Film, "egl"),
+    "push": ("publish a trained agent on the Hugging Face Hub", "push.push", Push, "egl"),
     "export": ("a trained agent as one ONNX file", "commands.export", Export, "disabled"),
     "plot": ("learning curves of trained agents", "plot.plot", Plot, "disabled"),
     "list": (

@@ -24,11 +24,22 @@ from era_rl.sb3.export import export_policy
 from era_rl.sb3.run import Run, agent_files, has_ended
 from era_rl.sb3.run_parts import file_name
 from era_rl.sb3.run_settings import config_path, matching_entry, read_config
-from era_rl.zoo.cli import Agent, Enjoy, Evaluate, Export, Film, Listing, Train, has_display
+from era_rl.zoo.cli import (
+    Agent,
+    Enjoy,
+    Evaluate,
+    Export,
+    Film,
+    Listing,
+    Tracked,
+    Train,
+    has_display,
+)
+from era_rl.zoo.track import tracked
 
 
 def train(
-    source: Train, *, resume: Path | None = None, steps: int | None = None, **arguments: Any
+    source: Tracked, *, resume: Path | None = None, steps: int | None = None, **arguments: Any
 ) -> None:
     """Train a new agent in a new folder, or go on with a run."""
     progress = arguments.setdefault("progress", sys.stderr.isatty())
@@ -39,7 +50,8 @@ def train(
             sys.stdout.write(f"{run.algo} on {run.env}, {run.total_steps:,} steps, by {origin}:\n")
             sys.stdout.write(indent(yaml.safe_dump(run.settings), "  "))
             sys.stdout.write(f"to {folder}\n")
-        run.train(folder)
+        with tracked(source.track, run, folder):
+            run.train(folder)
     elif steps is None and has_ended(resume):
         sys.stdout.write(
             f"nothing to resume: {resume} has ended; with -n it goes on for more steps\n"
@@ -150,8 +162,8 @@ def export(agent: Export) -> None:
     sys.stdout.write(f"{agent.out}: actions differ from predict's by at most {difference:.1e}\n")
 
 
-def record_video(agent: Film) -> None:
-    """Film so many steps as an mp4."""
+def record_video(agent: Film) -> Path:
+    """Film so many steps as an mp4, and return its path."""
     model, env = load(agent, render_mode="rgb_array")
     name = f"{agent.algo}-{file_name(agent.env)}-step-0-to-step-{agent.steps}.mp4"
     path = (agent.out or run_folder(agent) / "videos") / name
@@ -159,6 +171,7 @@ def record_video(agent: Film) -> None:
     write_video(path, frames, env.get_attr("metadata")[0].get("render_fps") or 30)
     env.close()
     sys.stdout.write(f"{path}\n")
+    return path
 
 
 def write_video(path: str | Path, frames: Iterable[Any], fps: Any) -> None:
