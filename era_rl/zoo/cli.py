@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,11 @@ class Tracked(Train):
     track: Annotated[
         Literal["wandb", "mlflow", "trackio"] | None, Setting("tracker that gets the logs too")
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.track is not None and find_spec(self.track) is None:
+            raise SettingsError(f"--track {self.track} needs the extra tracking")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from era_rl.runs.settings import SettingsError, plain
+from era_rl.runs.settings import plain
 from era_rl.sb3.run import Run
 
 PROJECT = "era-rl"
@@ -26,35 +26,23 @@ def tracked(tracker: str | None, run: Run, folder: Path) -> Iterator[None]:
         tracker: "wandb", "mlflow" or "trackio"; None for none.
         run: The run, whose settings are recorded.
         folder: Its folder; its last two names are the run's.
-
-    Raises:
-        SettingsError: If the tracker is not installed.
     """
     name = f"{folder.parent.name}-{folder.name}"
     settings = plain(asdict(run))
     if tracker == "wandb":
-        wandb: Any = _module("wandb")
+        wandb: Any = import_module("wandb")
         options = {"project": PROJECT, "name": name, "config": settings, "dir": str(folder)}
         with wandb.init(sync_tensorboard=True, **options):
             yield
     elif tracker == "mlflow":
-        mlflow: Any = _module("mlflow")
-        _module("mlflow.pytorch").autolog(log_every_n_step=1, log_models=False, silent=True)
+        mlflow: Any = import_module("mlflow")
+        import_module("mlflow.pytorch").autolog(log_every_n_step=1, log_models=False, silent=True)
         mlflow.set_experiment(PROJECT)
         with mlflow.start_run(run_name=name):
             mlflow.log_dict(settings, "settings.yml")
             yield
     else:
-        trackio: Any = _module("trackio") if tracker else None
+        trackio: Any = import_module("trackio") if tracker else None
         yield
         if trackio:
             trackio.import_tf_events(folder / "tensorboard", project=name)
-
-
-def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"--track {name.partition('.')[0]} needs the extra tracking: {error}"
-        ) from error

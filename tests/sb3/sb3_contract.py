@@ -106,12 +106,12 @@ def _vec_normalize(name: str, _: Path) -> None:
 
 def _compile(name: str, _: Path) -> None:
     """The traced training is the eager one, up to rounding."""
-    options = {"learning_starts": 5} if name in REPLAY else {"n_steps": 16}
+    options = {"learning_starts": 5, "batch_size": 8} if name in REPLAY else {"n_steps": 16}
     found = []
     for compile_ in (False, True):
         torch._dynamo.reset()
         # a fall back to eager would warn, which is an error in tests
-        model: Any = small(name, compile=compile_, **{**options, "batch_size": 8})
+        model: Any = small(name, compile=compile_, **options)
         found.append(model.learn(24).policy.state_dict())
         assert bool(model._compiled) == compile_
     for key, value in found[0].items():
@@ -203,9 +203,11 @@ REFUSED: dict[tuple[str, str], str] = {
     ),
     **dict.fromkeys(
         [(name, feature) for name in VECTORS for feature in ("Dict", "HER")],
-        "Policy MultiInputPolicy unknown",
+        "policy='MultiInputPolicy' must be one of 'MlpPolicy'",
     ),
-    **dict.fromkeys([(name, "image") for name in VECTORS], "Policy CnnPolicy unknown"),
+    **dict.fromkeys(
+        [(name, "image") for name in VECTORS], "policy='CnnPolicy' must be one of 'MlpPolicy'"
+    ),
     **dict.fromkeys(
         [(name, "mask") for name in FAMILY if name != "MaskablePPOERA"],
         "unexpected keyword argument 'action_masks'",
