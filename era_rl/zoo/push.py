@@ -8,6 +8,7 @@ import shutil
 import sys
 import zipfile
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,20 @@ from era_rl.zoo.cli import Agent, Film, Push
 from era_rl.zoo.commands import load, record_video, run_folder
 
 PACKAGES = ("era-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium")
+LOGGED = {
+    "train/entropy_mean": "mean entropy of the last batch, nats",
+    "train/entropy_price": "price of the floor at the end, return a nat",
+}
+"""What training logs and the card says, by the name that it has there."""
+
 CARD = """---
 {{ card_data }}
 ---
 
 # **{{ algorithm }}** on **{{ env }}**
 
-An agent of [era-rl](https://arxiv.org/abs/2510.08549): its policy has a minimum entropy in every state.
+An agent trained with era-rl.{% if floored %} Its policy has a minimum entropy in every state
+([ERA](https://arxiv.org/abs/2510.08549)).{% endif %}
 
 | | |
 |---|---|
@@ -77,11 +85,11 @@ def push(agent: Push) -> None:
 
 def package(agent: Push, folder: Path) -> None:
     """Write everything of a repository to a folder; SettingsError where it holds something else."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / "README.md").exists():
-        raise SettingsError(f"--out {folder} must be empty, or a folder of an earlier push")
-    folder.mkdir(parents=True, exist_ok=True)
     source, name = run_folder(agent), EnvironmentName(agent.env)
     file = ModelName(agent.algo, name).filename
+    if folder.exists() and any(folder.iterdir()) and not (folder / file).exists():
+        raise SettingsError(f"--out {folder} must be empty, or a folder of an earlier push")
+    folder.mkdir(parents=True, exist_ok=True)
     _copy(agent, source, folder, file)
     model, env = load(agent)
     with closing(env):
@@ -92,9 +100,21 @@ def package(agent: Push, folder: Path) -> None:
         same = {name: getattr(agent, name) for name in Agent.__dataclass_fields__}
         film = Film(**same, steps=agent.video_steps, out=folder)
         record_video(film).replace(folder / "replay.mp4")
-    figures = _figures(model, results, source)
-    card = _card(agent, model, results, figures, file, reason, (folder / "config.yml").read_text())
-    card.save(folder / "README.md")
+    algorithm = type(model).__name__
+    ModelCard.from_template(
+        _metadata(agent, algorithm, results),
+        template_str=CARD,
+        algorithm=algorithm,
+        module=type(model).__module__.split(".")[0],
+        env=agent.env,
+        floored=hasattr(model.policy, "target_entropy"),
+        repo=agent.repo or f"ORGANISATION/{ModelName(agent.algo, name)}",
+        file=file,
+        figures=_figures(model, results, source),
+        exported=not reason,
+        reason=reason,
+        settings=(folder / "config.yml").read_text(),
+    ).save(folder / "README.md")
 
 
 def _copy(agent: Push, source: Path, folder: Path, file: str) -> None:
@@ -131,6 +151,8 @@ def _evaluated(agent: Push, model: Any, env: Any) -> dict[str, Any]:
 
 def _export(model: Any, path: Path) -> str:
     """Export the policy, or return why there is no exported one."""
+    if find_spec("onnxscript") is None:
+        return "the extra export was not installed"
     try:
         export_policy(model, path)
     except SettingsError as error:
@@ -156,46 +178,17 @@ def _figures(model: Any, results: dict[str, Any], source: Path) -> dict[str, str
     return figures
 
 
-LOGGED = {
-    "train/entropy_mean": "mean entropy of the last batch, nats",
-    "train/entropy_price": "price of the floor at the end, return a nat",
-}
-
-
-def _card(
-    agent: Push,
-    model: Any,
-    results: dict[str, Any],
-    figures: dict[str, str],
-    file: str,
-    reason: str,
-    settings: str,
-) -> ModelCard:
-    algorithm = type(model).__name__
-    data = ModelCardData(
+def _metadata(agent: Push, algorithm: str, results: dict[str, Any]) -> ModelCardData:
+    evaluation = EvalResult(
+        task_type="reinforcement-learning",
+        dataset_type=agent.env,
+        dataset_name=agent.env,
+        metric_type="mean_reward",
+        metric_value=f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}",
+    )
+    return ModelCardData(
         library_name="stable-baselines3",
         tags=[agent.env, "deep-reinforcement-learning", "reinforcement-learning", "era-rl"],
         model_name=algorithm,
-        eval_results=[
-            EvalResult(
-                task_type="reinforcement-learning",
-                dataset_type=agent.env,
-                dataset_name=agent.env,
-                metric_type="mean_reward",
-                metric_value=f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}",
-            )
-        ],
-    )
-    return ModelCard.from_template(
-        data,
-        template_str=CARD,
-        algorithm=algorithm,
-        module=type(model).__module__.split(".")[0],
-        env=agent.env,
-        repo=agent.repo or f"ORGANISATION/{ModelName(agent.algo, EnvironmentName(agent.env))}",
-        file=file,
-        figures=figures,
-        exported=not reason,
-        reason=reason,
-        settings=settings,
+        eval_results=[evaluation],
     )
