@@ -57,11 +57,13 @@ OF_NO_ROW = {
         "test_a_checkpoint_is_checked_before_a_collector_is_made",
         "test_close_closes_the_log",
     },
-    "tests/zoo/test_faults_zoo.py": {
+    "tests/zoo/test_faults_buffers.py": {
         "test_a_buffer_on_the_device_comes_back",
+        "test_her_infos_come_back_without_pickle",
+    },
+    "tests/zoo/test_faults_zoo.py": {
         "test_a_new_run_holds_its_folder",
         "test_evaluations_are_read_without_running_code",
-        "test_her_infos_come_back_without_pickle",
     },
 }
 """Tests by file of what the rows rest on: helpers, and variants of a fault that has a row."""

@@ -1,33 +1,27 @@
 """The trainer: stacked agents equal single ones, resuming equals going on, and logs."""
 
 import csv
-import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import OneHot
-from torchrl.envs.utils import ExplorationType, set_exploration_type
+from toy_runs import PPO, SAC
 
-from era_rl.envs.wrappers import RandomStream, derived_seed
 from era_rl.runs.folder import read_state
 from era_rl.torchrl import DeltaLoss, ERAActor, raw_dim
-from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
+from era_rl.torchrl.config import PRESETS, Config, SACConfig
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.ppo import clip_agent_norms
 from era_rl.torchrl.trainer import (
-    EVALUATION,
     LOG,
     STATE,
     Trainer,
     agents_first,
-    episode_returns,
 )
 
 pytestmark = [
@@ -35,17 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:torch._dynamo.config.inline_inbuilt_nn_modules"),
 ]
 
-COMMON = {"env": "Toy-v0", "n_envs": 2, "eval_episodes": 2, "progress": False}
-SAC = SACConfig(
-    **COMMON,
-    steps=40,
-    hidden=(16, 16),
-    learning_starts=10,
-    batch_size=16,
-    buffer_size=30,  # the ring is overwritten
-    log_freq=20,
-)
-PPO = PPOConfig(**COMMON, steps=64, steps_per_batch=16, minibatches=4, epochs=2)
 LEARNED_DELTA = replace(SAC, floor="gaussian", delta="auto", lr=1e-2)
 SIMBA = replace(SAC, network="simba", actor_hidden=(8,), actor_weight_decay=0.1, lr=1e-2)
 # gradients that are 0 but for rounding turn XQC's networks: tests/torchrl/test_torchrl_networks.py
@@ -173,41 +156,6 @@ def test_trains_on_cuda_with_the_learners_own_policy(
     assert _difference(before, after) > 0.0
 
 
-@pytest.mark.parametrize("config", [SAC, PPO], ids=["sac", "ppo"])
-def test_the_logged_entropy_is_the_closed_form_in_units_of_the_floor(
-    config: Config, tmp_path: Path
-) -> None:
-    """H = -E[ln p(a|s)] - ln 2 by samples, for bounds of [-2, 2], state by state; never below H0."""
-    trainer = Trainer(replace(config, seeds=2, log_freq=32, out=tmp_path))
-    trainer.run()
-    trainer.close()
-    learner, n = trainer.learner, 1_000
-    names = ("entropy", "entropy_min", "entropy_floor")
-    logged = {name: _last(tmp_path, name, seed=1) for name in names}
-    found = {name: values[1].item() for name, values in learner.entropies().items()}
-    assert found == pytest.approx(logged, rel=1e-5)
-    assert logged["entropy"] >= logged["entropy_min"] >= learner.actor.target_entropy - 1e-5
-    states = learner.observation[1]
-    noise = (torch.arange(n) + 0.5) / n
-    data = TensorDict({"observation": states.repeat_interleave(n, 0)}, [len(states) * n])
-    data["noise"] = noise.repeat(len(states))[:, None]
-    with (
-        learner.params[ACTOR][1].data.to_module(learner.actor),
-        set_exploration_type(ExplorationType.RANDOM),
-    ):
-        action = learner.actor(data.clone())["action"]
-        log_prob = learner.actor.get_dist(data).log_prob(action)
-    estimates = -log_prob.view(-1, n).mean(1) - math.log(2.0)
-    assert estimates.mean().item() == pytest.approx(logged["entropy"], abs=2e-3)
-    assert estimates.min().item() == pytest.approx(logged["entropy_min"], abs=2e-3)
-
-
-def _last(folder: Path, name: str, seed: int) -> float:
-    with (folder / LOG).open() as file:
-        rows = [r for r in csv.DictReader(file) if (r["name"], r["seed"]) == (name, str(seed))]
-    return float(rows[-1]["value"])
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 def test_optimizers_count_on_the_device_for_cuda_graphs_alone(compiled: bool) -> None:
     learner = SimpleNamespace(config=replace(SAC, compile=compiled), device=torch.device("cuda"))
@@ -223,48 +171,6 @@ def test_optimizers_of_a_checkpoint_take_the_settings_of_now(tmp_path: Path) -> 
     trainer.learner.load_state_dict(state)
     groups = [optimizer.param_groups[0] for optimizer in trainer.learner.optimizers]
     assert not any(group.get("capturable") for group in groups)
-
-
-def test_evaluation_reads_no_noise_and_leaves_the_normalization_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = Trainer(replace(PPO, seeds=2, out=tmp_path))
-    returns = trainer.run()
-    before = {k: v.clone() for k, v in trainer.learner.policy.own_state().items()}
-    noise = np.full(1, 0.9, np.float32)
-    observe = RandomStream._with_noise
-    monkeypatch.setattr(RandomStream, "_with_noise", lambda *a: {**observe(*a), "noise": noise})
-    assert torch.equal(trainer.evaluate(), returns)
-    trainer.close()
-    after = trainer.learner.policy.own_state()
-    assert before["normalize.count"] == PPO.steps
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-
-
-def test_evaluations_are_whole_episodes_of_deterministic_actions(tmp_path: Path) -> None:
-    """R = the rewards' sum from the seed's start to its end, a = the mode, by a loop over gymnasium."""
-    trainer = Trainer(replace(SAC, seed=3, seeds=2, eval_episodes=8, out=tmp_path))
-    returns, again = trainer.evaluate(), trainer.evaluate()
-    assert torch.equal(returns, again)
-    learner, lengths = trainer.learner, []
-    trainer.close()
-    for agent, seed in enumerate((3, 4)):
-        for episode in range(8):
-            env = gymnasium.make("Toy-v0")
-            observation, _ = env.reset(seed=derived_seed(seed, EVALUATION, episode, 0))
-            total, ended = 0.0, False
-            while not ended:
-                raw = torch.as_tensor(observation)
-                with learner.params[ACTOR][agent].data.to_module(learner.actor):
-                    mode = 2.0 * torch.tanh(learner.actor[0][0].module(raw)[:1])
-                observation, reward, terminated, truncated, _ = env.step(mode.numpy())
-                total, ended = total + reward, terminated or truncated
-            assert returns[agent, episode].item() == pytest.approx(total, rel=1e-4)
-            first = env.unwrapped.length
-            env.reset()
-            lengths.append((first, first + env.unwrapped.length))
-    # one ends another episode before the last has ended its first
-    assert min(second for _, second in lengths) <= max(first for first, _ in lengths)
 
 
 def test_ratios_begin_at_one_with_normalized_observations(tmp_path: Path) -> None:
@@ -351,34 +257,6 @@ def test_a_run_of_an_earlier_version_is_not_gone_on_from(tmp_path: Path) -> None
     (tmp_path / "checkpoint.pt").touch()
     with pytest.raises(ValueError, match="no whole checkpoint of this version"):
         Trainer(replace(SAC, resume=True, out=tmp_path))
-
-
-def test_the_logged_return_is_the_mean_over_the_episodes_that_ended() -> None:
-    ended = torch.tensor([[[0, 1, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 0]]]).bool().unsqueeze(-1)
-    sums = torch.tensor([[[1.0, 3.0, 2.0], [1.0, 4.0, 8.0]]]).expand(2, 2, 3).unsqueeze(-1)
-    data = TensorDict({"next": {"done": ended, "episode_reward": sums}}, [2, 2, 3])
-    expected = torch.tensor([5.5, math.nan])
-    found = episode_returns(data)["episode_return"]
-    torch.testing.assert_close(found, expected, equal_nan=True, atol=0.0, rtol=0.0)
-
-
-def test_each_agents_metrics_are_logged_with_their_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _run(replace(SAC, seeds=2, eval_freq=20, progress=True), tmp_path)
-    with (tmp_path / LOG).open() as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "seed", "name", "value"]
-    names = ("loss_actor", "loss_qvalue", "entropy", "eval_return", "steps_per_second")
-    for seed in ("0", "1"):
-        for name in names:
-            own = [row for row in rows if (row["seed"], row["name"]) == (seed, name)]
-            assert [int(row["step"]) for row in own] == [20, 40]
-            assert all(math.isfinite(float(row["value"])) for row in own)
-    assert list(tmp_path.rglob("events.out.tfevents*"))
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("step 40 of 40: eval_return ")
-    assert not any("nan" in line for line in lines)
 
 
 def test_actions_are_uniform_until_learning_starts(tmp_path: Path) -> None:

@@ -38,3 +38,8 @@ def logged_at(run: Path) -> dict[str, list[int]]:
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     return {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def names(logs: Path, algo: str) -> list[str]:
+    """Return the arguments that name an agent on Pendulum among runs."""
+    return ["--algo", algo, "--env", "Pendulum-v1", "-f", str(logs)]
