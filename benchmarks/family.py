@@ -17,16 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import CPU, Measurement, Times, interleaved, run
+from benchmarks.measuring import CPU, Times, interleaved, run
 from benchmarks.results import RESULTS
-from benchmarks.throughput import SBX, multiply
+from benchmarks.throughput import SBX, SideBySide, multiply
 from era_rl.runs.settings import Setting
 from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, XQCERA, CrossQERA
 
@@ -47,19 +46,13 @@ STEP, UPDATE = "env_step", "update"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family(Measurement):
+class Family(SideBySide):
     """What is measured, and with which sizes."""
 
     algorithms: Annotated[tuple[Name, ...], Setting("algorithms")] = tuple(HOSTS)  # type: ignore[assignment]
-    env: Annotated[str, Setting("environment")] = "HalfCheetah-v5"
-    width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
-    batch_size: Annotated[int, Setting("transitions of an off-policy update", low=1)] = 256
     blocks: Annotated[int, Setting("blocks of each algorithm", low=2)] = 15
     steps: Annotated[int, Setting("steps a block, off-policy", low=1)] = 20
     rollout: Annotated[int, Setting("steps a block, on-policy; PPO's n_steps", low=64)] = 512
-    threads: Annotated[int, Setting("threads of torch", low=1)] = 1
-    device: Annotated[str, Setting("device of torch")] = "cpu"
-    sbx: Annotated[Path | None, Setting("interpreter of an environment with SBX")] = None
     out: Annotated[Path, Setting("JSON file to write")] = (
         RESULTS / "throughput" / "family" / "cpu-threads1.json"
     )
@@ -105,10 +98,7 @@ def flops(model: Any, batch_size: int, updates: int = 6) -> float:
 
 def measure(settings: Family) -> dict[str, Any]:
     """Return the seconds of every block, by wall and CPU time, and what updates need at least."""
-    if settings.sbx is not None:
-        # XLA starts a thread a core: the same cores for both, not as many threads
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
-    torch.set_num_threads(settings.threads)
+    settings.take_cores()
     load = [os.getloadavg()]
     agents: dict[str, Any] = {}
     for name in settings.algorithms:

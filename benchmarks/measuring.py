@@ -27,6 +27,15 @@ class Measurement(Settings):
     out: Annotated[Path, Setting("JSON file to write")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training(Measurement):
+    """Settings of measurements of algorithms that train."""
+
+    env: Annotated[str, Setting("environment")] = "HalfCheetah-v5"
+    width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
+    batch_size: Annotated[int, Setting("transitions of an off-policy update", low=1)] = 256
+
+
 M = TypeVar("M", bound=Measurement)
 
 

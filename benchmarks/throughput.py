@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from torch._inductor import config as inductor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import Measurement, Times, interleaved, ratios, run
+from benchmarks.measuring import Times, Training, interleaved, ratios, run
 from benchmarks.results import RESULTS
 from era_rl.core.products import is_faster, product
 from era_rl.runs.settings import Setting, SettingsError
@@ -52,21 +52,30 @@ PRODUCTS = "products"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Throughput(Measurement):
+class SideBySide(Training):
+    """Settings of measurements beside SBX."""
+
+    threads: Annotated[int, Setting("threads of torch", low=1)] = 1
+    device: Annotated[str, Setting("device of torch")] = "cpu"
+    sbx: Annotated[Path | None, Setting("interpreter of an environment with SBX")] = None
+
+    def take_cores(self) -> None:
+        """Have torch take the threads, on as many cores beside SBX: XLA starts a thread a core."""
+        if self.sbx is not None:
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: self.threads])
+        torch.set_num_threads(self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput(SideBySide):
     """What is measured, and with which sizes."""
 
     algorithms: Annotated[tuple[Name, ...], Setting("algorithms")] = ("sac", "exact", "gaussian")
     reference: Annotated[Name, Setting("whose speed is 1")] = "sac"
-    env: Annotated[str, Setting("environment")] = "HalfCheetah-v5"
     n_envs: Annotated[int, Setting("processes of environments, from 2 on", low=1)] = 1
-    width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
-    batch_size: Annotated[int, Setting("transitions of an update", low=1)] = 256
     blocks: Annotated[int, Setting("blocks of each algorithm", low=2)] = 40
     steps: Annotated[int, Setting("steps a block", low=1)] = 25
     warmup: Annotated[int, Setting("steps before the first block", low=1)] = 300
-    threads: Annotated[int, Setting("threads of torch", low=1)] = 1
-    device: Annotated[str, Setting("device of torch")] = "cpu"
-    sbx: Annotated[Path | None, Setting("interpreter of an environment with SBX")] = None
     out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "throughput" / "cpu.json"
 
     def __post_init__(self) -> None:
@@ -108,10 +117,7 @@ def _shared(settings: Throughput) -> dict[str, Any]:
 
 def measure(settings: Throughput) -> dict[str, Any]:
     """Return the seconds of every block, their ratios, and what an update needs at least."""
-    if settings.sbx is not None:
-        # XLA starts a thread a core: the same cores for both, not as many threads
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
-    torch.set_num_threads(settings.threads)
+    settings.take_cores()
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     for name in settings.algorithms:
         model = build(name, settings)

@@ -24,7 +24,7 @@ from torchrl.data import Bounded
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 
-from benchmarks.measuring import CPU, Measurement, Times, interleaved, run
+from benchmarks.measuring import CPU, Times, Training, interleaved, run
 from benchmarks.results import RESULTS
 from era_rl.core.products import inductor_options
 from era_rl.runs.settings import Setting
@@ -37,17 +37,14 @@ KIND = "step"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed(Measurement):
+class Speed(Training):
     """What is measured, and with which sizes."""
 
     observation_dim: Annotated[int, Setting("entries of an observation", low=1)] = 17
     action_dim: Annotated[int, Setting("entries of an action", low=1)] = 6
-    width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
-    batch_size: Annotated[int, Setting("transitions of an update", low=1)] = 256
     blocks: Annotated[int, Setting("blocks of each", low=2)] = 15
     steps: Annotated[int, Setting("updates a block", low=1)] = 10
     seeds: Annotated[int, Setting("stacked agents", low=2)] = 5
-    env: Annotated[str, Setting("environment of the stacked agents")] = "HalfCheetah-v5"
     out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "torchrl" / "speed.json"
 
 
