@@ -58,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def execute(run: TrainingRun, folder: Path) -> dict[str, Any]:
     """Train, from the last checkpoint in the folder if there is one, and return the result."""
-    products: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-    products.fp32_precision = run.config.get("fp32_precision", "none")
     code = circumstances()  # of what is loaded now: hours later the checkout may be another
     agent, began = folder / AGENT, _went_on(run, folder)
     if not began:

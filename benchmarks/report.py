@@ -260,7 +260,6 @@ def _provenance(findings: Findings) -> Section:
     commits = Counter(run["git"]["commit"][:10] or "unknown" for run in runs)
     machines = Counter(
         f"{run['machine']['cpu']}, {run['machine']['cores']} cores, {run['config']['device']}"
-        + ", bf16 products" * (run["config"].get("fp32_precision") == "bf16")
         for run in runs
     )
     versions = Counter(

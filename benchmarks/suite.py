@@ -28,7 +28,7 @@ KEYS = frozenset(
     [
         *("description", *REFERENCES, "tasks", "arms", "seeds", "commands", "device"),
         *("steps", "evaluate_every", "evaluation_episodes", "checkpoint_every"),
-        *("gradient_conflict", "exploration", "fp32_precision", "task_by_task", "margin"),
+        *("gradient_conflict", "exploration", "task_by_task", "margin"),
     ]
 )
 NEEDED = frozenset(["description", "arms", "seeds", "evaluate_every", "checkpoint_every"])
@@ -41,8 +41,6 @@ ENTRIES = {
 }
 
 
-PRECISIONS = ("ieee", "bf16")
-"""Of the factors of float32 matrix products on the CPU, as torch names them; sums stay float32."""
 AGENT = "agent"
 """In a run's folder of scratch: the folder of its :class:`era_rl.sb3.run.Run`."""
 PROGRESS = ("learning_rate", "clip_range", "target_entropy", "nats_per_dim")
@@ -318,8 +316,7 @@ def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) 
         settings = _changed(settings, changes)
     check(settings, algorithm_class(algo))
     # in no config of before there were these
-    newer = {name: content[name] for name in ("fp32_precision", "exploration") if content.get(name)}
-    check_names("fp32_precision", [newer.get("fp32_precision", "ieee")], PRECISIONS)
+    newer = {"exploration": True} if content.get("exploration") else {}
     return {
         **newer,
         "algo": algo,
