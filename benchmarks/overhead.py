@@ -27,7 +27,9 @@ from era_rl.core import TruncatedGaussianHead
 from era_rl.runs.settings import Setting
 from era_rl.sb3 import PPOERA, TQCERA
 
-PLAIN = "plain"
+PLAIN, COMPILED = "plain", "exact, compiled"
+LEAST = -1.5
+"""Nats that the head with a floor for each dimension holds."""
 EXPERIENCE = 512
 """Steps taken before updates are timed."""
 HOSTS: dict[str, tuple[Any, Any]] = {"PPO": (PPO, PPOERA), "TQC": (TQC, TQCERA)}
@@ -45,6 +47,7 @@ class Overhead(Measurement):
     repeats: Annotated[int, Setting("passes of a head in a block", low=1)] = 50
     compile: Annotated[bool, Setting("exact head and algorithms compiled, too")] = False
     hosts: Annotated[tuple[Literal["PPO", "TQC"], ...], Setting("algorithms")] = ("PPO", "TQC")
+    training: Annotated[bool, Setting("training steps too, not heads alone")] = True
     device: Annotated[str, Setting("device of torch")] = "cpu"
     out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "overhead" / "cpu.json"
 
@@ -62,7 +65,9 @@ def head_steps(settings: Overhead) -> dict[tuple[str, str], Callable[[], None]]:
     eq11 = TruncatedGaussianHead(dim, floor="gaussian").to(device).params
     heads = {PLAIN: plain_head, "exact": exact, "gaussian": eq11}
     if settings.compile:
-        heads["exact, compiled"] = torch.compile(exact, fullgraph=True)
+        heads[COMPILED] = torch.compile(exact, fullgraph=True)
+        each = TruncatedGaussianHead(dim, min_entropy_per_dim=LEAST).to(device).params
+        heads["exact, each dimension, compiled"] = torch.compile(each, fullgraph=True)
     raw = torch.randn(settings.batch_size, 2 * dim, device=device, requires_grad=True)
 
     def passes(head: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
@@ -106,13 +111,16 @@ def measure(settings: Overhead) -> dict[str, Any]:
     groups: dict[str, tuple[dict[tuple[str, str], Callable[[], Any]], int]] = {
         "head": (head_steps(settings), settings.repeats)
     }
-    groups |= {host: (training_steps(host, settings), 1) for host in settings.hosts}
+    hosts = settings.hosts if settings.training else ()
+    groups |= {host: (training_steps(host, settings), 1) for host in hosts}
     times = {}
     for name, (calls, steps) in groups.items():
         interleaved(calls, 1, settings.device)  # to warm up
         times[name] = interleaved(calls, settings.blocks, settings.device, steps)
+    compiled = {name: found for name, found in times["head"].items() if name.endswith("compiled")}
     return {
         "ratios": {name: ratios(found, PLAIN) for name, found in times.items()},
+        "ratios_of_compiled_heads": ratios(compiled, COMPILED) if compiled else [],
         "seconds": times,
     }
 

@@ -192,6 +192,7 @@ def test_overhead_writes_ratios_of_heads_and_training_steps(tmp_path: Path) -> N
     assert overhead.main([*arguments, "--env", "benchmarks/reach-4-v0", "--out", str(out)]) == 0
     result = json.loads(out.read_text())
     assert set(result["ratios"]) == {"head", "TQC"}
+    assert result["ratios_of_compiled_heads"] == []
     assert [row["algorithm"] for row in result["ratios"]["TQC"]] == ["plain", "ERA"]
     assert all(row["speed_over_plain"]["median"] > 0 for row in result["ratios"]["head"])
 

@@ -238,11 +238,16 @@ def test_tables_of_speed_and_of_margins(tmp_path: Path) -> None:
 def test_added_time_is_the_inverse_of_speed(tmp_path: Path) -> None:
     ratio = {"median": 0.8, "quartiles": [0.5, 1.0]}
     row = {"algorithm": "ERA", "per": "step", "milliseconds": 1.0, "speed_over_plain": ratio}
-    content = {"settings": {"env": "E", "device": "cpu"}, "ratios": {"PPO": [row]}}
+    settings = {"env": "E", "device": "cpu", "action_dim": 6}
+    over_compiled = {**row, "speed_over_exact, compiled": ratio}
+    content: dict[str, Any] = {"settings": settings, "ratios": {"PPO": [row]}}
+    content["ratios_of_compiled_heads"] = [over_compiled]
     (tmp_path / "overhead").mkdir()
     (tmp_path / "overhead" / "cpu.json").write_text(json.dumps(content))
     expected = ["PPO, rollout and update", "ERA", "+25% [+0%, +100%]"]
     assert expected in tables.three_domains(tmp_path).rows
+    of_heads = ["compiled head alone, over that of the sum", *expected[1:]]
+    assert of_heads in tables.overhead(tmp_path / "overhead" / "cpu.json").rows
 
 
 def test_a_suites_margin_gives_its_own_verdicts_on_what_is_complete(tmp_path: Path) -> None:
