@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import PolicyPredictor
@@ -48,6 +49,8 @@ def returns_by_action(
 ) -> dict[str, list[float]]:
     """Return the episodes' returns of a model that acts by its mode, its mean and its samples.
 
+    Discrete actions have no mean.
+
     Args:
         model: The algorithm.
         make_env: Makes the same environments, seeded, at every call.
@@ -56,7 +59,8 @@ def returns_by_action(
     predictors: dict[str, PolicyPredictor] = dict.fromkeys(WAYS, model)
     predictors["mean"] = MeanOfSamples(model)
     found = {}
-    for way in WAYS:
+    bounded = isinstance(model.action_space, spaces.Box)
+    for way in WAYS if bounded else ("mode", "sample"):
         env = make_env()
         sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type]
         returns: Any = evaluate_policy(

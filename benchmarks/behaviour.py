@@ -46,10 +46,10 @@ def entropy(findings: Findings, folder: Path) -> Section:
         f"state of any seed (dotted), floor (dashed); cut off below {figures.LOWEST:g}"
     )
     caption = (
-        "Nats per dimension, of actions in [-1, 1]. The margin is the lowest entropy of any visited "
-        "state minus the floor in force there: a floor that holds has none below zero (but "
-        "rounding). PPO's and A2C's own policies are unbounded normals, whose entropy is that before "
-        "clipping"
+        "Nats per dimension, of actions in [-1, 1] or of discrete ones. The margin is the lowest "
+        "entropy of any visited state minus the floor in force there: a floor that holds has none "
+        "below zero (but rounding). PPO's and A2C's own policies are unbounded normals, whose entropy "
+        "is that before clipping; DQN's is that of acting at random in a share of the steps"
     )
     return Section(
         "Entropy and floor", [Picture("entropy.png", picture), Table(header, rows, caption)]
@@ -87,6 +87,18 @@ def _ends_of_dimensions(runs: Runs) -> Iterator[str]:
         last = scores.of_dimensions(runs, column)[1][:, :, -1]
         yield f"{last.min(0).mean():.3f} to {last.max(0).mean():.3f}"
         yield f"{scores.lowest_of_states(runs, column).min():.3f}"
+
+
+def deviation(findings: Findings, folder: Path) -> Section:
+    """Return the mean log std of bounded actions; discrete ones have none."""
+    section = Section("Standard deviation")
+    runs = (run for found in findings.grid.values() for run in found)
+    if any(value is not None for run in runs for value in run["trace"]["log_std_mean"]):
+        path = folder / "log_std.png"
+        figures.means(findings, path, column="log_std_mean", ylabel="mean log std")
+        text = "Mean log std on visited states, before squashing or truncation, averaged over seeds"
+        section.blocks.append(Picture("log_std.png", text))
+    return section
 
 
 def seeds(findings: Findings) -> Section:
@@ -149,14 +161,19 @@ def acting(findings: Findings) -> Section:
     for pair, runs in by_pair(findings):
         measured = [run["acting"] for run in runs if "acting" in run]
         if measured:
-            by_way = (np.array([[np.mean(returns[way])] for returns in measured]) for way in WAYS)
-            rows.append([pair, str(len(measured)), *map(str, map(metrics.interval, by_way))])
+            rows.append([pair, str(len(measured)), *(_by_way(measured, way) for way in WAYS)])
     caption = (
         "Return of the final policy by what it acts with, from the same starts of episodes: IQM "
         f"over seeds. The mean is that of {SAMPLES} sampled actions, as executed"
     )
     table = Table(["task, arm", "seeds", *WAYS], rows, caption)
     return Section("Acting by mode, mean and samples", [table] if rows else [])
+
+
+def _by_way(measured: list[dict[str, list[float]]], way: str) -> str:
+    """Return the IQM of the runs' mean returns by a way of acting; discrete actions have no mean."""
+    returns = [[np.mean(found[way])] for found in measured if way in found]
+    return str(metrics.interval(np.array(returns))) if returns else "-"
 
 
 def conflict(findings: Findings, folder: Path) -> Section:

@@ -2,8 +2,9 @@
 
 A return says little unless it is known what is had for nothing: Ant-v5 pays for every step on which
 the robot is upright. For every environment of every suite, ``zero`` has the returns of episodes with
-the action 0 (the middle of the range), ``random`` those with uniform actions; episode i is reset with
-the seed i, the actions have the seed 0. Scores are normalised from the better of the two means.
+the action 0 (the middle of the range, or the first of discrete actions), ``random`` those with uniform
+actions; episode i is reset with the seed i, the actions have the seed 0. Scores are normalised from the
+better of the two means.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
 import benchmarks.reaching  # noqa: F401 (registers ids)
 import era_rl.envs  # noqa: F401 (registers ids)
@@ -65,13 +67,14 @@ def returns(env: str, arguments: dict[str, Any], way: str, episodes: int) -> lis
     made = gymnasium.make(env, **arguments)
     space: Any = made.action_space
     space.seed(0)
-    middle = ((space.low + space.high) / 2).astype(space.dtype)
+    is_box = isinstance(space, spaces.Box)
+    zero = ((space.low + space.high) / 2).astype(space.dtype) if is_box else space.start
     found = []
     for episode in range(episodes):
         made.reset(seed=episode)
         total, over = 0.0, False
         while not over:
-            action = middle if way == "zero" else space.sample()
+            action = zero if way == "zero" else space.sample()
             _, reward, terminated, truncated, _ = made.step(action)
             total, over = total + float(reward), terminated or truncated
         found.append(float(f"{total:.6g}"))
@@ -80,11 +83,9 @@ def returns(env: str, arguments: dict[str, Any], way: str, episodes: int) -> lis
 
 
 @cache
-def measured(path: Path = PATH) -> dict[str, dict[str, float]]:
-    """Return the mean returns, by the environment's :func:`key` and by way; none without the file."""
-    if not path.is_file():
-        return {}
-    rows = json.loads(path.read_text())["rows"]
+def measured(folder: Path = PATH.parent) -> dict[str, dict[str, float]]:
+    """Return the mean returns in a folder's files, by the environment's :func:`key` and by way."""
+    rows = [row for path in folder.glob("*.json") for row in json.loads(path.read_text())["rows"]]
     return {
         key(row["env"], row["env_kwargs"]): {way: float(np.mean(row[way])) for way in WAYS}
         for row in rows

@@ -69,12 +69,7 @@ def _measured(findings: Findings, folder: Path) -> list[Section]:
         behaviour.conflict(findings, folder),
         behaviour.dimensions(findings, folder),
         behaviour.floors(findings, folder),
-        picture(
-            "Standard deviation",
-            partial(figures.means, column="log_std_mean", ylabel="mean log std"),
-            "log_std.png",
-            "Mean log std on visited states, before squashing or truncation, averaged over seeds",
-        ),
+        behaviour.deviation(findings, folder),
         picture(
             "Gradients",
             partial(figures.means, column="gradient_norm", ylabel=norm, log=True),

@@ -10,7 +10,7 @@ SCRATCH = Path("runs/benchmarks")
 PACKAGES = (
     *("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "mujoco", "dm_control"),
     *("numpy", "torchrl", "tensordict", "ray", "torchvision", "torchmetrics", "accelerate"),
-    *("transformers", "trl"),
+    *("transformers", "trl", "box2d"),
 )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN
 from torch import Tensor
 
 from era_rl.sb3.callbacks import VisitedStatesCallback
@@ -25,10 +27,11 @@ class PolicyTrace(VisitedStatesCallback):
     """Measures, on all states visited since the last check, entropy, floor and std of the policy.
 
     The entropy H[pi(.|s)] in nats is the policy's own: of the truncated normal, of SAC's squashed
-    normal (by quadrature), of PPO's unbounded normal before its actions are clipped. Floor and margin,
-    min_s H[pi(.|s)] - H0, are NaN for policies without a floor. ``seconds`` is the wall time spent in
+    normal (by quadrature), of PPO's unbounded normal before its actions are clipped, of DQN's random
+    share of actions. Floor and margin, min_s H[pi(.|s)] - H0, are NaN for policies without a floor, and
+    stds for discrete actions. ``seconds`` is the wall time spent in
     training and evaluation, that of the segments before a resume included. ``EACH`` follow for every
-    dimension.
+    dimension of bounded ones.
 
     Args:
         check_freq: Environment steps between checks, of all environments together, at least 1.
@@ -41,8 +44,9 @@ class PolicyTrace(VisitedStatesCallback):
         super().__init__("trace", COLUMNS, check_freq, csv_path, 0)
 
     def _init_callback(self) -> None:
-        dims = range(math.prod(self.model.action_space.shape or ()))
-        self.columns = (*COLUMNS, *(f"{name}_{i}" for name in EACH for i in dims))
+        space = self.model.action_space
+        self._dims = math.prod(space.shape) if isinstance(space, spaces.Box) else 0
+        self.columns = (*COLUMNS, *(f"{name}_{i}" for name in EACH for i in range(self._dims)))
         super()._init_callback()
 
     def _on_training_start(self) -> None:
@@ -59,7 +63,8 @@ class PolicyTrace(VisitedStatesCallback):
         row = [entropy.mean(), entropy.min(), entropy.max(), floors[-1], (entropy - floors).min()]
         row += [log_std.mean(), log_std.min(), self._gradient_norm()]
         row.append(self._seconds_before + time.monotonic() - self._started)
-        row += [*np.exp(log_std).mean(0), *entropies.mean(0), *entropies.min(0)]
+        if self._dims:
+            row += [*np.exp(log_std).mean(0), *entropies.mean(0), *entropies.min(0)]
         self._record([float(value) for value in row])
 
     def _gradient_norm(self) -> float:
@@ -69,9 +74,21 @@ class PolicyTrace(VisitedStatesCallback):
 
 
 def entropies_and_log_std(model: Any, obs: Any) -> tuple[Tensor, Tensor]:
-    """Return the entropies and log stds of a policy's dimensions, each (batch, action_dim)."""
+    """Return the entropies and log stds of a policy's dimensions, each (batch, action_dim).
+
+    Of discrete actions there is one, and no std. DQN's is that of acting at random in a share epsilon,
+    in every state: of the probabilities 1 - epsilon + epsilon / n, once, and epsilon / n, n - 1 times.
+    """
+    if isinstance(model, DQN):
+        probs = torch.full((int(model.action_space.n),), model.exploration_rate)  # type: ignore[attr-defined]
+        probs /= len(probs)
+        probs[0] += 1.0 - model.exploration_rate
+        entropies = torch.special.entr(probs).sum().expand(len(obs), 1)
+        return entropies, torch.full_like(entropies, math.nan)
     policy = policy_at(model, obs)
-    return policy.entropies(), policy.params[1]
+    entropies = policy.entropies()
+    _, log_std = (*policy.params, torch.full_like(entropies, math.nan))[:2]
+    return entropies, log_std
 
 
 def read_rows(path: Path) -> list[list[float]]:

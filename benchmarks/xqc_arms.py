@@ -137,6 +137,15 @@ class SoftCriticLoss(CriticLoss):
         return self.objective(self.critic, self.target_critic, data, next_actions), ()
 
 
+def coefficient_loss(actor: Any, entropy: Tensor) -> Tensor:
+    """Return 0, with the derivative H - target by ln alpha: it falls where the mean entropy is above.
+
+    A value of 0 leaves the actor's loss, to which it is added, what it is called.
+    """
+    loss = actor.log_alpha * (entropy.detach() - actor.head._target_entropy)
+    return loss - loss.detach()
+
+
 class SoftActorLoss(ActorLoss):
     """mean(alpha ln pi(a|s) - V(s, a)); ln alpha descends ln alpha (H - target), as SB3's does.
 
@@ -150,10 +159,9 @@ class SoftActorLoss(ActorLoss):
         actions, *params = self.actor.reparameterise(obs, noise)
         head, log_alpha = self.actor.head, self.actor.log_alpha
         log_prob = head.log_prob_of_noise(tuple(params), noise).mean()
-        coefficient = log_alpha * (-log_prob.detach() - head._target_entropy)
         loss = log_alpha.exp().detach() * log_prob - self.value(self.critic(obs, actions)).mean()
         beside = tuple(param.detach() for param in params)
-        return loss + (coefficient - coefficient.detach()).to(loss.dtype), beside
+        return loss + coefficient_loss(self.actor, -log_prob).to(loss.dtype), beside
 
 
 class SoftXQC(XQCERA):

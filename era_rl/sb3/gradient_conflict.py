@@ -51,11 +51,12 @@ class PolicyAt(NamedTuple):
         return entropy
 
     def entropies(self) -> Tensor:
-        """Return the entropies of the dimensions of a bounded action, (batch, action_dim), in nats."""
+        """Return the entropies of an action's dimensions, (batch, action_dim), in nats; Discrete: 1."""
         if isinstance(self.distribution, HeadDistribution):
             return self.distribution.head.entropies(self.params)
         distribution: Any = copy.copy(self.distribution).proba_distribution(*self.params)
-        return distribution.distribution.entropy()
+        entropies = distribution.distribution.entropy()
+        return entropies.reshape(len(entropies), -1)
 
 
 class GradientConflict(MeasuringCallback):
@@ -216,8 +217,9 @@ def actor_parameters(model: Any) -> list[nn.Parameter]:
     policy = model.policy
     if hasattr(policy, "actor_parameters"):
         return policy.actor_parameters()
-    if hasattr(policy, "actor"):
-        return list(policy.actor.parameters())
+    for name in ("actor", "q_net"):
+        if hasattr(policy, name):
+            return list(getattr(policy, name).parameters())
     modules = (policy.pi_features_extractor, policy.mlp_extractor.policy_net, policy.action_net)
     found = [parameter for module in modules for parameter in module.parameters()]
     return [*found, policy.log_std] if hasattr(policy, "log_std") else found
