@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from era_rl.core import PolicyOptions
 from era_rl.core.compiling import compiled
+from era_rl.networks.batch_norm import UnitRowAdam
 from era_rl.sb3.distributions import HeadDistribution, make_head
 from era_rl.sb3.gradients import TraceableBatchRenorm
 
@@ -231,11 +232,20 @@ class CrossQERAActor(ERAActorMixin, CrossQActor):
 
 
 class ERAPolicyMixin(FlooredPolicyMixin):
-    """Gives an off-policy SB3 policy an actor with an ERA head; arguments as its bases'."""
+    """Gives an off-policy SB3 policy an actor with an ERA head; arguments as its bases'.
+
+    Adam and AdamW run fused, unless ``optimizer_kwargs`` says "fused" or "foreach".
+    """
 
     actor_class: ClassVar[type[ERAActorMixin]]
     actor: Any
     actor_kwargs: dict[str, Any]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        told = {"fused", "foreach"} & set(self.optimizer_kwargs)
+        if self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW, UnitRowAdam) and not told:
+            self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
+        super()._build(lr_schedule)  # type: ignore[misc]
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return the actor (SB3's hook)."""
@@ -266,12 +276,11 @@ class ERAPolicyMixin(FlooredPolicyMixin):
 
 
 class LayerNormCriticMixin(BasePolicy):
-    """Gives SB3's SAC and TQC policies layer-normalised critics on request, and fused optimizers.
+    """Gives SB3's SAC and TQC policies layer-normalised critics on request.
 
     Args:
         layer_norm: Whether each hidden layer of the critics is followed by a LayerNorm.
         critic_weight_decay: At least 0; above, the critics train with AdamW and this weight decay.
-        optimizer_kwargs: As in SB3; Adam and AdamW run fused unless told otherwise.
         *args: Arguments of the host policy.
         **kwargs: Arguments of the host policy.
 
@@ -287,7 +296,6 @@ class LayerNormCriticMixin(BasePolicy):
         *args: Any,
         layer_norm: bool = False,
         critic_weight_decay: float = 0.0,
-        optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.layer_norm = layer_norm
@@ -303,9 +311,7 @@ class LayerNormCriticMixin(BasePolicy):
                 f"critic_weight_decay={critic_weight_decay} needs optimizer_class Adam or AdamW, "
                 f"not {optimizer_class.__name__}: give weight_decay in optimizer_kwargs"
             )
-        if optimizer_kwargs is None and is_adam:
-            optimizer_kwargs = {"fused": True}
-        super().__init__(*args, optimizer_kwargs=optimizer_kwargs, **kwargs)
+        super().__init__(*args, **kwargs)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return the critics (SB3's hook)."""

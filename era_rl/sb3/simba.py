@@ -104,7 +104,7 @@ class SimbaMixin(BasePolicy):
             if kwargs.get(name, value) is not value:
                 raise ValueError(f"{name}={kwargs[name]!r} must be left out: SimBa has its own")
         if optimizer_kwargs is None and optimizer_class is torch.optim.AdamW:
-            optimizer_kwargs = {"weight_decay": 1e-2, "fused": True}
+            optimizer_kwargs = {"weight_decay": 1e-2}
         self.normalize_obs = normalize_obs
         optimizer = {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
         super().__init__(*args, net_arch=net_arch, **{**kwargs, **own, **optimizer})

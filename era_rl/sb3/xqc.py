@@ -97,7 +97,6 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
         bins: Number of bins of the critics, at least 2.
         bound: Bins lie on [-bound, bound], within which rewards are scaled to keep returns.
         optimizer_class: By default Adam with weights of unit norm.
-        optimizer_kwargs: By default fused.
         **kwargs: Arguments of SB3's ``SACPolicy``.
 
     Raises:
@@ -118,7 +117,6 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
         bins: int = 101,
         bound: float = 5.0,
         optimizer_class: type[torch.optim.Optimizer] = UnitRowAdam,
-        optimizer_kwargs: dict[str, Any] | None = None,
         layer_norm: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -129,10 +127,9 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
         if (activation := kwargs.get("activation_fn", nn.ReLU)) is not nn.ReLU:
             raise ValueError(f"activation_fn={activation!r} must be left out: XQCERA's is ReLU")
         self.bins, self.bound = bins, bound
-        if optimizer_kwargs is None and optimizer_class is UnitRowAdam:
-            optimizer_kwargs = {"fused": True}
-        optimizer = {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
-        super().__init__(*args, net_arch=net_arch or [256] * 4, **kwargs, **optimizer)
+        super().__init__(
+            *args, net_arch=net_arch or [256] * 4, optimizer_class=optimizer_class, **kwargs
+        )
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return the actor (SB3's hook)."""

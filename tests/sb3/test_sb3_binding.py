@@ -47,7 +47,7 @@ def test_a_captured_update_follows_what_is_loaded(tmp_path: Path) -> None:
 
 
 def test_what_was_captured_goes_on_on_the_cpu(tmp_path: Path) -> None:
-    options = {"policy_kwargs": {"optimizer_kwargs": {"eps": 1e-5}}}  # not fused, so it insists
+    options = {"policy_kwargs": {"optimizer_kwargs": {"fused": False}}}  # so it insists
     model = trained(small_sacera(compile=False, **options))
     for optimizer in (model.actor.optimizer, model.critic.optimizer):
         optimizer.param_groups[0].update(capturable=True, lr=torch.tensor(1e-3))

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from sb3_family import REPLAY, small
 from sb3_toys import NormalisedExtractor, TargetEnv, small_sacera, states, trained
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
@@ -67,6 +68,17 @@ def test_trains_with(options: dict[str, Any]) -> None:
     assert model._n_updates >= 20
     action, _ = model.predict(model.observation_space.sample())
     assert model.action_space.contains(action)
+
+
+@pytest.mark.parametrize("name", REPLAY)
+@pytest.mark.parametrize(
+    "told", [{}, {"eps": 1e-5}, {"fused": False}, {"foreach": True}], ids=lambda told: str(*told)
+)
+def test_adam_runs_fused_unless_told_otherwise(name: str, told: dict[str, Any]) -> None:
+    model = small(name, policy_kwargs={"optimizer_kwargs": {**told}} if told else {})
+    for network in (model.actor, model.critic):
+        for group in network.optimizer.param_groups:
+            assert group["fused"] is (None if "foreach" in told else told.get("fused", True))
 
 
 def test_critics_decay_with_the_optimizer_of_the_rest() -> None:
