@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from era_rl.runs.command import exit_status
+from era_rl.runs.command import Parser, exit_status
 from era_rl.runs.settings import SettingsError
 
 
@@ -29,7 +29,7 @@ def _do(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,6 +1,5 @@
 """Measurements: settings from the command line in, one JSON file out, and calls timed in turns."""
 
-import argparse
 import statistics
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 
 from benchmarks.results import circumstances
-from era_rl.runs.command import add_arguments, exit_status
+from era_rl.runs.command import Parser, add_arguments, exit_status
 from era_rl.runs.folder import write_json
 from era_rl.runs.settings import Setting, Settings, plain
 
@@ -52,7 +51,7 @@ def run(
     """
     module: Any = sys.modules[measure.__module__]
     name = module.__spec__.name
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=module.__doc__)
+    parser = Parser(prog=f"python -m {name}", description=module.__doc__)
     add_arguments(parser, kind)
 
     def measured() -> None:

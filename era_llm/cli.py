@@ -9,7 +9,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from era_rl.runs.command import exit_status, refuse_old
+from era_rl.runs.command import Parser, exit_status, refuse_old
 from era_rl.runs.folder import write_json
 
 
@@ -37,7 +37,7 @@ def _run(given: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="era-llm", description=__doc__)
+    parser = Parser(prog="era-llm", description=__doc__)
     commands = parser.add_subparsers(required=True)
     commands.add_parser("train", help="GRPO with ERA; era-llm train --help lists TRL's options")
 

@@ -1,12 +1,11 @@
 """``era-demo``: train SAC and SACERA to swing up a pendulum, and show what a floor of entropy is."""
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from era_rl.runs.command import add_arguments, exit_status, set_up_training
+from era_rl.runs.command import Parser, add_arguments, exit_status, set_up_training
 from era_rl.runs.settings import Setting, Settings, SettingsError
 
 
@@ -30,7 +29,7 @@ class Demo(Settings):
 def main(argv: list[str] | None = None) -> int:
     """Run the demo and return its exit status: 2, with a line of text, for a wrong argument."""
     set_up_training()
-    parser = argparse.ArgumentParser(prog="era-demo", description=__doc__)
+    parser = Parser(prog="era-demo", description=__doc__)
     add_arguments(parser, Demo)
     given = vars(parser.parse_args(argv))
     return exit_status("era-demo", lambda: _run(Demo(**given)), (SettingsError,))

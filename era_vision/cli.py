@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from era_rl.runs.command import add_arguments, exit_status, refuse_old
+from era_rl.runs.command import Parser, add_arguments, exit_status, refuse_old
 from era_vision.config import Config, load_recipe, recipe_names
 
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the four commands."""
-    top = argparse.ArgumentParser(prog="era-vision", description=__doc__)
+    top = Parser(prog="era-vision", description=__doc__)
     commands = top.add_subparsers(required=True)
     training = commands.add_parser("train", help="train a classifier")
     recipes = ", ".join(recipe_names())

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.pack import PackError, pack
-from era_rl.runs.command import exit_status
+from era_rl.runs.command import Parser, exit_status
 from era_rl.runs.folder import in_one_piece, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ GRACE_SECONDS = 30.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 1 for what failed, 2 for what is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.gpu",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -19,7 +19,6 @@ two-sided Mann-Whitney test over five seeds, corrected by Holm's method for five
 told apart where the corrected p is at most 0.05. Other measures are shown and not tested.
 """
 
-import argparse
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +35,7 @@ from benchmarks.llm.toy_runs import ADAPTIVE, ERA, is_done, run, table
 from benchmarks.metrics import LEVEL, holm, improvement
 from benchmarks.results import RESULTS
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
+from era_rl.runs.command import Parser
 from era_rl.runs.folder import locked, read_json, write_json
 
 PLAIN = {"era_enabled": False}
@@ -131,7 +131,7 @@ def _at(indices: Tensor, like: Tensor) -> Tensor:
 
 def main() -> None:
     """Run what is missing, and write and print the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="python -m benchmarks.llm.controllers", description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS / "llm" / "controllers")
     output = parser.parse_args().out
     with locked(output):

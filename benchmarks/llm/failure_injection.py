@@ -15,7 +15,6 @@ stand for the highest-entropy tokens: between the 1% and the 5% quantile of the 
 when no run of the seeds 0, 1 and 2 is missing; until then the command ends with a non-zero status.
 """
 
-import argparse
 import sys
 from itertools import product
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from benchmarks.llm.toy import pretrained_toy
 from benchmarks.llm.toy_runs import ERA, MEASURES, is_done, run, table
+from era_rl.runs.command import Parser
 from era_rl.runs.folder import read_json, write_json
 
 RESULTS = Path("benchmarks/results/llm/failure_injection")
@@ -52,7 +52,7 @@ COLUMNS = (*MEASURES, "sharpened")
 
 def main() -> None:
     """Run what is missing, then print the table, and write it if it is complete."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="python -m benchmarks.llm.failure_injection", description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--table-only", action="store_true", help="the table of what has been run")

@@ -3,7 +3,6 @@
 python -m benchmarks.llm.toy_runs --out toy
 """
 
-import argparse
 import sys
 import time
 from dataclasses import fields
@@ -27,6 +26,7 @@ from benchmarks.llm.toy import (
 )
 from benchmarks.results import circumstances
 from era_llm.trl import GRPOERATrainer
+from era_rl.runs.command import Parser
 from era_rl.runs.folder import locked, read_json, write_json
 from era_rl.runs.record import command_line, read_record
 
@@ -69,7 +69,7 @@ MEASURES = ("avg@100", "pass@16", "distinct_correct", "perplexity", "entropy")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="python -m benchmarks.llm.toy_runs", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("toy"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=260)

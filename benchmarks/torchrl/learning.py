@@ -5,7 +5,6 @@
     python -m benchmarks.torchrl.learning pendulum walker-walk cartpole
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from torchrl.modules import RandomPolicy
 
 from benchmarks.results import RESULTS, circumstances
+from era_rl.runs.command import Parser
 from era_rl.runs.folder import write_json
 from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, PPOConfig, SACConfig
@@ -71,7 +71,7 @@ def measure(config: Config) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is named and write one JSON file each."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.torchrl.learning")
+    parser = Parser(prog="python -m benchmarks.torchrl.learning")
     parser.add_argument("names", nargs="+", choices=sorted(RUNS))
     parser.add_argument("--out", type=Path, default=RESULTS / "torchrl")
     parser.add_argument("--runs", type=Path, default=Path("runs/torchrl"), help="for the logs")

@@ -9,7 +9,6 @@ machine::
 README.md beside it says how to use a cluster of several machines.
 """
 
-import argparse
 import json
 import logging
 import sys
@@ -27,7 +26,7 @@ from torchrl.collectors.distributed import RayCollector
 from torchrl.envs.utils import ExplorationType
 
 from benchmarks.results import circumstances
-from era_rl.runs.command import add_arguments, exit_status, refuse_old
+from era_rl.runs.command import Parser, add_arguments, exit_status, refuse_old
 from era_rl.runs.folder import write_json
 from era_rl.runs.settings import plain
 from era_rl.torchrl.config import Config, SACConfig
@@ -133,9 +132,7 @@ def train(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, write what happened to a file, and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.torchrl.ray_sac", description=__doc__
-    )
+    parser = Parser(prog="python -m benchmarks.torchrl.ray_sac", description=__doc__)
     parser.add_argument("--address", help="of a Ray cluster, such as auto; default: this machine")
     parser.add_argument("--kill-at", type=int, help="kill a worker after so many frames")
     parser.add_argument("--summary", type=Path, help="file to write; default: OUT/summary.json")

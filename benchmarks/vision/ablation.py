@@ -6,7 +6,6 @@ A narrow ResNet on digits (all of it) and on 1,000 images of Fashion-MNIST at 14
 what one CPU core does in ten minutes. Runs that are in the results already are left out.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from torch import nn
 
 from benchmarks.vision.mixture import MixtureTrainer
 from benchmarks.vision.results import Results, epochs
+from era_rl.runs.command import Parser
 from era_vision import Config, Data, Images, Trainer, load_data
 
 FLOORS = (None, 0.4, 0.6, 0.8)
@@ -73,7 +73,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is missing of the suite."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="python -m benchmarks.vision.ablation", description=__doc__)
     parser.add_argument("--data", nargs="+", default=list(EPOCHS), choices=list(EPOCHS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--root", default="data")

@@ -5,12 +5,13 @@ python -m benchmarks.vision.emoji data/node_modules/emoji-datasource-google data
 era-vision train --recipe benchmarks/vision/emoji.yaml
 """
 
-import argparse
 import json
 import zlib
 from pathlib import Path
 
 from PIL import Image
+
+from era_rl.runs.command import Parser
 
 
 def write(package: Path, folder: Path) -> None:
@@ -36,7 +37,7 @@ def write(package: Path, folder: Path) -> None:
 
 def main() -> None:
     """Write the folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="python -m benchmarks.vision.emoji", description=__doc__)
     parser.add_argument("package", type=Path)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()

@@ -6,7 +6,6 @@ The arms take turns, in a new order every round; a ratio is the median over roun
 within one round, so that drifts of the machine cancel.
 """
 
-import argparse
 import random
 import statistics
 import time
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.vision.results import Results
+from era_rl.runs.command import Parser
 from era_vision import attach_head, build_model
 
 BATCH = 64
@@ -73,7 +73,7 @@ def head_seconds(classifier: nn.Module, num_classes: int) -> float:
 
 def main() -> None:
     """Measure every case that is missing."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="python -m benchmarks.vision.overhead", description=__doc__)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     torch.set_num_threads(1)
     results = Results("overhead", {"suite": __doc__})

@@ -5,12 +5,12 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING
 from functools import partial
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from era_rl.runs.settings import Field, Settings, SettingsError, fields_of
+from era_rl.runs.settings import Field, Settings, SettingsError, close, fields_of
 
 PASSIVE = "OMP_WAIT_POLICY", "PASSIVE"
 """In the environment when torch is loaded: its threads sleep while they wait for each other. By default
@@ -21,6 +21,28 @@ def set_up_training() -> None:
     """Prepare the process of a command that trains, before torch is loaded."""
     os.environ.setdefault(*PASSIVE)
     warnings.filterwarnings("ignore", message="rich is experimental")  # of SB3's progress bar
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong, and which options come close to a misspelt one."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but look for misspelt options first: they hide what is missing."""
+        words = sys.argv[1:] if args is None else args
+        if self._subparsers is None:  # else the words are a subcommand's, which looks itself
+            self._check_options(words)
+        return super().parse_known_args(args, namespace)
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        names = [name[2:] for action in shown for name in action.option_strings if name[:2] == "--"]
+        for name in (word.partition("=")[0] for word in words if word[:2] == "--"):
+            if not any(known.startswith(name) for known in self._option_string_actions):
+                self.error(f"option {name} is unknown{close(name[2:], names, '--')}")
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and one line."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def add_arguments(

@@ -160,13 +160,17 @@ def check_names(what: str, given: Iterable[Any], known: Iterable[str]) -> None:
             raise SettingsError(f"{what} {name!r} is unknown{close(str(name), known)}")
 
 
-def close(name: str, known: Iterable[str]) -> str:
-    """Return "; close: ..." with up to three known names, or all of a few where none is close."""
+def close(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return "; close: ..." with up to three known names, or all of a few where none is close.
+
+    ``prefix`` is set before every name that is shown, and takes no part in what is close.
+    """
     names = sorted(known)
     matches = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    shown = ", ".join(f"{prefix}{match}" for match in matches or names)
     if matches:
-        return f"; close: {', '.join(matches)}"
-    return f"; there are: {', '.join(names)}" if len(names) <= 20 else ""
+        return f"; close: {shown}"
+    return f"; there are: {shown}" if len(names) <= 20 else ""
 
 
 def bounds(low: float, high: float) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from era_rl.runs.command import add_arguments, exit_status
+from era_rl.runs.command import Parser, add_arguments, exit_status
 from era_rl.torchrl.config import PRESETS, Config, PPOConfig, SACConfig
 
 ALGORITHMS: dict[str, type[Config]] = {"sac": SACConfig, "ppo": PPOConfig}
@@ -39,7 +39,7 @@ def train(config: Config) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser, its options those of the settings."""
-    top = argparse.ArgumentParser(prog="python -m era_rl.torchrl.train", description=__doc__)
+    top = Parser(prog="python -m era_rl.torchrl.train", description=__doc__)
     commands = top.add_subparsers(dest="algorithm", required=True)
     for name, kind in ALGORITHMS.items():
         command = commands.add_parser(name, help=kind.__doc__)

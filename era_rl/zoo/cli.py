@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from era_rl.runs.agent import ALGORITHMS, AgentSettings, Seed
-from era_rl.runs.command import add_arguments, exit_status, set_up_training
+from era_rl.runs.command import Parser, add_arguments, exit_status, set_up_training
 from era_rl.runs.settings import Setting, Settings, SettingsError, check_names
 
 Runs = Annotated[Path, Setting("folder that holds the runs", short="f", was="log_folder")]
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; its namespace has what is given, and no defaults."""
-    top = argparse.ArgumentParser(prog="era-zoo", description=__doc__)
+    top = Parser(prog="era-zoo", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, (about, _, kind, _) in COMMANDS.items():
         command = commands.add_parser(name, help=about)

@@ -1,6 +1,5 @@
 """Settings are checked, read and compared as their dataclass says, wherever they come from."""
 
-import argparse
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from era_rl.runs.command import add_arguments, exit_status
+from era_rl.runs.command import Parser, add_arguments, exit_status
 from era_rl.runs.settings import Setting, Settings, SettingsError, plain
 from era_rl.runs.yaml_files import override, parse, read_mapping, write_mapping
 
@@ -63,7 +62,7 @@ def test_names_are_checked() -> None:
 
 
 def _parsed(arguments: str) -> Example:
-    parser = argparse.ArgumentParser()
+    parser = Parser(prog="x")
     add_arguments(parser, Example)
     return Example(**vars(parser.parse_args(arguments.split())))
 
@@ -86,15 +85,32 @@ def test_the_command_line_gives_what_python_gives() -> None:
         ("--floor exakt", "argument --floor: 'exakt' must be one of exact, gaussian"),
         ("--total-steps 5", "--total-steps is now --steps"),
         ("--total-steps=5", "--total-steps is now --steps"),
+        ("--step 5 --flor=exact", "option --flor is unknown; close: --floor"),
+        ("--n 1 --hiden 1 2", "option --hiden is unknown; close: --hidden"),
+        ("5", "unrecognized arguments: 5"),
     ],
 )
 def test_the_command_line_refuses(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the dataclass refuses, and old names, with status 2."""
+    """What the dataclass refuses, old names and misspelt ones, with status 2 and one line."""
     with pytest.raises(SystemExit, match="2"):
         _parsed(arguments)
-    assert message in capsys.readouterr().err
+    assert capsys.readouterr().err == f"x: {message}; see x --help\n"
+
+
+def test_a_misspelt_option_of_a_subcommand_brings_the_subcommands(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """x train --tua 1, without the positional argument that train needs: of train's options --tau."""
+    parser = Parser(prog="x")
+    training = parser.add_subparsers(required=True).add_parser("train")
+    training.add_argument("file")
+    add_arguments(training, Example)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["train", "--tua", "1"])
+    shown = capsys.readouterr().err
+    assert shown == "x train: option --tua is unknown; close: --tau, --delta; see x train --help\n"
 
 
 def test_help_lists_settings_with_defaults_and_no_old_name(
@@ -166,7 +182,7 @@ def test_a_command_ends_in_one_line(
 @pytest.mark.parametrize(("text", "steps"), [("1e4", 10_000), ("2.5e1", 25), ("1_000", 1_000)])
 def test_whole_numbers_may_be_written_with_an_exponent(text: str, steps: int) -> None:
     """-n 1e4 is 10000; 2.5 is no whole number."""
-    parser = argparse.ArgumentParser()
+    parser = Parser(prog="x")
     add_arguments(parser, Example)
     assert parser.parse_args(["-n", text]).steps == steps
     with pytest.raises(SystemExit):
