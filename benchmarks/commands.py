@@ -1,6 +1,7 @@
 """The commands on suites: each takes the arguments of ``python -m benchmarks``, returns its status."""
 
 import os
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -29,18 +30,21 @@ def _check_checkout() -> None:
 
 
 def list_suites(args: Namespace) -> int:
-    """Print the suites, and how much of each is done."""
+    """Print the suites, how much of each is done, and the first sentence of what it asks."""
     _check_checkout()
     for name in suites.names():
         suite = suites.load(name)
         done, total = suite.done(RESULTS / name)
         sys.stdout.write(f"{name}: {done} of {total} done\n")
-        sys.stdout.write(f"    {suite.content['description'].strip()}\n")
+        question = re.split(r"(?<=[.?]) (?=[A-Z])", suite.content["description"].strip())[0]
+        sys.stdout.write(f"    {question}\n")
     return 0
 
 
 def run_suite(args: Namespace) -> int:
     """Do what is missing of a suite; 1 for what is then left."""
+    if args.workers is not None and args.workers < 1:
+        raise SettingsError(f"--workers={args.workers} must be at least 1")
     suite, results, scratch = _folders(args)
     launch, workers = LocalProcess, os.cpu_count() or 1
     if args.ray:

@@ -166,8 +166,11 @@ class Runner:
 
     def work_off(self) -> bool:
         """Do what is missing, as far as the time allows, and return whether all is done."""
-        self.waiting = status(self.suite, self.results, self.scratch).missing
-        self.total = len(self.waiting)
+        state = status(self.suite, self.results, self.scratch)
+        self.waiting, self.total = state.missing, len(state.missing)
+        if not self.waiting:
+            self._say(f"{self.suite.name}: nothing is missing, {len(state.done)} done\n")
+            return True
         with self._stopping_what_runs():
             while True:
                 self._reap()

@@ -146,9 +146,10 @@ def _parsing(field: Field) -> dict[str, Any]:
     """Return how argparse reads a setting."""
     if field.kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    words = get_args(field.kind) if get_origin(field.kind) is Literal else ()
-    metavar = f"{{{','.join(map(str, words))}}}" if words else "VALUE"
     kinds = (field.kind, *get_args(field.kind))
+    only = kinds[1] if kinds[2:] == (type(None),) else field.kind  # X, of X | None
+    words = get_args(only) if get_origin(only) is Literal else ()
+    metavar = f"{{{','.join(map(str, words))}}}" if words else "VALUE"
     repeated = {"nargs": "+"} if any(get_origin(kind) is tuple for kind in kinds) else {}
     return {"type": partial(_read, field), "metavar": metavar, **repeated}
 

@@ -93,7 +93,7 @@ def numbers(runs: Path, name: str) -> list[int]:
 def run_folder(agent: Agent) -> Path:
     """Return the folder of a run: of number ``exp_id``, or of the latest for 0."""
     runs, name = agent.runs / agent.algo, file_name(agent.env)
-    run = runs / f"{name}_{agent.exp_id or max(numbers(runs, name), default=0)}"
+    run = runs / f"{name}_{agent.exp_id or max(numbers(runs, name), default='*')}"
     if not run.is_dir():
         found = ", ".join(sorted(path.name for path in runs.glob("*_[0-9]*"))) or "none"
         raise SettingsError(f"there is no run {run}; runs in {runs}: {found}")

@@ -67,7 +67,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Instant, "started", [])
 
 
-def test_only_what_is_missing_is_run(tmp_path: Path) -> None:
+def test_only_what_is_missing_is_run(tmp_path: Path, capsys) -> None:
     loaded = suite.load(tiny(tmp_path))
     there = loaded.runs[1]
     write_json(there.result(tmp_path / "results"), made_up(there, 0.0))
@@ -75,7 +75,9 @@ def test_only_what_is_missing_is_run(tmp_path: Path) -> None:
     assert runner.work_off()
     assert Instant.started == [run.name for run in loaded.runs if run is not there]
     again = Runner(loaded, tmp_path / "results", tmp_path / "scratch", Instant)
+    capsys.readouterr()
     assert again.work_off()
+    assert capsys.readouterr().out == f"tiny: nothing is missing, {len(loaded.runs)} done\n"
     assert len(Instant.started) == len(loaded.runs) - 1
 
 
@@ -136,6 +138,8 @@ def commands_suite(folder: Path) -> str:
 
 def test_commands_run_as_subprocesses_and_their_tracebacks_are_kept(tmp_path: Path, capsys) -> None:
     arguments = [commands_suite(tmp_path), "--scratch", str(tmp_path / "scratch")]
+    assert cli.main(["run", *arguments, "--workers", "0"]) == 2
+    assert "--workers=0 must be at least 1" in capsys.readouterr().err
     assert cli.main(["run", *arguments, "--workers", "2"]) == 1
     assert (tmp_path / "fine").exists()
     assert (tmp_path / "later").exists()

@@ -27,6 +27,7 @@ class Example(Settings):
     compile: Annotated[bool, Setting("compile", free=True)] = False
     out: Annotated[Path, Setting("folder", free=True)] = Path("runs")
     name: Annotated[str | None, Setting("name")] = None
+    sign: Annotated[Literal["up", "down"] | None, Setting("sign")] = None
 
 
 WRONG = [
@@ -120,7 +121,13 @@ def test_help_lists_settings_with_defaults_and_no_old_name(
     with pytest.raises(SystemExit, match="0"):
         _parsed("--help")
     text = capsys.readouterr().out
-    for part in ("-n VALUE, --steps VALUE", "steps (default: 10)", "100% of them"):
+    for part in (
+        "-n VALUE, --steps VALUE",
+        "--sign {up,down}",
+        "--name VALUE",
+        "steps (default: 10)",
+        "100% of them",
+    ):
         assert part in text
     assert "total-steps" not in text
 

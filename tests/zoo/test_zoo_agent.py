@@ -149,6 +149,8 @@ def test_runs_that_do_not_exist_are_named(logs, capsys):
     error = capsys.readouterr().err
     assert "there is no run" in error
     assert "Pendulum-v1_1, Pendulum-v1_2" in error
+    assert cli.main(["evaluate", *names(logs, "sac"), "--env", "CartPole-v1"]) == 2
+    assert "CartPole-v1_*; runs in" in capsys.readouterr().err  # none has the number 0
 
 
 def test_a_strangers_config_is_checked_before_it_is_used(logs, tmp_path, capsys):
