@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import TrainerState
 
 from era_llm.data import Reward
 
@@ -118,6 +119,8 @@ def total_reward(
     columns = {name: [row[name] for row in given] for name in given[0] if name != "prompt"}
     ids = [row[kept.bool()].tolist() for row, kept in zip(batch.ids, batch.mask, strict=True)]
     columns |= {"prompts": [row["prompt"] for row in given], "completion_ids": ids}
+    unlogged = dict.fromkeys(("log_extra", "log_metric"), lambda *_, **__: None)
+    columns |= {"trainer_state": TrainerState(), **unlogged}
     total = torch.zeros(len(given))
     for weight, reward in zip(weights or [1.0] * len(rewards), rewards, strict=True):
         values = reward(completions=completions, **columns)

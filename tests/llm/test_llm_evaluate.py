@@ -18,6 +18,7 @@ from era_llm.evaluate import (
     prompt_text,
     sample,
     summarise,
+    total_reward,
     until_end,
 )
 from era_llm.functional import Tokens, token_entropies, top_entropy_mean
@@ -117,6 +118,23 @@ def test_what_cannot_be_measured_is_refused_before_the_sampling() -> None:
         evaluate(None, None, [], [toy_reward], samples=8, ks=[1])
     with pytest.raises(ValueError, match="got 0 rows, samples=8"):
         calibrate(None, None, [])
+
+
+def test_rewards_are_given_what_trl_gives_them(toy: Any) -> None:
+    """By name: texts, tokens, every column, a state of training and two functions that log nothing."""
+
+    def reward(prompts: Any, completions: Any, completion_ids: Any, answer: Any, *, trainer_state: Any,
+               log_extra: Any, log_metric: Any) -> list[float | None]:  # fmt: skip
+        log_extra("answer", answer)
+        log_metric("mean", 1.0)
+        assert trainer_state.global_step == 0
+        return [None, *(float(len(ids)) for ids in completion_ids[1:])]
+
+    tokenizer, rows = toy_tokenizer(), [{"prompt": "20=", "answer": "20"}]
+    (batch,) = sample(toy, tokenizer, ["20="], 3, max_new_tokens=2)
+    lengths = batch.mask.sum(-1).float()
+    total = total_reward(tokenizer, rows, batch, [reward, reward], [1.0, 0.5])
+    assert total.tolist() == [0.0, *(1.5 * lengths[1:]).tolist()]
 
 
 def test_summary_averages_over_prompts() -> None:
