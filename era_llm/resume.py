@@ -5,7 +5,7 @@ from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
-from era_rl.runs.folder import newest_intact, read_json
+from era_rl.runs.folder import checkpoints, newest_intact, read_json
 
 
 def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | None:
@@ -16,9 +16,11 @@ def checkpoint_to_resume(asked: str | bool | None, output_dir: str) -> str | Non
         output_dir: Folder of the run's checkpoints.
 
     Raises:
-        ValueError: If there is none, or the one asked for is damaged.
+        ValueError: If there is none, or it is damaged; or none is asked for, and there are some.
     """
     if asked is None or str(asked).lower() == "false":
+        if checkpoints(Path(output_dir)):
+            raise ValueError(f"out={output_dir!r} holds a run: resume it, or take another folder")
         return None
     if str(asked).lower() != "true":
         if (damaged := damaged_file(Path(str(asked)))) is not None:

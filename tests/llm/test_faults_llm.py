@@ -117,9 +117,11 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
         checkpoint_to_resume("True", str(tmp_path))
 
 
-def test_without_being_asked_a_run_begins_anew(checkpoint: Path) -> None:
+def test_without_being_asked_a_run_begins_anew_where_there_is_none(checkpoint: Path) -> None:
     for asked in (None, False, "false"):
-        assert checkpoint_to_resume(asked, str(checkpoint.parent)) is None
+        assert checkpoint_to_resume(asked, str(checkpoint)) is None
+        with pytest.raises(ValueError, match="holds a run: resume it, or take another folder"):
+            checkpoint_to_resume(asked, str(checkpoint.parent))
     assert checkpoint_to_resume(str(checkpoint), "elsewhere") == str(checkpoint)
 
 
