@@ -73,6 +73,8 @@ def evaluate_checkpoint(checkpoint: Path, **changes: Any) -> None:
     config = config_of(state, **given)
     device = resolved_device(config.device)
     data = load_data(config).to(device)
+    if data.classes != tuple(state["classes"]):
+        raise ValueError(f"data={config.data!r} has other classes than {str(checkpoint)!r}")
     classifier = restore(state).to(device)
     model, head = classifier, None
     if isinstance(classifier, ERAClassifier):

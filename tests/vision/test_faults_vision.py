@@ -180,6 +180,17 @@ def test_a_checkpoint_from_before_device_is_gone_on_from(config: Config) -> None
     assert len(Trainer(replace(config, resume=True)).fit()) == 2
 
 
+def test_data_of_other_classes_is_not_evaluated(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many classes of other names would give a number that means nothing."""
+    Trainer(replace(config, epochs=1)).fit()
+    last = Path(config.out) / "last.pt"
+    save_state(last, {**checkpoint.load(last), "classes": tuple("ABCDEFGHIJ")})
+    assert main(["eval", str(last)]) == 2
+    assert "data='fake' has other classes than" in capsys.readouterr().err
+
+
 def test_a_model_that_does_not_fit_the_images_is_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
