@@ -83,6 +83,7 @@ def _load(options: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from era_llm.data import DataArguments, load_rewards, load_rows
+    from era_rl.devices import resolved_device
 
     torch.manual_seed(options.seed)
     source = DataArguments(options.data, dataset_split=options.split)
@@ -93,16 +94,14 @@ def _load(options: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]
     weights = options.reward_weights
     if weights is not None and len(weights) != len(rewards):
         raise ValueError(f"--reward-weights must be {len(rewards)} numbers, got {weights}")
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     names = ("samples", "max_new_tokens", "temperature", "batch_size")
     sampling = {name: getattr(options, name) for name in names}
-    loaded = model.to(device), tokenizer, rows.to_list()[: options.limit], rewards
+    model = model.to(resolved_device(options.device))
+    loaded = model, tokenizer, rows.to_list()[: options.limit], rewards
     return loaded, {**sampling, "weights": weights}
 
 

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from importlib import import_module
 from inspect import Parameter, signature
 from operator import getitem
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from datasets import Dataset, load_dataset
@@ -18,6 +18,7 @@ from era_llm.rewards import math_reward, math_verify
 Reward = Callable[..., list[float | None]]
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _FROM_TRL = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 
 
@@ -126,14 +127,10 @@ def load_rewards(names: Sequence[str], columns: Sequence[str]) -> list[Reward]:
     return functions
 
 
-_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-
-
 def _resolve(name: str) -> Reward:
-    module, _, function = name.rpartition(".")
-    if not module:
+    if "." not in name:
         raise ValueError(f"reward must be a dotted name such as package.function, got {name!r}")
     try:
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        return resolve_name(":".join(name.rsplit(".", 1)))
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"reward {name!r} cannot be loaded: {error}") from error

@@ -1,7 +1,6 @@
 """Training from the command line, over TRL's own argument parser."""
 
 from contextlib import nullcontext
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +113,7 @@ def with_recipe(arguments: list[str]) -> list[str]:
         return arguments
     at = arguments.index("--recipe")
     name = arguments[at + 1] if at + 1 < len(arguments) else ""
-    recipes = {
-        Path(str(item)).stem: item for item in files("era_llm").joinpath("recipes").iterdir()
-    }
+    recipes = {path.stem: path for path in Path(__file__).with_name("recipes").glob("*.yaml")}
     if name not in recipes:
         raise ValueError(f"recipe must be one of {sorted(recipes)}, got {name!r}")
     return [*arguments[:at], "--config", str(recipes[name]), *arguments[at + 2 :]]
