@@ -173,7 +173,7 @@ def acting(findings: Findings) -> Section:
 def _by_way(measured: list[dict[str, list[float]]], way: str) -> str:
     """Return the IQM of the runs' mean returns by a way of acting; discrete actions have no mean."""
     returns = [[np.mean(found[way])] for found in measured if way in found]
-    return str(metrics.interval(np.array(returns))) if returns else "-"
+    return str(metrics.interval(np.array(returns, dtype=float))) if returns else "-"
 
 
 def conflict(findings: Findings, folder: Path) -> Section:
