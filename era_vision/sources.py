@@ -145,11 +145,12 @@ def read_image(path: str) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I;16"):
+            # of a PGM file Pillow scales what has more than 8 bits to 16
+            if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
                 return Image.fromarray((np.array(image) // 257).astype(np.uint8)).convert("RGB")
             if image.mode not in ("I", "F"):
                 return image.convert("RGB")
-    except OSError as error:
+    except Exception as error:  # Pillow's readers raise OSError, ValueError, SyntaxError and more
         raise ValueError(f"imagefolder: {path} is damaged or no image: {error}") from error
     raise ValueError(
         f"imagefolder: {path} has 32-bit pixels of unknown range: convert it to 8 or 16 bits"

@@ -192,15 +192,15 @@ class MultiCategoricalHead(_CategoricalParams):
 
         Args:
             logits: Raw outputs, the components one after the other, shape (..., sum n_i).
-            mask: Which actions are valid, bool of the same shape. A component of which none is gets
-                the uniform distribution, as in sb3-contrib.
+            mask: Which actions are valid, of the same shape: bool, or numbers other than 0. A component
+                of which none is gets the uniform distribution, as in sb3-contrib.
         """
         if logits.dim() == 0 or logits.shape[-1] != self.raw_dim:
             raise ValueError(f"logits has shape {tuple(logits.shape)}, not (..., {self.raw_dim})")
         (logits,) = at_least_float32(logits)
         rows, valid = logits[..., self._index], self._possible
         if mask is not None:
-            valid = valid & mask[..., self._index]
+            valid = valid & mask[..., self._index].bool()
             none = ~valid.any(-1, keepdim=True)
             rows, valid = rows.masked_fill(none, 0.0), valid | (self._possible & none)
         target = self._fraction * valid.sum(-1).to(rows.dtype).log()
@@ -211,7 +211,7 @@ class MultiCategoricalHead(_CategoricalParams):
 
     def floor(self, mask: Tensor) -> Tensor:
         """Return the floor in nats under a mask (..., sum n_i), summed over components, (...)."""
-        counts = (self._possible & mask[..., self._index]).sum(-1)
+        counts = (self._possible & mask[..., self._index].bool()).sum(-1)
         return (self._fraction * counts.clamp_min(1).to(torch.get_default_dtype()).log()).sum(-1)
 
     @property

@@ -317,6 +317,14 @@ def test_masked_actions_are_never_taken_and_the_floor_holds_of_those_left(
     assert valid.unique().numel() > 2
 
 
+def test_a_mask_may_be_of_numbers() -> None:
+    """Environments of PettingZoo and gymnasium's Taxi have masks of int8."""
+    actor = ERAActor(_network(Categorical(5)), Categorical(5), mask_key="action_mask")
+    mask = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]], dtype=torch.int8)
+    data = actor(TensorDict({"observation": torch.zeros(2, 3), "action_mask": mask}, [2]))
+    assert torch.equal(data["logits"] > -math.inf, mask.bool())
+
+
 def test_a_mask_that_the_actor_does_not_read_is_refused() -> None:
     """ActionMask gives its spec a mask at the first reset, when the actor has been made."""
     env = TransformedEnv(GymWrapper(_Masked()), ActionMask())

@@ -105,7 +105,9 @@ def test_a_limit_takes_the_same_images_of_each_part(tmp_path):
     assert len(load_data(Config(data=f"imagefolder:{tmp_path}", limit=4)).train) == 4
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [("png", "uint16"), ("tiff", ">u2"), ("png", "uint8")])
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("png", "uint16"), ("tiff", ">u2"), ("pgm", "uint16"), ("png", "uint8")]
+)
 def test_grey_images_of_16_bits_keep_their_values(tmp_path, suffix, kind):
     """v / 257 of 16 bits, v of 8: Pillow's own conversion clips at 255, and all is white."""
     scale = 257 if kind != "uint8" else 1
@@ -122,12 +124,13 @@ def test_images_of_unknown_range_are_refused(tmp_path, kind):
         read_image(str(tmp_path / "deep.tiff"))
 
 
-def test_a_damaged_image_is_named(tmp_path):
-    """Pillow's error for one that is cut off names no file."""
-    path = tmp_path / "cut.png"
+@pytest.mark.parametrize(("name", "length"), [("cut.png", 1000), ("cut.tif", 1000), ("cut.pgm", 5)])
+def test_a_damaged_image_is_named(tmp_path, name, length):
+    """Pillow's errors for one that is cut off name no file, and are of several kinds."""
+    path = tmp_path / name
     Image.effect_noise((64, 64), 80.0).save(path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"cut\.png is damaged or no image"):
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=rf"{name} is damaged or no image"):
         read_image(str(path))
 
 
