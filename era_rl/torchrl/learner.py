@@ -132,6 +132,13 @@ class Learner(ABC):
             data = TensorDict({"observation": observation}, observation.shape[:1])
             return self.actor.entropy(data)
 
+    def is_finite(self) -> bool:
+        """Return whether all that acts or is trained is finite: parameters and running statistics."""
+        params = self.params.items(True, True)
+        # -inf is no least entropy
+        values = [value for key, value in params if key[-1] != "_min_entropy_per_dim"]
+        return all(v.isfinite().all() for v in (*values, *self.policy.own_state().values()))
+
     def _adam_kwargs(self) -> dict[str, Any]:
         # steps counted on the device
         graphs = self.config.compile and self.device.type == "cuda"

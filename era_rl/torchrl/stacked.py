@@ -78,6 +78,24 @@ def leaves(params: TensorDictBase) -> list[Tensor]:
     return [value for value in params.values(True, True) if value.requires_grad]
 
 
+def refuse_nonfinite(data: TensorDictBase) -> None:
+    """Raise FloatingPointError where what environments gave, of which data has some, is not finite."""
+    for key, name in _GIVEN.items():
+        value = data.get(key, None)
+        if value is not None and not value.isfinite().all():
+            raise FloatingPointError(
+                f"the {name} must be finite: some are not. Nothing has been trained on them, and the "
+                "checkpoint before stays"
+            )
+
+
+_GIVEN: dict[Any, str] = {
+    "observation": "observations",
+    ("next", "observation"): "observations",
+    ("next", "reward"): "rewards",
+}
+
+
 def call_with(
     loss: LossModule, function: Callable[..., Any], params: TensorDictBase, *args: Any
 ) -> Any:
@@ -123,7 +141,8 @@ class StackedPolicy(TensorDictModuleBase):
         """Write the actions of all agents, and what else the actor writes, to the tensordict.
 
         Raises:
-            FloatingPointError: If an action, or what discrete ones are drawn from, is not finite.
+            FloatingPointError: If an action, or what discrete ones are drawn from, is not finite: it
+                says whether observations or the network are to blame.
         """
         environment_device = tensordict["noise"].device
         data = tensordict.select(*self.in_keys).view(len(self.params), -1).to(self.uniform.device)
@@ -132,6 +151,7 @@ class StackedPolicy(TensorDictModuleBase):
         out = out.reshape(-1).to(environment_device)
         # where the environments are: what goes there anyway costs no wait for a GPU
         if not out["action" if self.actor.bounds else "logits"].isfinite().all():
+            refuse_nonfinite(tensordict)
             raise FloatingPointError(
                 "the policy's actions are not finite: its network has diverged"
             )

@@ -27,7 +27,7 @@ from era_rl.torchrl.envs import make_envs
 from era_rl.torchrl.learner import Learner
 from era_rl.torchrl.ppo import PPOLearner
 from era_rl.torchrl.sac import SACLearner
-from era_rl.torchrl.stacked import StackedPolicy, leaves
+from era_rl.torchrl.stacked import StackedPolicy, leaves, refuse_nonfinite
 
 EVALUATION, COLLECTION = 1, 2
 """Purposes of environments' random streams; several collectors count on from COLLECTION."""
@@ -110,13 +110,15 @@ class Trainer:
         """Train to ``steps`` and return the last evaluation's returns, (agents, episodes).
 
         Raises:
-            FloatingPointError: If the networks are not finite; the checkpoint before stays.
+            FloatingPointError: If observations, rewards or networks are not finite; the checkpoint
+                before stays.
         """
         started, begun_at = time.monotonic(), self.learner.steps
         returns = None
         while self.learner.steps < self.config.steps:
             before = self.learner.steps
             data = agents_first(next(self.batches), self.config.seeds)
+            refuse_nonfinite(data)
             self.learner.follow_schedule()
             metrics = {**self.learner.learn(data), **episode_returns(data)}
             if self.config.collectors:
@@ -159,7 +161,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         learner = self.learner
-        if not all(value.isfinite().all() for value in leaves(learner.params)):
+        if not learner.is_finite():
             kept = (
                 f"the checkpoint of step {self.saved_at} stays" if self.saved_at else "none is kept"
             )

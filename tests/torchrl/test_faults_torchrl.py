@@ -6,10 +6,14 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
+from toy import Toy
+from toy_runs import PPO
 
 from era_rl.runs.folder import checkpoints, locked, read_state
 from era_rl.torchrl.config import Config, SACConfig
@@ -136,6 +140,49 @@ def test_networks_that_are_not_finite_leave_the_checkpoint_before(
     (checkpoint,) = checkpoints(tmp_path)
     state = read_state(checkpoint / STATE, {"config"}, "era_rl.torchrl")
     assert state["learner"]["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    "config", [replace(SAC, learning_starts=99), SAC, PPO], ids=["random", "sac", "ppo"]
+)
+@pytest.mark.parametrize("fault", ["observations", "rewards"])
+def test_what_is_not_finite_is_refused_before_it_is_trained_on(
+    config: Config, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks were said to have diverged, and checkpoints were replaced by what was lost."""
+    step, taken = Toy.step, []
+
+    def broken(self: Toy, action: Any) -> Any:
+        observation, reward, *rest = step(self, action)
+        taken.append(action)
+        value = math.nan if len(taken) >= 40 else 1.0
+        if fault == "rewards":
+            return observation, reward * value, *rest
+        return observation * np.float32(value), reward, *rest
+
+    monkeypatch.setattr(Toy, "step", broken)
+    config = replace(config, out=tmp_path, save_freq=8, normalize_observations=True)
+    with Trainer(config) as trainer:
+        with pytest.raises(FloatingPointError, match=rf"^the {fault} must be finite: some are not"):
+            trainer.run()
+        assert trainer.learner.is_finite()
+    (checkpoint,) = checkpoints(tmp_path)
+    assert checkpoint.name == "checkpoint-32"
+    with Trainer(replace(config, resume=True)) as trainer:
+        assert trainer.learner.is_finite()
+
+
+@pytest.mark.parametrize("network", ["batchnorm", "simba"])
+def test_lost_statistics_replace_no_checkpoint(network: str, tmp_path: Path) -> None:
+    """Of finite observations so large that their variance is not: all states look the same then."""
+    with Trainer(replace(SAC, network=network, out=tmp_path)) as trainer:
+        learner = trainer.learner
+        state = {**dict(learner.params.items(True, True)), **learner.policy.own_state()}
+        name = next(name for name in state if name[-1] == "running_var" or "var" in name)
+        state[name].fill_(math.inf)
+        with pytest.raises(FloatingPointError, match=r"^the networks are not finite at step 0"):
+            trainer._checkpoint()
+    assert not checkpoints(tmp_path)
 
 
 @pytest.mark.usefixtures("no_evaluation")
