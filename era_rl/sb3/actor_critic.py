@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from era_rl.core import MultiCategoricalHead, OnPolicyOptions
 from era_rl.core.compiling import compiled
 from era_rl.sb3.distributions import HeadDistribution, make_head
-from era_rl.sb3.policies import CompiledPassesMixin, FlooredPolicyMixin
+from era_rl.sb3.floored import CompiledPassesMixin, FlooredPolicyMixin
 
 
 class ActorCriticMixin(FlooredPolicyMixin):

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Protocol, Self, cast
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -17,14 +15,8 @@ from torch import Tensor
 
 from era_rl.core import PolicyOptions
 from era_rl.sb3.distributions import check_action_space
+from era_rl.sb3.finite import refuse_lost_networks, refuse_nonfinite
 from era_rl.sb3.signatures import constructor_signature
-
-LARGEST = np.finfo(np.float32).max
-
-LOST = (
-    "A lower learning_rate, or VecNormalize where rewards are large, keeps them; go on from a model "
-    "saved before"
-)
 
 NO_ENTROPY_TERM = "the losses have no entropy term, target_entropy sets the floor"
 
@@ -198,21 +190,27 @@ class ERAMixin(BaseAlgorithm):
         return options if action is None else replace(options, deterministic_action=action)
 
     @classmethod
-    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
+    def load(
+        cls,
+        path: Any,
+        env: Any = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Self:
         """Load a model; arguments as SB3's. ``deterministic_action`` may be another than it was.
 
         Raises:
             ValueError: For another option of the policy than it was saved with.
         """
-        names = cls._option_names() - {"deterministic_action"}
-        given = {name: kwargs.pop(name) for name in sorted(names & kwargs.keys())}
-        if "policy_kwargs" in kwargs:  # SB3 compares them with those saved
-            saved = load_from_zip_file(path, device="cpu")[0] or {}
-            # the hosts add to the dict that the user gave, which is copied here: A2C its optimizer
-            added = {"options", "layer_norm", "use_sde", "optimizer_class", "optimizer_kwargs"}
-            own = {k: v for k, v in saved["policy_kwargs"].items() if k in added}
-            kwargs["policy_kwargs"] = {**own, **kwargs["policy_kwargs"]}
-        model = super().load(path, *args, **kwargs)
+        custom, given = dict(custom_objects or {}), {}
+        for source in (custom, kwargs):
+            names = (cls._option_names() - {"deterministic_action"}) & source.keys()
+            given |= {name: source.pop(name) for name in sorted(names)}
+            if "policy_kwargs" in source:
+                source["policy_kwargs"] = {**_of_the_hosts(path), **source["policy_kwargs"]}
+        model = super().load(path, env, device, custom, *args, **kwargs)
         in_force = {"target_entropy": model.target_entropy, "floor": model.options.floor_kind}
         for name, value in given.items():
             saved = getattr(model.options, name)
@@ -275,17 +273,8 @@ class ERAMixin(BaseAlgorithm):
         Raises:
             FloatingPointError: If an action, or what gives its probabilities, is not finite.
         """
-        if not isinstance(self.action_space, spaces.Box):  # NaN does not show in whole numbers
-            refuse_nonfinite(self.num_timesteps, observations=observation)
-        try:
-            actions, states = super().predict(observation, *args, **kwargs)
-        except (ValueError, RuntimeError):  # torch's, of logits, do not say why
-            self._refuse_lost(observation)
-            raise
-        if not isinstance(self.action_space, spaces.Box):
-            self._refuse_lost_networks()  # torch may not validate logits: their mode is action 0
-        self._refuse_lost_outputs("actions", actions, observation)
-        return actions, states
+        vars(self.policy)["trained_for"] = self.num_timesteps
+        return super().predict(observation, *args, **kwargs)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the model; arguments as SB3's.
@@ -294,37 +283,8 @@ class ERAMixin(BaseAlgorithm):
             FloatingPointError: If a parameter or a running statistic is not finite: the file that is
                 there stays.
         """
-        self._refuse_lost_networks()
+        refuse_lost_networks(self.policy, self.num_timesteps)
         super().save(*args, **kwargs)
-
-    def _refuse_lost_outputs(self, name: str, values: np.ndarray, observation: Any) -> None:
-        """Raise FloatingPointError where the networks' outputs at an observation are not finite."""
-        if not _is_finite(values):
-            self._refuse_lost(observation)
-            raise FloatingPointError(
-                f"the policy's {name} at step {self.num_timesteps} must be finite: its weights are, "
-                f"but their products overflow. {LOST}"
-            )
-
-    def _refuse_lost(self, observation: Any) -> None:
-        """Raise FloatingPointError where an observation or, if none is, the networks are not finite."""
-        refuse_nonfinite(self.num_timesteps, observations=observation)
-        self._refuse_lost_networks()
-
-    def _refuse_lost_networks(self) -> None:
-        """Raise FloatingPointError where a parameter or a statistic is not finite, at one look."""
-        state = self._network_state()
-        if not torch.nn.utils.get_total_norm(list(state.values())).isfinite():
-            for name, value in state.items():  # large ones are finite, though not their norm
-                if not value.isfinite().all():
-                    raise FloatingPointError(
-                        f"the policy's {name} at step {self.num_timesteps} must be finite: the "
-                        f"networks are lost. {LOST}"
-                    )
-
-    def _network_state(self) -> dict[str, Tensor]:
-        """Return the policy's parameters and what of its buffers is to be finite, by name."""
-        return network_state(self.policy)
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Write the logs, with the floor in force (SB3's hook).
@@ -346,38 +306,6 @@ class ERAMixin(BaseAlgorithm):
         super().dump_logs(*args, **kwargs)  # type: ignore[misc]
 
 
-def network_state(policy: torch.nn.Module) -> dict[str, Tensor]:
-    """Return a policy's parameters and what of its buffers is to be finite, by name."""
-    state: dict[str, Tensor] = dict(policy.named_parameters())
-    for name, buffer in policy.named_buffers():
-        if buffer.is_floating_point() and not name.endswith("_min_entropy_per_dim"):  # -inf
-            state[name] = buffer
-    return state
-
-
-def _is_finite(values: np.ndarray) -> bool:
-    """Return whether values are finite in float32, in which networks and buffers have them."""
-    # the sum of squares takes a tenth of the time of a look at each, at every step, but may overflow
-    return (
-        values.dtype.kind != "f"
-        or float(np.vdot(values, values)) < float(LARGEST) ** 2
-        or bool((np.abs(values) <= LARGEST).all())
-    )
-
-
-def refuse_nonfinite(step: int, **values: np.ndarray | dict[str, np.ndarray]) -> None:
-    """Raise FloatingPointError where values, arrays or dicts of them by name, are not finite."""
-    for name, value in values.items():
-        if isinstance(value, tuple):  # what gymnasium's reset returns: the host says what is wrong
-            continue
-        for part in map(np.asarray, value.values() if isinstance(value, dict) else (value,)):
-            if not _is_finite(part):
-                raise FloatingPointError(
-                    f"{name} up to step {step} must be finite: some are not. The networks have not "
-                    "been trained on them. SB3's VecCheckNan finds the first, VecNormalize bounds them"
-                )
-
-
 def refuse_sde(use_sde: bool) -> None:
     """Raise ValueError where gSDE is asked for."""
     if use_sde:
@@ -392,3 +320,10 @@ def _copied(argument: Any) -> Any:
     if not isinstance(argument, dict):
         return argument
     return {k: dict(v) if isinstance(v, dict) else v for k, v in argument.items()}
+
+
+def _of_the_hosts(path: Any) -> dict[str, Any]:
+    """Return what in a file's policy_kwargs is not the user's: the options, and A2C's optimizer."""
+    saved: Any = load_from_zip_file(path, device="cpu")[0] or {}
+    added = {"options", "layer_norm", "use_sde", "optimizer_class", "optimizer_kwargs"}
+    return {name: value for name, value in saved["policy_kwargs"].items() if name in added}

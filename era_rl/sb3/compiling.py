@@ -6,11 +6,10 @@ from typing import Any, Literal
 import torch
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
-from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from era_rl.core.compiling import compiler, has_compiler
-from era_rl.sb3.base import ERAMixin, network_state
+from era_rl.sb3.base import ERAMixin
 from era_rl.sb3.payoff import Payoff
 
 TRACES_IMAGES = TorchVersion(torch.__version__) >= "2.15"
@@ -29,7 +28,6 @@ class Update:
 
     def __init__(self, policy: Any) -> None:
         self.policy = policy
-        self.network_state = network_state(policy)
         self._bound_to = self._state()
 
     @property
@@ -91,9 +89,6 @@ class CompilingMixin(ERAMixin):
         """Return whether there is an update, of the policy as it is."""
         update = self._update
         return update is not None and update.policy is self.policy and not update.outdated()
-
-    def _network_state(self) -> dict[str, Tensor]:
-        return self._update.network_state if self._is_bound() else super()._network_state()
 
     def _planned_calls(self, total_timesteps: int) -> int:
         """Return how often the compiled function is called in this ``learn``, 0 where unknown."""

@@ -105,8 +105,13 @@ def num_actions(space: spaces.Space) -> list[int]:
     """Return the number of actions of each component of a discrete action space.
 
     Raises:
-        ValueError: If the space has no categorical policy here.
+        ValueError: If the space has no categorical policy here, or actions that do not begin at 0.
     """
+    if np.any(getattr(space, "start", 0)):
+        raise ValueError(
+            f"action_space={space} must start at 0: Stable-Baselines3 sends actions from 0 on. Add the "
+            "start in a wrapper"
+        )
     if isinstance(space, spaces.Discrete):
         return [int(space.n)]
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:

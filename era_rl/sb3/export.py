@@ -20,7 +20,7 @@ from era_rl.runs.folder import in_one_piece, write_json
 from era_rl.runs.record import provenance
 from era_rl.runs.settings import SettingsError
 from era_rl.sb3.distributions import num_actions
-from era_rl.sb3.policies import FlooredPolicyMixin
+from era_rl.sb3.floored import FlooredPolicyMixin
 
 CHECKED = 128
 PACKAGES = ("era-rl", "torch", "stable-baselines3", "sb3-contrib", "onnx", "onnxscript")

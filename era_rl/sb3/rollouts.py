@@ -15,8 +15,14 @@ from torch import Tensor
 
 from era_rl.core import OnPolicyOptions
 from era_rl.core.head import as_number
-from era_rl.sb3.base import ERAMixin, refuse_nonfinite, refuse_sde
+from era_rl.sb3.base import ERAMixin, refuse_sde
 from era_rl.sb3.compiling import CompilingMixin
+from era_rl.sb3.finite import (
+    refuse_lost,
+    refuse_lost_networks,
+    refuse_lost_outputs,
+    refuse_nonfinite,
+)
 from era_rl.sb3.gradients import slopes_by
 from era_rl.sb3.learned_delta import LearnedDeltaMixin
 from era_rl.sb3.metrics import std_figures
@@ -58,14 +64,16 @@ class RolloutMixin(ERAMixin, OnPolicyAlgorithm):
     def collect_rollouts(self, env: Any, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout (SB3's hook); FloatingPointError before an action that is not finite."""
         if isinstance(self.action_space, spaces.Box):
-            env = _CheckedSteps(
-                env, lambda taken: self._refuse_lost_outputs("actions", taken, self._last_obs)
-            )
+            env = _CheckedSteps(env, lambda taken: self._check(self._last_obs, "actions", taken))
         try:
             return super().collect_rollouts(env, *args, **kwargs)
         except (ValueError, RuntimeError):  # torch's, of logits, do not say why
-            self._refuse_lost(self._last_obs)
+            refuse_lost(self.policy, self.num_timesteps, self._last_obs)
             raise
+
+    def _check(self, observation: Any, name: str, outputs: np.ndarray) -> None:
+        """Raise FloatingPointError where the policy's outputs at an observation are not finite."""
+        refuse_lost_outputs(self.policy, self.num_timesteps, observation, name, outputs)
 
     def train(self) -> None:
         """Train as the host does, and log the price of the floor, ``train/entropy_price``.
@@ -80,14 +88,14 @@ class RolloutMixin(ERAMixin, OnPolicyAlgorithm):
         """
         buffer = self.rollout_buffer
         # at time limits the host adds values to rewards, which would be blamed
-        self._refuse_lost_outputs("values", buffer.values, buffer.observations)
+        self._check(buffer.observations, "values", buffer.values)
         refuse_nonfinite(
             self.num_timesteps, observations=buffer.observations, rewards=buffer.rewards
         )
         try:
             slopes = self._train_policy()
         finally:  # torch's error for a distribution that is not finite does not say why
-            self._refuse_lost_networks()
+            refuse_lost_networks(self.policy, self.num_timesteps)
         self._log_price(slopes[: self._minibatches])
 
     def _train_policy(self) -> list[Tensor]:

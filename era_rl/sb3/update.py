@@ -15,13 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from era_rl.core.compiling import graphed
-from era_rl.sb3.base import (
-    NO_ENTROPY_TERM,
-    refuse_nonfinite,
-    refuse_sde,
-)
+from era_rl.sb3.base import NO_ENTROPY_TERM, refuse_sde
 from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.compiling import CompilingMixin, Update
+from era_rl.sb3.finite import refuse_nonfinite
 from era_rl.sb3.gradients import GradientStep, Transitions
 from era_rl.sb3.learned_delta import LearnedDeltaMixin
 from era_rl.sb3.metrics import TrainingMetrics
@@ -177,7 +174,7 @@ class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
     ) -> None:
         """Store a step in the replay buffer (SB3's hook); FloatingPointError where it is not finite."""
         refuse_nonfinite(self.num_timesteps, observations=new_obs, rewards=reward)
-        for index in dones.nonzero()[0]:  # new_obs is that of the next episode there
+        for index in np.asarray(dones).nonzero()[0]:  # new_obs is that of the next episode there
             last = infos[index].get("terminal_observation", {})
             refuse_nonfinite(self.num_timesteps, observations=last)
         super()._store_transition(  # type: ignore[misc]

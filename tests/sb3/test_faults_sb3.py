@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan, VecEnvWrapper
 
 from era_rl.sb3 import SACERA
-from era_rl.sb3.base import refuse_nonfinite
+from era_rl.sb3.finite import refuse_nonfinite
 
 AT = 63
 CONTINUOUS = ["SACERA", "TQCERA", "CrossQERA", "XQCERA", "PPOERA", "A2CERA"]
@@ -358,6 +358,22 @@ def test_a_time_limit_is_what_infos_say_it_is(cls: Any, told: bool) -> None:
     model.learn(10)
     assert model.replay_buffer.dones[9] == 1.0
     assert model.replay_buffer.timeouts[9] == told
+
+
+class WithLists(VecEnvWrapper):
+    """Returns rewards and ends as lists, as environments of one's own may."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        return obs, list(rewards), list(dones), infos
+
+
+@pytest.mark.parametrize("cls", [SAC, SACERA, FAMILY["XQCERA"]])
+def test_ends_of_episodes_may_be_a_list(cls: Any) -> None:
+    cls("MlpPolicy", WithLists(DummyVecEnv([FaultyEnv])), learning_starts=100).learn(20)
 
 
 @pytest.mark.parametrize("name", ["PPOERA", "MaskablePPOERA", "DiscreteSACERA"])

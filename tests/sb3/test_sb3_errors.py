@@ -1,6 +1,7 @@
 """Errors of SACERA's constructor name the argument, its value and what is allowed."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_family import FAMILY, small
 from sb3_toys import TargetEnv, small_sacera
 from stable_baselines3 import SAC
 
-from era_rl.sb3 import PPOERA, EntropyMonitor
+from era_rl.sb3 import PPOERA, DiscreteSACERA, EntropyMonitor
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,20 @@ def test_refuses_other_action_spaces() -> None:
         small_sacera(_env(spaces.Box(-np.inf, np.inf, (2,), np.float32)))
 
 
+@pytest.mark.parametrize(
+    ("cls", "space"),
+    [
+        (DiscreteSACERA, spaces.Discrete(3, start=1)),
+        (PPOERA, spaces.Discrete(3, start=-1)),
+        (PPOERA, spaces.MultiDiscrete([2, 3], start=[0, 1])),
+    ],
+)
+def test_discrete_actions_begin_at_zero(cls: Any, space: spaces.Space) -> None:
+    """PPO sends 0 to n - 1 all the same; values were looked up out of range."""
+    with pytest.raises(ValueError, match="must start at 0: Stable-Baselines3 sends actions from 0"):
+        cls("MlpPolicy", _env(space))
+
+
 def test_refuses_a_policy_of_another_name() -> None:
     with pytest.raises(ValueError, match=r"policy=.NoPolicy. must be one of .MlpPolicy., "):
         small_sacera(policy="NoPolicy")
@@ -134,3 +150,21 @@ def test_the_monitor_refuses_a_stock_algorithm() -> None:
 def test_the_monitor_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         EntropyMonitor(**arguments)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_policy_alone_does_not_act_by_what_is_not_finite(name: str, tmp_path: Path) -> None:
+    """Stock ones raise ValueError; ours sent NaN, or the first action, and replaced good files."""
+    model = small(name)
+    model.policy.save(path := str(tmp_path / "policy.pt"))
+    policy, obs = type(model.policy).load(path), model.observation_space.sample()
+    for deterministic in (True, False):
+        with pytest.raises(FloatingPointError, match=r"^observations must be finite"):
+            policy.predict(obs * np.nan, deterministic=deterministic)
+    next(iter(policy.parameters())).data.fill_(np.nan)
+    for deterministic in (True, False):
+        with pytest.raises(FloatingPointError, match=r"^the policy's \S+ must be finite: the net"):
+            policy.predict(obs, deterministic=deterministic)
+    with pytest.raises(FloatingPointError, match=r"^the policy's \S+ must be finite: the net"):
+        policy.save(path)
+    type(policy).load(path).predict(obs)

@@ -12,7 +12,7 @@ from sb3_toys import DoubleExtractor
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.logger import Logger
 
-from era_rl.sb3.policies import reads_mode
+from era_rl.sb3.floored import reads_mode
 
 HOSTS: dict[str, Any] = {"PPOERA": PPO, "A2CERA": A2C}
 CASES: list[tuple[str, spaces.Space, dict[str, Any]]] = [

@@ -131,6 +131,8 @@ def test_loading_does_not_take_another_floor(options: dict[str, Any], tmp_path: 
     SACERA.load(tmp_path / "model", device="cpu", target_entropy=-1.5, **options)
     with pytest.raises(ValueError, match=r"target_entropy=-3.0 must be -1.5, or left out"):
         SACERA.load(tmp_path / "model", device="cpu", target_entropy=-3.0)
+    with pytest.raises(ValueError, match=r"target_entropy=-3.0 must be -1.5, or left out"):
+        SACERA.load(tmp_path / "model", device="cpu", custom_objects={"target_entropy": -3.0})
     other = small_sacera(**options, target_entropy=-3.0)
     other.set_parameters(str(tmp_path / "model"), device="cpu")
     assert other.policy.head.target_entropy == -1.5  # a floor is part of what a model is

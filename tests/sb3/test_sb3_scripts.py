@@ -123,6 +123,18 @@ def test_a_model_is_loaded_with_the_policy_kwargs_that_it_was_made_with(
 
 
 @pytest.mark.parametrize("name", ["A2CERA", "SACERA"])
+def test_custom_objects_leave_the_options_as_they_were(name: str, tmp_path: Path) -> None:
+    """SB3's way past what cannot be unpickled; of ``policy_kwargs`` it took the floor's kind too."""
+    model = small(name, BOX, policy_kwargs={"net_arch": [8]}, distribution="tanh")
+    model.save(tmp_path / "model.zip")
+    custom = {"policy_kwargs": {"net_arch": [8]}, "learning_rate": 1e-5}
+    loaded = type(model).load(tmp_path / "model.zip", custom_objects=custom)
+    assert loaded.options == model.options
+    assert loaded.learning_rate == 1e-5
+    assert custom == {"policy_kwargs": {"net_arch": [8]}, "learning_rate": 1e-5}
+
+
+@pytest.mark.parametrize("name", ["A2CERA", "SACERA"])
 def test_what_reset_returns_is_named_by_the_host(name: str) -> None:
     """``predict(env.reset())`` of gymnasium is SB3's error, not one about ragged arrays."""
     model = small(name, BOX)
