@@ -97,8 +97,12 @@ HOOKS: list[tuple[tuple[tuple[str, Any], ...], str, str]] = [
     (ON_POLICIES[:2], "get_distribution", "self obs"),
     (OFF_POLICY, "collect_rollouts", "self env callback train_freq replay_buffer"),
     (ON_POLICY, "collect_rollouts", "self env callback rollout_buffer n_rollout_steps"),
-    (OFF_POLICY + ON_POLICY, "predict", "self observation state episode_start deterministic"),
+    *(
+        (owners, "predict", "self observation state episode_start deterministic")
+        for owners in (OFF_POLICY + ON_POLICY, OFF_POLICIES + ON_POLICIES)
+    ),
     (OFF_POLICY + ON_POLICY, "save", "self path exclude include"),
+    (OFF_POLICIES + ON_POLICIES, "save", "self path"),
     (OFF_POLICY + ON_POLICY, "load", "path env device custom_objects"),
     (BUFFERS, "add", "self obs next_obs action reward done infos"),
     (BUFFERS, "_get_samples", "self batch_inds env"),
