@@ -107,7 +107,7 @@ def _verdict(findings: Findings, folder: Path) -> Section:
     if "margin" in findings.suite.content:
         section.blocks.append(_rule_table(findings))
     if rows:
-        section.blocks.append(_verdict_table(rows, len(published)))
+        section.blocks.append(_verdict_table(rows))
     return section
 
 
@@ -132,22 +132,22 @@ def _rule_table(findings: Findings) -> Table:
     return Table(header, cells, caption)
 
 
-def _verdict_table(rows: list[Comparison], number: int) -> Table:
+def _verdict_table(rows: list[Comparison]) -> Table:
     cells = [
         [
             f"{row.arm} against {row.baseline}, {row.task}",
             str(row.improvement),
-            metrics.number(row.corrected),
             row.verdict,
         ]
         for row in rows
     ]
+    # corrected p-values change with every other suite's runs: they stand in one place
     caption = (
         "P: the probability that a run of the arm ends above one of the baseline; p: exact "
-        f"Mann-Whitney test; corrected by Holm's method for all {number} comparisons of "
-        "[Results](../README.md)"
+        "Mann-Whitney test; the verdict is after the correction for all comparisons of "
+        "[Results](../README.md), where corrected p-values are"
     )
-    return Table(["arms, task", "P(better)", "corrected p", "verdict"], cells, caption)
+    return Table(["arms, task", "P(better)", "verdict"], cells, caption)
 
 
 def _overview(findings: Findings, state: Status) -> Section:

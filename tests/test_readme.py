@@ -1,9 +1,10 @@
-"""README's self-contained example runs as printed, and its links lead to files."""
+"""README's example runs as printed, its links lead to files, its verdicts are measured."""
 
 import re
 from pathlib import Path
 
 README = Path(__file__).parents[1] / "README.md"
+RESULTS = README.parent / "benchmarks" / "results"
 
 
 def test_the_example_of_the_heads_runs() -> None:
@@ -18,3 +19,31 @@ def test_every_linked_file_exists() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
     assert links
     assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+def test_pages_and_reports_say_what_all_comparisons_come_to() -> None:
+    """The number of comparisons and each verdict are those of benchmarks/results/README.md."""
+    results = (RESULTS / "README.md").read_text()
+    (number,) = re.findall(r"corrected for the (\d+) comparisons", results)
+    pages = [
+        README,
+        README.parent / "docs" / "results.md",
+        README.parent / "benchmarks" / "README.md",
+    ]
+    said = [n for page in pages for n in re.findall(r"(\d+)\s+comparisons", page.read_text())]
+    reports = {path.parent.name: path.read_text() for path in RESULTS.glob("*/report.md")}
+    said += [n for text in reports.values() for n in re.findall(r"all (\d+) comparisons", text)]
+    assert said
+    assert {*said} == {number}
+    verdicts = {}
+    for line in re.findall(r"^\| \[(.+) \|$", results, flags=re.M):
+        suite, arm, baseline, task, *_, verdict = line.split(" | ")
+        verdicts[suite.partition("]")[0], f"{arm} against {baseline}, {task}"] = verdict
+    told = {
+        (suite, line.split(" | ")[0]): line.split(" | ")[-1]
+        for suite, text in reports.items()
+        for line in re.findall(
+            r"^\| (.+ against .+, .+) \|$", text.partition("\n## What")[0], flags=re.M
+        )
+    }
+    assert told == verdicts
