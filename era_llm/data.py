@@ -66,11 +66,13 @@ def load_rows(options: DataArguments, evaluation: bool = False) -> Dataset:
     """Load a data set, with its columns and "prompt", and "answer" where there is an answer column.
 
     Raises:
-        ValueError: If prompt_column or answer_column names no column.
+        ValueError: If the file is absent, or prompt_column or answer_column names no column.
     """
     name = (options.eval_dataset_name if evaluation else None) or options.dataset_name
     path = Path(name)
-    if path.suffix in _FORMATS and path.is_file():
+    if path.suffix in _FORMATS:
+        if not path.is_file():  # else datasets asks the Hub for it, for half a minute
+            raise ValueError(f"there is no file {name}")
         rows = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
     else:
         split = options.eval_dataset_split if evaluation else options.dataset_split

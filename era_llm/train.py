@@ -1,5 +1,6 @@
 """Training from the command line, over TRL's own argument parser."""
 
+import argparse
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,42 @@ from trl.trainer.utils import get_peft_config, get_quantization_config
 from era_llm.data import DataArguments, load_rewards, load_rows
 from era_llm.resume import checkpoint_to_resume
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer
+from era_rl.runs.command import Parser, refuse_old
 from era_rl.runs.folder import locked
 
-_TRLS_NAMES = {
-    "--max_steps": "--steps",
-    "--output_dir": "--out",
-    "--resume_from_checkpoint": "--resume",
-    "--use_cpu": "--device",
+
+class _Options(Parser, TrlParser):
+    """TRL's parser, whose errors are one line."""
+
+
+class _Resume(argparse.Action):
+    """Go on in the folder of a run, from its newest whole checkpoint, or from the one that is named."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        path = Path(values)
+        one = path.name.startswith("checkpoint-")
+        namespace.output_dir = str(path.parent if one else path)
+        namespace.resume_from_checkpoint = values if one else "true"
+
+
+class _Device(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        namespace.use_cpu = values == "cpu"
+
+
+_TRLS_NAMES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "max_steps": ("--steps", "training steps; below 0: as num_train_epochs says", {"type": int}),
+    "output_dir": ("--out", "folder of the run", {}),
+    "resume_from_checkpoint": (
+        "--resume",
+        "folder of a run, to go on from its newest whole checkpoint, or one of its checkpoints",
+        {"action": _Resume},
+    ),
+    "use_cpu": (
+        "--device",
+        "auto: a GPU if there is one",
+        {"action": _Device, "choices": ("auto", "cpu", "cuda")},
+    ),
 }
 
 
@@ -57,11 +87,7 @@ def parse(arguments: list[str]) -> tuple[DataArguments, GRPOERAConfig, ModelConf
     Raises:
         ValueError: If a setting is wrong.
     """
-    kinds: Any = (DataArguments, GRPOERAConfig, ModelConfig)
-    parser = TrlParser(kinds, prog="era-llm train")
-    low = next(action for action in parser._actions if action.dest == "era_entropy_low")
-    low.type = lambda text: text if text == "auto" else float(text)
-    options, config, model = parser.parse_args_and_config(in_trls_names(with_recipe(arguments)))
+    options, config, model = parser().parse_args_and_config(with_recipe(arguments))
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -71,36 +97,19 @@ def parse(arguments: list[str]) -> tuple[DataArguments, GRPOERAConfig, ModelConf
     return options, config, model
 
 
-def in_trls_names(arguments: list[str]) -> list[str]:
-    """Return arguments with `--steps`, `--out`, `--resume` and `--device` under TRL's names.
-
-    These are the names that all commands of this project share. `--resume` takes the folder of a run,
-    whose newest whole checkpoint is gone on from, or one of its checkpoints.
-
-    Raises:
-        ValueError: If an argument has TRL's name for one of them, or a device is none.
-    """
-    words, given = [], iter(arguments)
-    for argument in given:
-        name, _, value = argument.partition("=")
-        if new := _TRLS_NAMES.get(name.replace("-", "_").replace("__", "--", 1)):
-            raise ValueError(f"{name} is now {new}; in a configuration file the name is TRL's")
-        if name not in _TRLS_NAMES.values():
-            words.append(argument)
-            continue
-        value = value or next(given, "")
-        if name == "--resume":
-            path = Path(value)
-            one = path.name.startswith("checkpoint-")
-            words += ["--output_dir", str(path.parent if one else path)]
-            words += ["--resume_from_checkpoint", value if one else "true"]
-        elif name == "--device":
-            if value not in ("cpu", "cuda", "auto"):
-                raise ValueError(f"--device must be cpu, cuda or auto, got {value!r}")
-            words += ["--use_cpu", str(value == "cpu")]
-        else:
-            words += ["--max_steps" if name == "--steps" else "--output_dir", value]
-    return words
+def parser() -> TrlParser:
+    """Return TRL's parser, with this project's names for what all of its commands have."""
+    kinds: Any = (DataArguments, GRPOERAConfig, ModelConfig)
+    about = "--config FILE has settings, under TRL's names; --recipe NAME is a file of this package"
+    ours = _Options(kinds, prog="era-llm train", epilog=about, conflict_handler="resolve")
+    for old, (new, text, reading) in _TRLS_NAMES.items():
+        default = ours.get_default(old)
+        for name in (f"--{old}", f"--{old.replace('_', '-')}"):
+            refuse_old(ours, {name: f"{new}; in a configuration file the name is TRL's"})
+        ours.add_argument(new, dest=old, default=default, help=text, **reading)
+    low = next(action for action in ours._actions if action.dest == "era_entropy_low")
+    low.type = lambda text: text if text == "auto" else float(text)
+    return ours
 
 
 def with_recipe(arguments: list[str]) -> list[str]:
@@ -109,11 +118,18 @@ def with_recipe(arguments: list[str]) -> list[str]:
     Raises:
         ValueError: If no recipe has the name.
     """
-    if "--recipe" not in arguments:
-        return arguments
-    at = arguments.index("--recipe")
-    name = arguments[at + 1] if at + 1 < len(arguments) else ""
+    words = [word for argument in arguments for word in _in_two_words(argument)]
+    if "--recipe" not in words:
+        return words
+    at = words.index("--recipe")
+    name = words[at + 1] if at + 1 < len(words) else ""
     recipes = {path.stem: path for path in Path(__file__).with_name("recipes").glob("*.yaml")}
     if name not in recipes:
         raise ValueError(f"recipe must be one of {sorted(recipes)}, got {name!r}")
-    return [*arguments[:at], "--config", str(recipes[name]), *arguments[at + 2 :]]
+    return [*words[:at], "--config", str(recipes[name]), *words[at + 2 :]]
+
+
+def _in_two_words(argument: str) -> list[str]:
+    """Split ``--config=FILE`` and ``--recipe=NAME``, which are looked for as words of their own."""
+    name, equal, value = argument.partition("=")
+    return [name, value] if equal and name in ("--config", "--recipe") else [argument]

@@ -19,7 +19,6 @@ from benchmarks.llm.toy import toy_tokenizer
 from era_llm.cli import main
 from era_llm.data import DataArguments, conversation, load_rewards, load_rows
 from era_llm.rewards import math_reward
-from era_llm.train import in_trls_names
 
 
 @pytest.fixture
@@ -206,13 +205,11 @@ def test_training_evaluates_on_a_data_set_of_its_own(
     ("command", "message"),
     [
         ("train --recipe none", "recipe must be one of ['qwen2.5-math-7b'], got 'none'"),
-        ("train --max_steps 3", "--max_steps is now --steps"),
-        ("train --output-dir=x", "--output-dir is now --out"),
-        ("train --use_cpu", "--use_cpu is now --device"),
-        ("train --device tpu", "--device must be cpu, cuda or auto, got 'tpu'"),
+        ("train --recipe=none", "recipe must be one of ['qwen2.5-math-7b'], got 'none'"),
         ("train --config nowhere.yaml", "nowhere.yaml"),
+        ("train --config=nowhere.yaml", "nowhere.yaml"),
         ("toy --seeds 0", "toy is now python -m benchmarks.llm.toy_runs"),
-        ("eval --model nowhere --data nowhere.jsonl", "nowhere.jsonl"),
+        ("eval --model nowhere --data nowhere.jsonl", "there is no file nowhere.jsonl"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -224,26 +221,52 @@ def test_bad_input_is_one_line_and_status_2(
     assert message in line
 
 
-def test_the_old_name_of_the_result_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["eval", "--model", "x", "--data", "y", "--output", "z"])
-    assert exit_.value.code == 2
-    assert "--output is now --out" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train --max_steps 3", "--max_steps is now --steps; in a configuration file"),
+        ("train --output-dir=x", "--output-dir is now --out"),
+        ("train --use_cpu", "--use_cpu is now --device"),
+        ("train --device tpu", "argument --device: invalid choice: 'tpu'"),
+        ("train --stpes 3", "option --stpes is unknown; close: --steps"),
+        ("train --learning_rate fast", "argument --learning_rate"),
+        ("eval --model x --data y --output z", "--output is now --out"),
+        ("eval --modle x", "option --modle is unknown; close: --model"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TRL's options too: neither their usage, of 200 lines, nor a misspelt one hides behind another."""
+    with pytest.raises(SystemExit, match="2"):
+        main(command.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    name = f"era-llm {command.split()[0]}"
+    assert line.startswith(f"{name}: {message}" if "argument" not in message else name)
+    assert line.endswith(f"; see {name} --help")
+    assert message in line
+
+
+def test_help_of_train_has_the_options_that_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not TRL's names of those, which are refused."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    listed = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {"--steps", "--out", "--resume", "--device", "--config", "--recipe"} <= listed
+    assert not {"--max_steps", "--output_dir", "--resume_from_checkpoint", "--use_cpu"} & listed
 
 
 def test_a_run_resumes_from_its_folder_or_one_of_its_checkpoints() -> None:
-    new = "--out x --steps=3 --device=cpu --seed 1"
-    assert in_trls_names(new.split()) == (
-        ["--output_dir", "x", "--max_steps", "3", "--use_cpu", "True", "--seed", "1"]
-    )
-    assert in_trls_names(["--resume", "x"]) == [
-        "--output_dir",
-        "x",
-        "--resume_from_checkpoint",
-        "true",
-    ]
-    one = ["--output_dir", "x", "--resume_from_checkpoint", "x/checkpoint-2"]
-    assert in_trls_names(["--resume", "x/checkpoint-2"]) == one
+    """--out, --steps and --device as given; --resume RUN goes on in RUN, from the newest checkpoint."""
+
+    def parsed(text: str) -> list[Any]:
+        names = ("output_dir", "max_steps", "use_cpu", "resume_from_checkpoint")
+        options = train.parser().parse_args(["--dataset_name", "d", *text.split()])
+        return [getattr(options, name) for name in names]
+
+    assert parsed("--out x --steps=3 --device=cpu") == ["x", 3, True, None]
+    assert parsed("--resume x --device auto") == ["x", -1, False, "true"]
+    assert parsed("--resume x/checkpoint-2")[::3] == ["x", "x/checkpoint-2"]
 
 
 class _Stop(Exception):  # noqa: N818
