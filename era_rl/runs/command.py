@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from functools import partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -26,12 +26,12 @@ def set_up_training() -> None:
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong, and which options come close to a misspelt one."""
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """Parse as argparse does, but look for misspelt options first: they hide what is missing."""
-        words = sys.argv[1:] if args is None else args
+        words = sys.argv[1:] if args is None else list(args)
         if self._subparsers is None:  # else the words are a subcommand's, which looks itself
             self._check_options(words)
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(words, namespace)
 
     def _check_options(self, words: Sequence[str]) -> None:
         shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
