@@ -5,6 +5,8 @@ implicit gradient with constant coefficients, so that it passes torch.func, torc
 second derivatives are wrong.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -50,7 +52,25 @@ def lambert_lower_approximation(kappa: Tensor) -> Tensor:
     return -0.25 - torch.sqrt(2.0 * t) + 0.75 * log_kappa
 
 
-def temperature_logits(logits: Tensor, target: Tensor) -> Tensor:
+class _Falling(torch.autograd.Function):
+    """The identity, whose derivative is the incoming one where that is negative, else 0."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient.clamp_max(0.0)
+
+
+def temperature_logits(logits: Tensor, target: Tensor, *, inequality: bool = False) -> Tensor:
     """Return beta logits with the largest beta <= 1 at which H(softmax(beta logits)) >= target.
 
     H falls monotonically with beta. Newton steps on ln H, safeguarded by a bracket that is bisected
@@ -60,6 +80,10 @@ def temperature_logits(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: Shape (..., num_classes); -inf marks an impossible class.
         target: Entropy in nats, shape (...), below the log of the number of possible classes.
+        inequality: Whether beta counts as a constant, in the derivative by the logits, where a loss
+            falls as beta falls. There descent raises the entropy and leaves the floor, which the exact
+            derivative, of the equation H = target, rules out: of two classes the one ahead, and with
+            it softmax(beta logits), could never change.
 
     Returns:
         Logits of the same shape, -inf where they were: beta (logits - max logits) where beta < 1,
@@ -78,6 +102,8 @@ def temperature_logits(logits: Tensor, target: Tensor) -> Tensor:
     weights = probs * centred * inverse
     change = torch.where(possible, shifted - shifted.detach(), 0.0)
     log_beta_change = -(weights * beta * change).sum(-1, keepdim=True)
+    if inequality and not torch.jit.is_tracing():  # what is traced could not be saved with it
+        log_beta_change = _Falling.apply(log_beta_change)
     log_beta_change = log_beta_change - inverse * (target - target.detach())
     scaled = beta * (fixed + change) + beta * fixed * log_beta_change
     # where the floor is met the logits pass unchanged, to the bit

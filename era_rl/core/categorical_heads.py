@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from era_rl.core.activations import SoftmaxMethod, softmax_era
+from era_rl.core.categorical import temperature_logits
 from era_rl.core.entropy import (
     at_least_float32,
     categorical_entropy,
@@ -133,7 +134,9 @@ class MultiCategoricalHead(_CategoricalParams):
     Component i, of n_i actions, gets the floor f ln n_i with f = H0 / sum_i ln n_i, so that the
     floors add up to H0, and none can lose its noise to the others, as a dimension of bounded actions
     can; with a mask it is f ln of the number of valid actions, 0 where there is one. The floor is met
-    after masking by a temperature (:func:`softmax_era`), in one solve for all.
+    after masking by a temperature (:func:`softmax_era`), in one solve for all. Its derivative is that
+    of an inequality: a loss that would leave the floor upwards finds no resistance, so that an action
+    that is ahead in error, with all the certainty that the floor allows, can fall back.
 
     Args:
         num_actions: n_i, the number of actions of each component, at least 1.
@@ -204,9 +207,9 @@ class MultiCategoricalHead(_CategoricalParams):
             none = ~valid.any(-1, keepdim=True)
             rows, valid = rows.masked_fill(none, 0.0), valid | (self._possible & none)
         target = self._fraction * valid.sum(-1).to(rows.dtype).log()
-        rows = softmax_era(
-            torch.where(valid, rows, -torch.inf), target_entropy=target, method="temperature"
-        )
+        rows = torch.where(valid, rows, -torch.inf)
+        target = target.to(rows.dtype).expand(rows.shape[:-1])
+        rows = temperature_logits(rows, target, inequality=True)
         return rows.flatten(-2)[..., self._position]
 
     def floor(self, mask: Tensor) -> Tensor:

@@ -74,31 +74,6 @@ def expected(logits: Tensor, values: Tensor) -> Tensor:
     return (logits.softmax(-1) * values).sum(-1, keepdim=True)
 
 
-def ascent_under_floor(raw: Tensor, logits: Tensor, values: Tensor) -> Tensor:
-    """Return the direction of raw logits that raises sum_a pi(a|s) v(s, a) and keeps to the floor.
-
-    It is g - alpha u, with g = pi (v - E[v]) the gradient of the sum at the logits y, u = pi (y - E[y])
-    that of -H, and alpha the floor's multiplier in the state: 0 where the floor does not bind, else
-    max(0, Cov(y, v) / Var(y)) under pi, so that nothing is gained along y, which has no effect.
-
-    The derivative through beta of y = beta z is beta (g - alpha u) with alpha of either sign, as if the
-    floor were an equation. Where the policy prefers what is worth less alpha is negative, and holds it
-    there: of two actions the leading one could never change, as g = alpha u.
-
-    Args:
-        raw: z, shape (..., number of actions).
-        logits: y, those with the floor.
-        values: v, of the same shape.
-    """
-    probs = logits.softmax(-1)
-    centred = logits - expected(logits, logits)
-    gradient, slope = probs * (values - expected(logits, values)), probs * centred
-    covariance, variance = ((x * centred).sum(-1, keepdim=True) for x in (gradient, slope))
-    multiplier = (covariance / variance.clamp_min(1e-30)).clamp_min(0.0)
-    binds = (logits != raw).any(-1, keepdim=True)  # elsewhere the head passes them to the bit
-    return gradient - torch.where(binds, multiplier, 0.0) * slope
-
-
 class DiscreteCriticLoss(nn.Module):
     """sum_j mean (Q_j(s, a) - r - gamma sum_a' pi(a'|s') min_k Q'_k(s', a'))^2 / 2."""
 
@@ -119,7 +94,7 @@ class DiscreteCriticLoss(nn.Module):
 
 
 class DiscreteActorLoss(nn.Module):
-    """-mean sum_a pi(a|s) min_j Q_j(s, a), which descends along :func:`ascent_under_floor`.
+    """-mean sum_a pi(a|s) min_j Q_j(s, a).
 
     Its derivative by the floor is the floor's price, at the logits' own ratios:
     dbeta / dH0 = -1 / (beta Var(z)) where the floor binds, 0 elsewhere.
@@ -133,14 +108,10 @@ class DiscreteActorLoss(nn.Module):
 
     def forward(self, obs: Any, noise: Tensor) -> tuple[Tensor, Any]:
         """Return the loss, and beside it the logits; the expectation takes no noise."""
-        raw = self.actor.raw_params(obs)
-        fixed = raw.detach()
-        (logits,) = self.actor.head.params(fixed)
+        logits, _ = self.actor.get_action_dist_params(obs)
         with torch.no_grad():
             values = least_values(self.critic(obs))
-            direction = ascent_under_floor(fixed, logits.detach(), values)
-        gain = expected(logits, values) + (direction * (raw - fixed)).sum(-1, keepdim=True)
-        return -gain.mean(), (logits.detach(),)
+        return -expected(logits, values).mean(), (logits.detach(),)
 
 
 class DiscreteCriticsMixin(SACPolicy):
@@ -187,9 +158,8 @@ class DiscreteSACERA(ReplayTrainingMixin, SAC, _DiscreteActions):  # pyright: ig
     pi(.|s) = softmax(beta z) has H[pi(.|s)] >= H0 for every state, with the largest beta <= 1 that
     meets the floor. Critics give the values of all actions, so that expectations are exact: the target
     is r + gamma sum_a' pi(a'|s') min_j Q_j(s', a'), and the actor maximises
-    sum_a pi(a|s) min_j Q_j(s, a) under the floor, as an inequality (:func:`ascent_under_floor`). There
-    is no temperature to tune or to learn. ``save``, ``load``, ``predict``, replay buffers and
-    callbacks are SB3's, the arguments those of its SAC.
+    sum_a pi(a|s) min_j Q_j(s, a). There is no temperature to tune or to learn. ``save``, ``load``,
+    ``predict``, replay buffers and callbacks are SB3's, the arguments those of its SAC.
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs.

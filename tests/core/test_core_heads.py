@@ -179,3 +179,50 @@ def test_heads_have_the_distributions_of_torch() -> None:
             log_prob, entropy = log_prob.sum(-1), entropy.sum(-1)
         torch.testing.assert_close(entropy, head.entropy(parameters))
         torch.testing.assert_close(log_prob, head.log_prob(parameters, action))
+
+
+def test_a_policys_floor_is_an_inequality_in_its_derivative_too() -> None:
+    """dL/dz = beta (G - alpha u), alpha = max(0, -Cov(y, v) / Var(y)) where H = H0, for L = sum_a pi v.
+
+    With alpha of either sign it is the exact derivative, softmax_era's. G = pi (v - E[v]) and
+    u = pi (y - E[y]) are the gradients of L and of -H at y = beta z; moments are under pi.
+    """
+    logits = 3.0 * torch.randn(400, 3, dtype=torch.float64)
+    values = torch.randn(400, 3, dtype=torch.float64)
+    logits.requires_grad_()
+    target = torch.tensor(0.3 * math.log(3.0), dtype=torch.float64)
+    floored = softmax_era(logits, target_entropy=target, method="temperature")
+    ours = MultiCategoricalHead([3])(logits)
+    assert torch.equal(ours, floored)
+    exact, found = (
+        torch.autograd.grad((y.softmax(-1) * values).sum(), logits)[0] for y in (floored, ours)
+    )
+    y, probs = floored.detach(), floored.detach().softmax(-1)
+    centred = y - (probs * y).sum(-1, keepdim=True)
+    gradient = probs * (values - (probs * values).sum(-1, keepdim=True))
+    resists = (gradient * centred).sum(-1) < 0.0
+    binds = (y != logits).any(-1)
+    assert all(50 < n < 350 for n in (binds.sum(), (binds & ~resists).sum()))
+    same = ~binds | resists
+    torch.testing.assert_close(found[same], exact[same], rtol=1e-12, atol=1e-12)
+    beta = (y.amax(-1) - y.amin(-1)) / (logits.amax(-1) - logits.amin(-1)).detach()
+    expected = (beta[:, None] * gradient)[~same]
+    torch.testing.assert_close(found[~same], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_an_action_ahead_in_error_falls_back(n: int) -> None:
+    """From anywhere to the most that a floor allows, sum_a pi v at H(softmax(beta v)) = H0."""
+    logits, values = 3.0 * torch.randn(20, n), torch.randn(20, n)
+    head = MultiCategoricalHead([n])
+    optimizer = torch.optim.Adam([logits.requires_grad_()], lr=0.1)
+
+    def gains(logits: torch.Tensor) -> torch.Tensor:
+        return (head(logits).softmax(-1) * values).sum(-1)
+
+    for _ in range(200):
+        optimizer.zero_grad()
+        (-gains(logits).sum()).backward()
+        optimizer.step()
+    best = gains(1e4 * values)
+    torch.testing.assert_close(gains(logits).detach(), best, rtol=0.0, atol=0.02)

@@ -10,9 +10,8 @@ from sb3_family import BOX, ChoiceEnv, small, some_states
 from sb3_toys import DoubleExtractor, logging_to, read_rows
 from stable_baselines3.common.noise import NormalActionNoise
 
-from era_rl.core import MultiCategoricalHead, categorical_entropy
+from era_rl.core import categorical_entropy
 from era_rl.sb3 import DiscreteSACERA, EntropyMonitor, GradientConflict
-from era_rl.sb3.discrete_sac import ascent_under_floor, expected
 from era_rl.sb3.gradients import Transitions
 
 H = 1e-5
@@ -76,45 +75,6 @@ def test_the_actors_loss_and_price_are_those_of_the_sum() -> None:
     model.target_entropy = 1.2
     (*_, eager), *_ = step.by_autograd(obs, None)
     assert eager.item() == pytest.approx(price, rel=1e-12)
-
-
-def test_the_ascent_is_the_derivative_but_where_the_multiplier_would_be_negative() -> None:
-    """dE[v]/dz = beta (g - alpha u); ours g - max(0, alpha) u, which does not lower the entropy there.
-
-    alpha = Cov(y, v) / Var(y) under pi where the floor binds, 0 elsewhere.
-    """
-    draw = torch.Generator().manual_seed(0)
-    raw = 3.0 * torch.randn(400, 3, generator=draw, dtype=torch.float64)
-    values = torch.randn(400, 3, generator=draw, dtype=torch.float64)
-    head = MultiCategoricalHead([3])
-    raw.requires_grad_()
-    (logits,) = head.params(raw)
-    (derivative,) = torch.autograd.grad(expected(logits, values).sum(), raw, retain_graph=True)
-    (entropy,) = torch.autograd.grad(categorical_entropy(logits).sum(), logits)
-    ours = ascent_under_floor(raw, logits, values).detach()
-    binds = (logits != raw).any(-1)
-    beta = ((logits.amax(-1) - logits.amin(-1)) / (raw.amax(-1) - raw.amin(-1)))[:, None].detach()
-    mean = expected(logits, values), expected(logits, logits)
-    aligned = expected(logits, (values - mean[0]) * (logits - mean[1]))[:, 0] > 0.0
-    assert all(100 < n < 300 for n in (binds.sum(), aligned.sum()))
-    exact = ~binds | aligned
-    torch.testing.assert_close((beta * ours)[exact], derivative[exact], rtol=1e-6, atol=1e-9)
-    held = binds & ~aligned
-    assert ((ours * entropy).sum(-1)[held] > 0.0).all()
-
-
-@pytest.mark.parametrize("n", [2, 3])
-def test_a_policy_sure_of_a_wrong_action_comes_back(n: int) -> None:
-    """From anywhere to the most that a floor allows, sum_a pi v at H(softmax(beta v)) = H0."""
-    draw = torch.Generator().manual_seed(0)
-    raw, values = 3.0 * torch.randn(20, n, generator=draw), torch.randn(20, n, generator=draw)
-    head = MultiCategoricalHead([n])
-    optimizer = torch.optim.Adam([raw], lr=0.1)
-    for _ in range(200):
-        raw.grad = -ascent_under_floor(raw, head(raw), values)
-        optimizer.step()
-    best = expected(head(1e4 * values), values)
-    assert expected(head(raw), values).numpy() == pytest.approx(best.numpy(), abs=0.02)
 
 
 def test_the_price_of_a_floor_that_does_not_bind_is_zero() -> None:
