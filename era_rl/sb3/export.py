@@ -10,6 +10,7 @@ from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, distributions, nn
 
@@ -19,7 +20,6 @@ from era_rl.networks.moments import standardise
 from era_rl.runs.folder import in_one_piece, write_json
 from era_rl.runs.record import provenance
 from era_rl.runs.settings import SettingsError
-from era_rl.sb3.distributions import num_actions
 from era_rl.sb3.floored import FlooredPolicyMixin
 
 CHECKED = 128
@@ -146,9 +146,8 @@ class ExportedPolicy(nn.Module):
                 values = norm.mean + 3.0 * norm.var.sqrt() * noise
             found.append(values.float() if values.is_floating_point() else values)
         if self.stochastic:
-            shape = self.space.shape if self.bounded else (len(num_actions(self.space)),)
             draw = torch.rand if self.uniform else torch.randn
-            noise = draw(CHECKED, *shape, generator=generator)
+            noise = draw(CHECKED, get_action_dim(self.space), generator=generator)
             if self.uniform:
                 noise[:2] = torch.tensor([[0.0], [1.0 - 2.0**-24]])  # its ends
             found.append(noise)

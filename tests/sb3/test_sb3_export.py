@@ -56,6 +56,18 @@ def test_acts_as_a_hosts_model(host: Any, space: spaces.Space, tmp_path: Path) -
     assert json.loads((tmp_path / "policy.pt2.json").read_text())["target_entropy"] is None
 
 
+@pytest.mark.parametrize("model", [PPO, "SACERA"], ids=str)
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
+def test_sampled_actions_may_have_any_shape(model: Any, shape: Any, tmp_path: Path) -> None:
+    """The noise is a vector for each action, of one number or several, whatever its shape."""
+    env = TargetEnv()
+    env.action_space = spaces.Box(-2.0, 1.0, shape, np.float32)
+    made = small(model, env) if isinstance(model, str) else model("MlpPolicy", env, device="cpu")
+    assert export_policy(made, tmp_path / "policy.pt2", stochastic=True) <= 1e-4
+    *_, noise = json.loads((tmp_path / "policy.pt2.json").read_text())["inputs"]
+    assert noise["shape"] == ["batch", int(np.prod(shape))]
+
+
 IMAGE = FakeImageEnv(screen_height=36, screen_width=40, n_channels=3, discrete=True)
 
 
