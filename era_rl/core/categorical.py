@@ -102,7 +102,8 @@ def temperature_logits(logits: Tensor, target: Tensor, *, inequality: bool = Fal
     weights = probs * centred * inverse
     change = torch.where(possible, shifted - shifted.detach(), 0.0)
     log_beta_change = -(weights * beta * change).sum(-1, keepdim=True)
-    if inequality and not torch.jit.is_tracing():  # what is traced could not be saved with it
+    # what is traced could not be saved with it
+    if inequality and not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         log_beta_change = _Falling.apply(log_beta_change)
     log_beta_change = log_beta_change - inverse * (target - target.detach())
     scaled = beta * (fixed + change) + beta * fixed * log_beta_change

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +155,14 @@ def test_a_traced_categorical_head_equals_the_head(method) -> None:
     traced = torch.jit.trace(head, torch.randn(2, 10))
     torch.testing.assert_close(traced(logits), head(logits))
     torch.testing.assert_close(torch.fx.symbolic_trace(head)(logits), head(logits))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit")
+def test_a_traced_policy_head_is_saved(tmp_path: Path) -> None:
+    """Traced with gradients on, though its derivative is a Python function."""
+    head, logits = MultiCategoricalHead([3, 2]), 9.0 * torch.randn(4, 5)
+    torch.jit.save(torch.jit.trace(head, torch.randn(2, 5)), tmp_path / "head.pt")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "head.pt")(logits), head(logits))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning", "ignore::DeprecationWarning")
