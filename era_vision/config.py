@@ -106,7 +106,7 @@ class Config(Settings):
         str, Setting("folder for checkpoints, metrics.csv and TensorBoard", free=True)
     ] = "runs/vision"
     resume: Annotated[bool, Setting("go on from OUT/last.pt if there is one", free=True)] = False
-    progress: Annotated[bool, Setting("show a progress bar on a terminal", free=True)] = True
+    progress: Annotated[bool, Setting("a line an epoch, and on a terminal a bar", free=True)] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

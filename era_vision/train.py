@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -145,6 +146,7 @@ class Trainer:
                     for name, value in row.items():
                         writer.add_scalar(name, value, self.epoch)
                     self._save()
+                    self._tell(row)
         self.processes.wait_for_everyone()
         return self.history
 
@@ -284,6 +286,15 @@ class Trainer:
             writer = csv.DictWriter(file, self.history[-1].keys())
             writer.writeheader()
             writer.writerows(self.history)
+
+    def _tell(self, row: Row) -> None:
+        """Write a line on stderr: stdout is the command's, for its JSON."""
+        if self.config.progress:
+            sys.stderr.write(
+                f"epoch {self.epoch} of {self.config.epochs}: top-1 {row['top1']:.1%}, "
+                f"loss {row['train_loss']:.3f}, lowest entropy {row['train_entropy_min']:.3f}, "
+                f"{row['images_per_second']:.0f} images a second, to {self.config.out}\n"
+            )
 
     def _parts(self) -> dict[str, Any]:
         average = {} if self.average is None else {"average": self.average}

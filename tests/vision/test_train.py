@@ -178,6 +178,16 @@ def test_the_settings_reach_the_augmentation_and_the_model(config):
     assert not last_layer(plain.model)[1]._forward_pre_hooks
 
 
+def test_a_line_an_epoch_says_where_a_run_is(config, capsys):
+    """On stderr, without a terminal too: epoch, accuracy, loss, lowest entropy, speed, folder."""
+    (row,) = Trainer(replace(config, epochs=1, progress=True)).fit()
+    shown = capsys.readouterr()
+    (line,) = [line for line in shown.err.splitlines() if line.startswith("epoch 1 of 1: ")]
+    assert f"top-1 {row['top1']:.1%}, loss {row['train_loss']:.3f}, lowest entropy" in line
+    assert line.endswith(f" images a second, to {config.out}")
+    assert shown.out == ""
+
+
 def test_infeasible_floor(config):
     with pytest.raises(ValueError, match=r"target_entropy=2\.4 must be in .* for num_classes=10"):
         Trainer(replace(config, target_entropy=2.4))
