@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 1 for what is not done, 2 for what is wrong."""
     args = _parser().parse_args(argv)
     advice = "; the same command goes on"
-    return exit_status("benchmarks", lambda: _do(args), (SettingsError,), advice)
+    return exit_status("benchmarks", lambda: _do(args), (SettingsError,), advice, "bench")
 
 
 def _do(args: argparse.Namespace) -> int:

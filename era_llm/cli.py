@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     refused = (ValueError, OSError, ImportError, YAMLError)
-    return exit_status("era-llm", lambda: _run(given), refused)
+    return exit_status("era-llm", lambda: _run(given), refused, extra="llm")
 
 
 def _run(given: list[str]) -> None:

@@ -85,7 +85,14 @@ _MODULES = {name: module for module, names in _ADAPTERS.items() for name in name
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES.get(name, "era_rl.core")), name)
+    place = _MODULES.get(name, "era_rl.core")
+    try:
+        return getattr(import_module(place), name)
+    except ModuleNotFoundError as error:
+        if name in _MODULES:
+            extra = place.rpartition(".")[2]
+            error.add_note(f"{place} needs the extra {extra}: pip install -e '.[{extra}]'")
+        raise
 
 
 def __dir__() -> list[str]:

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="era-demo", description=__doc__)
     add_arguments(parser, Demo)
     given = vars(parser.parse_args(argv))
-    return exit_status("era-demo", lambda: _run(Demo(**given)), (SettingsError,))
+    return exit_status("era-demo", lambda: _run(Demo(**given)), (SettingsError,), extra="sb3")
 
 
 def _run(args: Demo) -> None:

@@ -15,7 +15,7 @@ from era_vision.config import Config, load_recipe, recipe_names
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: not 0, with one line of text, for bad input."""
     options = vars(parser().parse_args(arguments))
-    return exit_status("era-vision", partial(options.pop("command"), **options))
+    return exit_status("era-vision", partial(options.pop("command"), **options), extra="vision")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -90,12 +90,14 @@ def exit_status(
     command: Callable[[], object],
     refused: tuple[type[Exception], ...] = (ValueError, OSError),
     advice: str = "",
+    extra: str = "",
 ) -> int:
     """Run a command and return its exit status, with one line on stderr in the place of a traceback.
 
     The status is the number that the command returns, or 0; 2 for what is refused, 1 for training that
     diverged or a full disk, 130 for an interruption. ``advice`` is added to the message where a run
-    could go on. Where nobody reads stdout any more (``| head``), the command ends without a word.
+    could go on, and ``extra``, which brings what the command imports, where a package is missing. Where
+    nobody reads stdout any more (``| head``), the command ends without a word.
     """
     try:
         answer = command()
@@ -104,6 +106,10 @@ def exit_status(
         status, text = 1, str(error)
     except KeyboardInterrupt:
         status, text = 130, f"interrupted{advice}"
+    except ModuleNotFoundError as error:
+        if not extra:
+            raise
+        status, text = 2, f"{error}: {name} needs the extra {extra}: pip install -e '.[{extra}]'"
     except (OSError, *refused) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 1

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         sys.stdout.write(json.dumps(train(kind(**{**preset, **options}))) + "\n")
 
-    return exit_status("era_rl.torchrl.train", command)
+    return exit_status("era_rl.torchrl.train", command, extra="torchrl")
 
 
 def train(config: Config) -> dict[str, Any]:

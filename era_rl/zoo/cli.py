@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     go_on = "the last checkpoint is whole; to go on: era-zoo train --resume RUN_FOLDER"
     advice = f"; {go_on}" if command == "train" else ""
-    return exit_status("era-zoo", run, (SettingsError,), advice)
+    return exit_status("era-zoo", run, (SettingsError,), advice, "bench")
 
 
 def parser() -> argparse.ArgumentParser:

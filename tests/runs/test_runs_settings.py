@@ -173,6 +173,11 @@ def _raising(error: BaseException) -> Callable[[], None]:
         (FileNotFoundError("no file"), 2, "x: no file\n"),
         (FloatingPointError("nan"), 1, "x: nan\n"),
         (KeyboardInterrupt(), 130, "x: interrupted; go on\n"),
+        (
+            ModuleNotFoundError("No module named 'y'"),
+            2,
+            "x: No module named 'y': x needs the extra sb3: pip install -e '.[sb3]'\n",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -180,7 +185,7 @@ def test_a_command_ends_in_one_line(
     error: BaseException, status: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The status of each kind of error, and its line on stderr; others are raised."""
-    assert exit_status("x", _raising(error), advice="; go on") == status
+    assert exit_status("x", _raising(error), advice="; go on", extra="sb3") == status
     assert capsys.readouterr().err == text
     with pytest.raises(ZeroDivisionError):
         exit_status("x", lambda: 1 / 0)
