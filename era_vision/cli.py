@@ -95,6 +95,7 @@ def export_checkpoint(checkpoint: Path, path: Path, raw: bool) -> None:
     if raw and isinstance(model, ERAClassifier):
         model = model.model
     export_model(with_pixels(model, state), path, image_size=state["image_size"])
+    sys.stdout.write(f"{path}\n")
 
 
 def show_floor(num_classes: int, **settings: Any) -> None:

@@ -116,12 +116,13 @@ def read_state(path: Path, needed: Collection[str], writer: str) -> dict[str, An
     import torch
 
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint={str(path)!r} does not exist")
+        what = "is a folder: name a file in it" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"checkpoint={str(path)!r} {what}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"checkpoint={str(path)!r} is truncated or no checkpoint: remove it to begin anew"
+            f"checkpoint={str(path)!r} is truncated or no checkpoint: without it, a run begins anew"
         ) from error
     if not isinstance(state, dict) or not set(needed) <= state.keys():
         raise ValueError(f"checkpoint={str(path)!r} was not written by {writer}")

@@ -80,6 +80,8 @@ def test_states_are_read_without_running_code(tmp_path: Path) -> None:
         read_state(path, {"a"}, "x")
     with pytest.raises(FileNotFoundError, match=r"absent\.pt' does not exist"):
         read_state(tmp_path / "absent.pt", {"a"}, "x")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name}' is a folder: name a file in it"):
+        read_state(tmp_path, {"a"}, "x")
 
 
 def test_records_of_other_settings_are_refused(tmp_path: Path) -> None:

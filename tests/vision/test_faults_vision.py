@@ -114,7 +114,9 @@ def test_a_damaged_checkpoint_is_not_resumed(config: Config) -> None:
     content = last.read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"PK\x03\x04"):
         last.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"last\.pt' is truncated or no checkpoint: remove it"):
+        with pytest.raises(
+            ValueError, match=r"last\.pt' is truncated or no checkpoint: without it"
+        ):
             Trainer(replace(config, epochs=1, resume=True))
     last.write_bytes((last.parent / "best.pt").read_bytes())
     with pytest.raises(ValueError, match=r"last\.pt' has weights alone"):

@@ -69,9 +69,10 @@ def test_eval_repeats_the_metrics_of_training(digits, capsys):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(("suffix", "raw"), [("pt2", False), ("pt2", True), ("onnx", False)])
-def test_export_gives_the_same_logits(digits, tmp_path, suffix, raw):
+def test_export_gives_the_same_logits(digits, tmp_path, suffix, raw, capsys):
     path = tmp_path / f"model.{suffix}"
     assert main(["export", str(digits / "best.pt"), str(path), *["--raw"] * raw]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
     images = torch.rand(5, 3, 8, 8)
     state = checkpoint.load(digits / "best.pt")
     classifier = restore(state)
