@@ -16,7 +16,7 @@ from era_rl.runs.command import Parser, refuse_old
 from era_rl.runs.folder import locked
 
 
-class _Options(Parser, TrlParser):
+class _Options(Parser, TrlParser):  # pyright: ignore[reportIncompatibleMethodOverride]
     """TRL's parser, whose errors are one line."""
 
 

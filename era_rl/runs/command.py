@@ -26,7 +26,9 @@ def set_up_training() -> None:
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong, and which options come close to a misspelt one."""
 
-    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  (overloads)
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> Any:
         """Parse as argparse does, but look for misspelt options first: they hide what is missing."""
         words = sys.argv[1:] if args is None else list(args)
         if self._subparsers is None:  # else the words are a subcommand's, which looks itself
