@@ -51,7 +51,7 @@ def test_passes_the_hosts_own_tests(
 def test_passes_trls_own_tests(
     tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    """Of GRPOTrainer, on a stand-in for the Hub that is built in code."""
+    """Of GRPOTrainer and RLOOTrainer, on a stand-in for the Hub that is built in code."""
     checkout = os.environ.get("ERA_TRL_CHECKOUT")
     if checkout is None:
         pytest.skip("ERA_TRL_CHECKOUT names no checkout")
@@ -70,8 +70,9 @@ def test_passes_trls_own_tests(
     ]
     options = ["--rootdir", checkout, "-W", "ignore", "--tb=short", "--timeout=120"]
     path = f"{HERE}{os.pathsep}{HERE.parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    files = [f"{checkout}/tests/test_{name}_trainer.py" for name in ("grpo", "rloo")]
     process = subprocess.run(
-        [*command, *options, f"{checkout}/tests/test_grpo_trainer.py"],
+        [*command, *options, *files],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -81,4 +82,4 @@ def test_passes_trls_own_tests(
     summary = process.stdout.splitlines()[-1]
     record_testsuite_property("ERA_TRL_CHECKOUT", summary)
     assert process.returncode == 0, process.stdout[-20_000:]
-    assert int(re.search(r"(\d+) passed", summary)[1]) >= 90  # type: ignore[index]
+    assert int(re.search(r"(\d+) passed", summary)[1]) >= 150  # type: ignore[index]

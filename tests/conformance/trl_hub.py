@@ -3,10 +3,12 @@
 A name such as trl-internal-testing/tiny-Qwen3ForCausalLM that is a folder here is loaded from it.
 """
 
-import json
 from pathlib import Path
 
+import numpy as np
 import transformers
+from datasets import Dataset
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -35,9 +37,14 @@ MODELS = {
     "tiny-GptOssForCausalLM": ("GptOss", "ForCausalLM", {"num_local_experts": 4}),
 }
 TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 
 
 def build(folder: Path) -> None:
@@ -50,7 +57,35 @@ def build(folder: Path) -> None:
         )
         getattr(transformers, f"{family}{kind}")(config).save_pretrained(folder / HUB / name)
         texts.save_pretrained(folder / HUB / name)
-    _data(folder / HUB / "zen")
+    _vision_model(folder / HUB / "tiny-Qwen2_5_VLForConditionalGeneration", texts)
+    prompts = [f"Line {number} is" for number in range(17)]
+    asked = [[{"role": "user", "content": text}] for text in prompts]
+    picture = Image.fromarray(np.arange(56 * 56 * 3, dtype=np.uint8).reshape(56, 56, 3))
+    _data(folder / HUB / "zen", "standard_prompt_only", {"prompt": prompts})
+    conversations = {
+        "zen": {"prompt": asked},
+        "zen-image": {"prompt": asked, "image": [picture] * 17},
+        "zen-multi-image": {"prompt": asked, "images": [[picture] * 2] * 17},
+    }
+    for name, columns in conversations.items():
+        _data(folder / HUB / name, "conversational_prompt_only", columns)
+
+
+def _vision_model(folder: Path, texts: PreTrainedTokenizerFast) -> None:
+    """Write a model of images and texts, and its processor."""
+    rope = {"rope_type": "default", "mrope_section": [1, 1]}
+    text = {name: value for name, value in SMALL.items() if name != "head_dim"}
+    text |= {"vocab_size": len(texts), "rope_scaling": rope}
+    text |= {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_heads": 4, "depth": 2}
+    vision |= {"fullatt_block_indexes": [1], "out_hidden_size": 16}
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    ids = dict(zip(names, texts.convert_tokens_to_ids(VISION), strict=True))
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
+    transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    images, videos = transformers.Qwen2VLImageProcessor(), transformers.Qwen2VLVideoProcessor()
+    processor = transformers.Qwen2_5_VLProcessor(images, texts, videos, chat_template=TEMPLATE)
+    processor.save_pretrained(folder)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -65,26 +100,18 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
+        additional_special_tokens=["<|im_start|>", *VISION],
         chat_template=TEMPLATE,
     )
 
 
-def _data(folder: Path) -> None:
-    """Write the configurations of prompts, texts and conversations, with two splits each."""
-    prompts = [f"Line {number} is" for number in range(17)]
-    rows = {
-        "standard_prompt_only": [{"prompt": text} for text in prompts],
-        "conversational_prompt_only": [
-            {"prompt": [{"role": "user", "content": text}]} for text in prompts
-        ],
-    }
-    head = ["---", "configs:"]
-    for name, found in rows.items():
-        head += [f"- config_name: {name}", "  data_files:"]
-        for split, part in (("train", found), ("test", found[:2])):
-            path = folder / name / f"{split}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(map(json.dumps, part)))
-            head += [f"  - split: {split}", f"    path: {name}/{split}.jsonl"]
-    (folder / "README.md").write_text("\n".join([*head, "---", ""]))
+def _data(folder: Path, configuration: str, columns: dict[str, list]) -> None:
+    """Write a configuration of a data set, with two splits."""
+    rows = Dataset.from_dict(columns)
+    (folder / configuration).mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", 17), ("test", 2)):
+        rows.select(range(count)).to_parquet(folder / configuration / f"{split}.parquet")
+    card = folder / "README.md"
+    known = card.read_text().removesuffix("---\n") if card.exists() else "---\nconfigs:\n"
+    files = f"- config_name: {configuration}\n  data_dir: {configuration}\n"
+    card.write_text(f"{known}{files}---\n")

@@ -6,6 +6,7 @@ Load it with ``-p trl_substitute``, in a folder of ``trl_hub``.
 import os
 
 import trl
+import trl.import_utils as import_utils
 from deselected import TRL
 
 from era_llm.trl import GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATrainer
@@ -13,6 +14,9 @@ from era_llm.trl import GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATra
 if os.environ.get("ERA_STOCK") is None:  # else the host's own, to compare with
     trl.GRPOConfig, trl.GRPOTrainer = GRPOERAConfig, GRPOERATrainer
     trl.RLOOConfig, trl.RLOOTrainer = RLOOERAConfig, RLOOERATrainer
+
+# The tests of TRL 1.10 ask whether there is joblib, which later TRL does not.
+vars(import_utils).setdefault("is_joblib_available", lambda: False)
 
 
 def pytest_collection_modifyitems(config, items) -> None:
