@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     )
     from era_llm.trl import GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATrainer
 
-_TRAINERS = ("GRPOERAConfig", "GRPOERATrainer", "RLOOERAConfig", "RLOOERATrainer")
-
 __all__ = [
     "GRPOERAConfig",
     "GRPOERATrainer",
@@ -43,8 +41,8 @@ def __getattr__(name: str) -> object:
     """Load a public name from its module on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "era_llm.trl" if name in _TRAINERS else "era_llm.functional"
-    return getattr(import_module(module), name)
+    of_trl = name.endswith(("Config", "Trainer"))
+    return getattr(import_module("era_llm.trl" if of_trl else "era_llm.functional"), name)
 
 
 def __dir__() -> list[str]:

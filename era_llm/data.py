@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
 from inspect import Parameter, signature
 from operator import getitem
@@ -13,6 +13,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
+from era_llm.options import option
 from era_llm.rewards import math_reward, math_verify
 
 Reward = Callable[..., list[float | None]]
@@ -26,35 +27,23 @@ _FROM_TRL = {"prompts", "completions", "completion_ids", "trainer_state", "log_e
 class DataArguments:
     """Data sets and rewards of a run."""
 
-    dataset_name: str = field(
-        metadata={"help": "Hub id or local .jsonl, .json, .csv or .parquet file."}
+    dataset_name: str = option("Hub id or local .jsonl, .json, .csv or .parquet file.")
+    dataset_config: str | None = option("Configuration on the Hub.", default=None)
+    dataset_split: str = option("Split to train on.", default="train")
+    eval_dataset_name: str | None = option("As dataset_name, for eval_strategy.", default=None)
+    eval_dataset_split: str = option("Split to evaluate on.", default="test")
+    prompt_column: str = option("Column of prompts, texts or conversations.", default="prompt")
+    answer_column: str | None = option(
+        "Column that rewards get as answer; a.b is field b of column a.", default=None
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration on the Hub."})
-    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_dataset_name: str | None = field(
-        default=None, metadata={"help": "Data set for eval_strategy: as dataset_name."}
+    chat: bool = option("Send text prompts through the chat template.", default=False)
+    system_prompt: str | None = option(
+        "First message of every conversation; text prompts become one.", default=None
     )
-    eval_dataset_split: str = field(default="test", metadata={"help": "Split to evaluate on."})
-    prompt_column: str = field(
-        default="prompt", metadata={"help": "Column of prompts, texts or conversations."}
-    )
-    answer_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that rewards get as answer; a.b is field b of column a."},
-    )
-    chat: bool = field(
-        default=False, metadata={"help": "Send text prompts through the chat template."}
-    )
-    system_prompt: str | None = field(
-        default=None,
-        metadata={"help": "First message of every conversation; text prompts become one."},
-    )
-    reward: list[str] = field(
+    reward: list[str] = option(
+        "Dotted names of reward functions, of the working folder too; they are given every column. "
+        "reward_weights weighs them.",
         default_factory=lambda: ["era_llm.rewards.math_reward"],
-        metadata={
-            "help": "Dotted names of reward functions, of the working folder too; they are given "
-            "every column. reward_weights weighs them."
-        },
     )
 
     def __post_init__(self) -> None:

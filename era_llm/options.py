@@ -10,6 +10,11 @@ from era_llm.functional import ApplyTo, Tokens, check_selection, check_threshold
 logger = logging.getLogger(__name__)
 
 
+def option(about: str, **default: Any) -> Any:
+    """Return the field of a configuration whose help says what it is about."""
+    return field(metadata={"help": about}, **default)
+
+
 @dataclass
 class ERAOptions:
     """ERA's own options; mixed into a TRL configuration.
@@ -20,27 +25,23 @@ class ERAOptions:
         ValueError: If an option is out of range.
     """
 
-    era_enabled: bool = field(
-        default=True,
-        metadata={"help": "Apply ERA to updates. If False the update is TRL's; era/ metrics stay."},
+    era_enabled: bool = option(
+        "Apply ERA to updates. If False the update is TRL's; era/ metrics stay.", default=True
     )
-    era_entropy_low: float | str = field(
+    era_entropy_low: float | str = option(
+        "Mean entropy of the selected tokens (nats) under which a response is sharpened; auto: the 0.1 "
+        "quantile over the first 20 steps.",
         default=0.45,
-        metadata={
-            "help": "Mean entropy of the selected tokens (nats) under which a response is sharpened; "
-            "auto: the 0.1 quantile over the first 20 steps."
-        },
     )
-    era_entropy_high: float = field(default=3.0, metadata={"help": "Flattened above it (nats)."})
-    era_k: float = field(default=2.0, metadata={"help": "Factor of the logits, above 1."})
-    era_top_ratio: float = field(default=0.2, metadata={"help": "Share of tokens selected."})
-    era_tokens: Tokens = field(default="top", metadata={"help": "Which tokens to select."})
-    era_apply_to: ApplyTo = field(
-        default="response",
-        metadata={"help": "Scale every token of a response, or (forking) the selected ones."},
+    era_entropy_high: float = option("Flattened above it (nats).", default=3.0)
+    era_k: float = option("Factor of the logits, above 1.", default=2.0)
+    era_top_ratio: float = option("Share of tokens selected.", default=0.2)
+    era_tokens: Tokens = option("Which tokens to select.", default="top")
+    era_apply_to: ApplyTo = option(
+        "Scale every token of a response, or (forking) the selected ones.", default="response"
     )
-    era_advantage_scale: bool = field(default=True, metadata={"help": "A / s, as in the paper."})
-    era_patience: int = field(default=50, metadata={"help": "Unscaled steps before a warning."})
+    era_advantage_scale: bool = option("A / s, as in the paper.", default=True)
+    era_patience: int = option("Unscaled steps before a warning.", default=50)
 
     def __post_init__(self) -> None:
         """Check the options, after those of the configuration that they are mixed into."""

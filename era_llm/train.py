@@ -118,18 +118,13 @@ def with_recipe(arguments: list[str]) -> list[str]:
     Raises:
         ValueError: If no recipe has the name.
     """
-    words = [word for argument in arguments for word in _in_two_words(argument)]
-    if "--recipe" not in words:
-        return words
-    at = words.index("--recipe")
-    name = words[at + 1] if at + 1 < len(words) else ""
-    recipes = {path.stem: path for path in Path(__file__).with_name("recipes").glob("*.yaml")}
-    if name not in recipes:
-        raise ValueError(f"recipe must be one of {sorted(recipes)}, got {name!r}")
-    return [*words[:at], "--config", str(recipes[name]), *words[at + 2 :]]
-
-
-def _in_two_words(argument: str) -> list[str]:
-    """Split ``--config=FILE`` and ``--recipe=NAME``, which are looked for as words of their own."""
-    name, equal, value = argument.partition("=")
-    return [name, value] if equal and name in ("--config", "--recipe") else [argument]
+    files = argparse.ArgumentParser("era-llm train", add_help=False, allow_abbrev=False)
+    files.add_argument("--config")
+    files.add_argument("--recipe", nargs="?", const="")
+    given, rest = files.parse_known_args(arguments)
+    if given.recipe is not None:
+        recipes = {path.stem: path for path in Path(__file__).with_name("recipes").glob("*.yaml")}
+        if given.recipe not in recipes:
+            raise ValueError(f"recipe must be one of {sorted(recipes)}, got {given.recipe!r}")
+        rest = ["--config", str(recipes[given.recipe]), *rest]
+    return rest if given.config is None else ["--config", given.config, *rest]

@@ -30,9 +30,7 @@ _COLLAPSE = (
     "token entropy collapsed to {entropy:.3f} nats. Raise era_entropy_low (see era-llm calibrate) "
     "or era_k, or lower learning_rate"
 )
-_NOT_FINITE = (
-    "{name} is {value}. Lower learning_rate or max_grad_norm, or use bf16 in place of fp16"
-)
+_NOT_FINITE = "{name} is {value}. Lower learning_rate or max_grad_norm, or use bf16, not fp16"
 _SPIKED = (
     "{name} rose to {value:.3g}, more than ten times its median. Lower learning_rate, "
     "max_grad_norm or num_iterations"
