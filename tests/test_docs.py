@@ -46,8 +46,9 @@ def test_the_zoo_tutorial_runs(tmp_path: Path) -> None:
 
 def test_every_tutorial_is_shown_whole() -> None:
     """Each section of a script is taken into a page, by a line that the site's builder reads."""
+    pages = "".join(page.read_text() for page in DOCS.rglob("*.md"))
     for script in DOCS.glob("tutorials/*.[ps][yh]"):
-        pages = "".join(page.read_text() for page in DOCS.rglob("*.md"))
+        assert f"[{script.name}](" in pages
         sections = re.findall(r"--8<-- \[start:(\w+)\]", script.read_text())
         assert sections
         assert [
