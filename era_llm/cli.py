@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser("eval", help="pass@k and avg@k on a data set")
     _add_model(evaluation, 16, _evaluate)
-    evaluation.add_argument("--k", type=int, nargs="+", default=[1, 8, 16])
+    evaluation.add_argument("--k", type=int, nargs="+", help="default: 1, 8, 16, up to --samples")
 
     calibration = commands.add_parser("calibrate", help="thresholds from the initial model")
     _add_model(calibration, 8, _calibrate)
@@ -110,7 +110,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     options.reward = options.reward or ["era_llm.rewards.math_reward"]
     loaded, sampling = _load(options)
-    scores = evaluate(*loaded, ks=options.k, **sampling)
+    ks = options.k or [k for k in (1, 8, 16) if k <= options.samples]
+    scores = evaluate(*loaded, ks=ks, **sampling)
     _report({"prompts": len(loaded[2]), **scores}, options.out)
 
 

@@ -45,6 +45,9 @@ def test_eval_command(saved: tuple[str, str], tmp_path: Path) -> None:
     assert scores["prompts"] == 3
     assert 0 < scores["avg@32"] == pytest.approx(scores["pass@1"])
     assert scores["pass@1"] < scores["pass@32"] <= 1
+    few = "--limit 1 --samples 9 --reward benchmarks.llm.toy.toy_reward"
+    assert main([*command, *few.split()]) == 0
+    assert {"pass@1", "pass@8"} == {k for k in json.loads(output.read_text()) if "pass" in k}
 
 
 def test_calibrate_command(
