@@ -30,8 +30,7 @@ def _run(given: list[str]) -> None:
     if given[:1] == ["train"]:
         from era_llm.train import train
 
-        train(given[1:])
-        return
+        return train(given[1:])
     options = _parser().parse_args(given)
     options.run(options)
 

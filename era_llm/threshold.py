@@ -18,7 +18,6 @@ class RunningLow:
     """
 
     def __init__(self) -> None:
-        """See nothing yet."""
         self.seen: list[float] = []
 
     def add(self, h_resp: Tensor, step: int) -> None:

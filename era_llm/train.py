@@ -35,19 +35,12 @@ class _Device(argparse.Action):
         namespace.use_cpu = values == "cpu"
 
 
+_DEVICES = ("auto", "cpu", "cuda")
 _TRLS_NAMES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "max_steps": ("--steps", "training steps; below 0: as num_train_epochs says", {"type": int}),
     "output_dir": ("--out", "folder of the run", {}),
-    "resume_from_checkpoint": (
-        "--resume",
-        "folder of a run, to go on from its newest whole checkpoint, or one of its checkpoints",
-        {"action": _Resume},
-    ),
-    "use_cpu": (
-        "--device",
-        "auto: a GPU if there is one",
-        {"action": _Device, "choices": ("auto", "cpu", "cuda")},
-    ),
+    "resume_from_checkpoint": ("--resume", str(_Resume.__doc__), {"action": _Resume}),
+    "use_cpu": ("--device", "auto: a GPU, if any", {"action": _Device, "choices": _DEVICES}),
 }
 
 

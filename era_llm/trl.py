@@ -49,7 +49,6 @@ class GRPOERAConfig(ERAOptions, GRPOConfig):
     """
 
     def __post_init__(self) -> None:
-        """Check what ERA's options and TRL's allow together, after each of them."""
         super().__post_init__()
         check_grpo_options(self)
 
