@@ -110,8 +110,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     options.reward = options.reward or ["era_llm.rewards.math_reward"]
     loaded, sampling = _load(options)
     ks = options.k or [k for k in (1, 8, 16) if k <= options.samples]
-    scores = evaluate(*loaded, ks=ks, **sampling)
-    _report({"prompts": len(loaded[2]), **scores}, options.out)
+    _report({"prompts": len(loaded[2]), **evaluate(*loaded, ks=ks, **sampling)}, options.out)
 
 
 def _calibrate(options: argparse.Namespace) -> None:
