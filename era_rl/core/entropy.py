@@ -147,7 +147,7 @@ def target_entropy_for_std(std: float, action_dim: int = 1, loc: float = 0.0) ->
 
 
 def std_for_target_entropy(target_entropy: float, action_dim: int = 1, loc: float = 0.0) -> float:
-    """Return the std at which a policy around ``loc`` has the floor: :func:`target_entropy_for_std`.
+    """Return the std before truncation at which a policy around ``loc`` has the floor.
 
     std = exp(h^-1(loc, H0 / D)), in units of half the actions' range, where all dimensions share the
     entropy alike.

@@ -128,9 +128,10 @@ class Run(RunParts):
             return cls.load(folder)[0]
         run = replace(run, progress=progress, steps=run.steps if steps is None else steps)
         saved = _saved(run, folder)
-        if run.total_steps <= saved.step:
+        if run.total_steps <= saved.step + saved.refill:
+            also = f", and {saved.refill} more, which fill its replay buffer" * bool(saved.refill)
             raise SettingsError(
-                f"steps={run.total_steps} must be above the {saved.step} that {folder} has done"
+                f"steps={run.total_steps} must be above the {saved.step} that {folder} has done{also}"
             )
         with ExitStack() as held:
             held.enter_context(locked(folder))
@@ -278,6 +279,7 @@ class _Saved(NamedTuple):
     statistics: Path
     step: int
     checkpoint: Path | None
+    refill: int = 0  # steps of refill_buffer, before training goes on
 
     def restore_logs(self, folder: Path) -> None:
         if self.checkpoint is None:
@@ -309,7 +311,8 @@ def _saved(run: Run, folder: Path) -> _Saved:
         raise SettingsError(f"{folder} has no checkpoint to go on from: begin a new run")
     model, statistics = agent_files(folder)
     state: Any = load_from_zip_file(model, load_data=True, device="cpu")[0]
-    return _Saved(model, statistics, state["num_timesteps"], None)
+    refill = max(state["learning_starts"], state["batch_size"]) if "learning_starts" in state else 0
+    return _Saved(model, statistics, state["num_timesteps"], None, refill)
 
 
 def _products(model: Any) -> int:

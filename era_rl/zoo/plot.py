@@ -81,7 +81,7 @@ def draw_dimensions(axis: Axes, algo: str, place: Path, *, figure: str) -> str:
 FIGURES: dict[str, tuple[Callable[..., str], str, bool]] = {
     "return": (draw_returns, "evaluation return", False),
     "entropy": (partial(draw_dimensions, figure="entropy"), "entropy of a dimension, nats", True),
-    "std": (partial(draw_dimensions, figure="std"), "std of a dimension", True),
+    "std": (partial(draw_dimensions, figure="std"), "std of a dimension, before truncation", True),
 }
 """By name: what draws it, the axis' name, and whether each algorithm has a panel of its own."""
 

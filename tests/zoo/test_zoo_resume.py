@@ -246,6 +246,9 @@ def test_a_finished_run_goes_on_for_more_steps(algo, tmp_path, monkeypatch, caps
     began = evaluations(run)
     assert cli.main(["train", "--resume", str(run), "-n", "40"]) == 2
     assert f"steps=40 must be above the 40 that {run} has done" in capsys.readouterr().err
+    if algo == "sac_era":  # 8 more are no training: they fill its buffer
+        assert cli.main(["train", "--resume", str(run), "-n", "48"]) == 2
+        assert "has done, and 8 more, which fill its replay buffer" in capsys.readouterr().err
     sizes, update = [], SACERA.train
 
     def counting(self, *args, **kwargs):
