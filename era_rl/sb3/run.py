@@ -128,11 +128,7 @@ class Run(RunParts):
             return cls.load(folder)[0]
         run = replace(run, progress=progress, steps=run.steps if steps is None else steps)
         saved = _saved(run, folder)
-        if run.total_steps <= saved.step + saved.refill:
-            also = f", and {saved.refill} more, which fill its replay buffer" * bool(saved.refill)
-            raise SettingsError(
-                f"steps={run.total_steps} must be above the {saved.step} that {folder} has done{also}"
-            )
+        saved.check_trains(run.total_steps, folder)
         with ExitStack() as held:
             held.enter_context(locked(folder))
             model, found = run._prepare(held, folder, callbacks, saved)
@@ -280,6 +276,14 @@ class _Saved(NamedTuple):
     step: int
     checkpoint: Path | None
     refill: int = 0  # steps of refill_buffer, before training goes on
+
+    def check_trains(self, total_steps: int, folder: Path) -> None:
+        """Raise SettingsError where no step would be trained on."""
+        if total_steps <= self.step + self.refill:
+            also = f", and {self.refill} more, which fill its replay buffer" * bool(self.refill)
+            raise SettingsError(
+                f"steps={total_steps} must be above the {self.step} that {folder} has done{also}"
+            )
 
     def restore_logs(self, folder: Path) -> None:
         if self.checkpoint is None:
