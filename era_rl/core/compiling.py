@@ -5,11 +5,12 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from era_rl.core.products import inductor_options
 
@@ -80,6 +81,45 @@ def compiled(function: Callable[..., Any], what: str, plain: Callable[..., Any])
     }
     fast = torch.compile(closure, fullgraph=True, options=options)
     return Fallback(fast, plain, f"torch.compile of {what}")
+
+
+def gradients_by_transform(
+    loss: Callable[[dict[str, Tensor]], tuple[Tensor, Any]],
+    inputs: dict[str, Tensor],
+    statistics: dict[str, Tensor],
+) -> tuple[tuple[Tensor, ...], Tensor, Any, tuple[Tensor, ...]]:
+    """Return the gradients of a loss by ``torch.func``, without effects: slower eagerly than autograd.
+
+    Compiled, forward and backward are one graph, which need not keep what is between them. Call it
+    under no_grad, or the graph gets a second derivative's backward.
+
+    Args:
+        loss: Returns a scalar and what else is wanted of its pass, of tensors by name.
+        inputs: What the loss is differentiated by.
+        statistics: What the loss may move in place; it gets copies.
+
+    Returns:
+        The gradients in the order of ``inputs``, the loss, what it gave beside, the moved statistics.
+    """
+
+    def of(inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        moved = {name: buffer.clone() for name, buffer in statistics.items()}
+        value, beside = loss({**inputs, **moved})
+        return value, (beside, tuple(moved.values()))
+
+    gradients, (value, (beside, moved)) = torch.func.grad_and_value(of, has_aux=True)(inputs)
+    return tuple(gradients.values()), value, beside, moved
+
+
+def set_gradients(parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
+    """Set ``grad`` of parameters, each laid out in memory as its parameter is.
+
+    torch's fused Adam on the CPU (2.15) takes both in the order of memory, whatever their strides.
+    """
+    for parameter, gradient in zip(parameters, gradients, strict=False):
+        if gradient is not None and gradient.stride() != parameter.stride():
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        parameter.grad = gradient
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from sb3_contrib.common.utils import quantile_huber_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from era_rl.core.compiling import compiled
+from era_rl.core.compiling import compiled, gradients_by_transform, set_gradients
 from era_rl.networks import CategoricalValue, RunningNorm
 from era_rl.sb3.fused_adam import FusedAdamSteps
 
@@ -186,7 +186,6 @@ class GradientStep:
 
     def compile(self) -> None:
         """Compile the gradients at their first call; the eager ones take over where that fails."""
-        # under no_grad, or the graph gets a second derivative's backward
         fast = compiled(self.by_transform, f"the gradients of {self.what}", self.by_autograd)
         self.gradients = torch.no_grad()(fast) if self.parameters else self.by_autograd
 
@@ -212,8 +211,7 @@ class GradientStep:
 
     def descend(self, gradients: tuple[Tensor | None, ...]) -> None:
         """Take a step along gradients in the order of ``inputs``."""
-        for parameter, gradient in zip(self.parameters.values(), gradients, strict=False):
-            parameter.grad = gradient
+        set_gradients(self.parameters.values(), gradients)
         self.step()
 
     def by_autograd(self, *args: Any) -> Gradients:
@@ -227,22 +225,13 @@ class GradientStep:
         return gradients, loss.detach(), beside, ()
 
     def by_transform(self, *args: Any) -> Gradients:
-        """Return the same by ``torch.func``, without effects: slower eagerly, faster compiled.
+        """Return the same by ``torch.func``, to be compiled."""
 
-        The whole function is one graph then, without autograd's bookkeeping.
-        """
-
-        def of(inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
-            moved = {name: buffer.clone() for name, buffer in self.statistics.items()}
-            values = {**inputs, **moved}
+        def of(values: dict[str, Tensor]) -> tuple[Tensor, Any]:
             placed = {path: values[name] for path, name in self.places.items()}
-            loss, beside = torch.func.functional_call(self.loss, placed, args, tie_weights=False)
-            return loss, (beside, tuple(moved.values()))
+            return torch.func.functional_call(self.loss, placed, args, tie_weights=False)
 
-        gradients, (loss, (beside, statistics)) = torch.func.grad_and_value(of, has_aux=True)(
-            self.inputs
-        )
-        return tuple(gradients.values()), loss, beside, statistics
+        return gradients_by_transform(of, self.inputs, self.statistics)
 
 
 def _places(loss: nn.Module, tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -12,9 +12,9 @@ from torchrl.objectives import LossModule
 
 from era_rl.core import LearnedDelta, delta_loss
 from era_rl.core.compensation import DELTA_LEARNING_RATE
-from era_rl.core.compiling import Fallback, graphed
-from era_rl.core.products import inductor_options
+from era_rl.core.compiling import graphed
 from era_rl.torchrl.config import Config
+from era_rl.torchrl.gradients import Gradients
 from era_rl.torchrl.networks import make_actor, observation_dim
 from era_rl.torchrl.stacked import AgentNorm, AgentStreams, StackedPolicy, call_with, stack_losses
 
@@ -61,14 +61,10 @@ class Learner(ABC):
         self.streams = AgentStreams(config.agent_seeds, self.device)
         self.observation: Tensor | None = None
         """Of the last update, (agents, n, observation_dim)."""
-        self._losses: Any = self._plain_losses
+        self.gradients = Gradients(self._losses, self.params)
         self._update: Any = self._plain_update
         if config.compile:
-            fast = torch.compile(
-                self._plain_losses, fullgraph=True, dynamic=False, options=inductor_options()
-            )
-            what = f"torch.compile of the {self.name} losses"
-            self._losses = Fallback(fast, self._plain_losses, what)
+            self.gradients.compile(f"the {self.name} losses")
             if self.device.type == "cuda":
                 self._update = graphed(self._plain_update, f"{self.name}'s update", self.device)
 
@@ -145,20 +141,15 @@ class Learner(ABC):
         return {"lr": self.config.lr, "fused": True, "capturable": graphs}
 
     def _plain_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        total, metrics = self._losses(batch)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        total.backward()
+        metrics = self.gradients(batch)
         for optimizer in self.optimizers:
             optimizer.step()
         return metrics
 
-    def _plain_losses(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of all agents' losses, which share no parameter, and each one's metrics."""
-        losses = self._delta_and_agent_losses if "delta" in self.params else self._agent_losses
-        metrics = torch.vmap(partial(call_with, self.loss, losses))(self.params, batch)
-        total = sum(value.sum() for name, value in metrics.items() if name.startswith("loss_"))
-        return total, {name: value.detach() for name, value in metrics.items()}
+    def _losses(self, params: TensorDictBase, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Return the metrics of all agents, which share no parameter, (agents,)."""
+        losses = self._delta_and_agent_losses if "delta" in params else self._agent_losses
+        return torch.vmap(partial(call_with, self.loss, losses))(params, batch)
 
     def _delta_and_agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
         losses = self._agent_losses(batch)  # first: in the other order torch.compile (2.15) fails
@@ -174,7 +165,8 @@ class Learner(ABC):
         self._limits = LearnedDelta(
             head.target_entropy, head.action_dim, log_std_max=head.log_std_max
         )
-        delta = self.params["delta"] = self._of_heads("delta").float().requires_grad_()
+        # a copy: the actor's loss is not to move it
+        delta = self.params["delta"] = self._of_heads("delta").clone().float().requires_grad_()
         optimizer = torch.optim.SGD([delta], lr=DELTA_LEARNING_RATE)
         optimizer.register_step_post_hook(lambda *_: self._write_delta())
         self.optimizers.append(optimizer)

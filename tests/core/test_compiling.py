@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
+import torch
 
-from era_rl.core.compiling import Fallback, compiler, has_compiler
+from era_rl.core.compiling import Fallback, compiler, has_compiler, set_gradients
 
 
 def test_a_failing_compiler_is_named_once_and_left() -> None:
@@ -40,3 +41,15 @@ def test_the_compiler_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX")
     assert not has_compiler()
     assert commands == ["/opt/bin/g++-13", "ccache", compiler()]
+
+
+def test_gradients_are_laid_out_as_their_parameters() -> None:
+    """A step of fused Adam, which reads memory in its order, is that of plain Adam."""
+    start, gradient = torch.randn(4, 3), torch.randn(3, 4).t()
+    found = []
+    for fused in (True, False):
+        parameter = start.clone().requires_grad_()
+        set_gradients([parameter], [gradient])
+        torch.optim.Adam([parameter], 0.1, fused=fused).step()
+        found.append(parameter.data)
+    torch.testing.assert_close(*found)
