@@ -73,8 +73,8 @@ def suggest(h_resp: Tensor, positive: Tensor, highest: float) -> dict[str, Any]:
     """
     known = ~h_resp.isnan()
     values, positive = h_resp[known].double(), positive[known]
-    levels = values.new_tensor(_QUANTILES)
-    found = dict(zip(_QUANTILES, values.quantile(levels).tolist(), strict=True))
+    quantiles = values.quantile(values.new_tensor(_QUANTILES)).tolist()
+    found = dict(zip(_QUANTILES, quantiles, strict=True))
     low, high = found[0.1], min(2 * found[0.99], (found[0.99] + highest) / 2)
     return {
         "responses": len(values),

@@ -9,7 +9,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from era_rl.runs.command import Parser, exit_status, refuse_old
+from era_rl.runs.command import Parser, count, exit_status, refuse_old
 from era_rl.runs.folder import write_json
 
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser("eval", help="pass@k and avg@k on a data set")
     _add_model(evaluation, 16, _evaluate)
-    evaluation.add_argument("--k", type=int, nargs="+", help="default: 1, 8, 16, up to --samples")
+    evaluation.add_argument("--k", type=count, nargs="+", help="default: 1, 8, 16, up to --samples")
 
     calibration = commands.add_parser("calibrate", help="thresholds from the initial model")
     _add_model(calibration, 8, _calibrate)
@@ -61,14 +61,15 @@ def _add_model(
     parser.add_argument("--answer-column", help="what rewards get as answer; a.b is field b of a")
     parser.add_argument("--chat", action="store_true", help="use the chat template on text prompts")
     parser.add_argument("--system-prompt", help="first message of every conversation")
-    parser.add_argument("--limit", type=int, help="use the first prompts alone")
+    parser.add_argument("--limit", type=count, help="use the first prompts alone")
     parser.add_argument("--reward", nargs="+", default=[], help="dotted names of functions")
     parser.add_argument("--reward-weights", type=float, nargs="+", help="one for each reward")
-    parser.add_argument("--samples", type=int, default=samples, help="samples of each prompt")
-    parser.add_argument("--max-new-tokens", type=int, default=1024)
+    parser.add_argument("--samples", type=count, default=samples, help="samples of each prompt")
+    parser.add_argument("--max-new-tokens", type=count, default=1024)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--batch-size", type=count, default=16)
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", default="auto", choices=dtypes)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write the result to this JSON file")

@@ -12,11 +12,12 @@ from pkgutil import resolve_name
 from typing import Any
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 from era_llm.options import option
 from era_llm.rewards import math_reward, math_verify
 
-Reward = Callable[..., list[float | None]]
+Reward = Callable[..., Any]
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -62,7 +63,10 @@ def load_rows(options: DataArguments, evaluation: bool = False) -> Dataset:
     if path.suffix in _FORMATS:
         if not path.is_file():  # else datasets asks the Hub for it, for half a minute
             raise ValueError(f"there is no file {name}")
-        rows = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+        try:
+            rows = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+        except (StopIteration, DatasetGenerationError) as error:  # the first of an empty file
+            raise ValueError(f"{name} has no rows, or is damaged: {error.__cause__}") from error
     else:
         split = options.eval_dataset_split if evaluation else options.dataset_split
         rows = load_dataset(name, options.dataset_config, split=split)
@@ -73,6 +77,8 @@ def load_rows(options: DataArguments, evaluation: bool = False) -> Dataset:
 
     def row(given: dict[str, Any]) -> dict[str, Any]:
         found = {name: reduce(getitem, place, given) for name, place in places.items()}
+        if not isinstance(found["prompt"], str | list):
+            raise ValueError(f"prompt_column must have texts or conversations, not {given!r:.80}")
         prompt = conversation(found["prompt"], options.chat, options.system_prompt)
         return {**found, "prompt": prompt}
 
@@ -119,9 +125,10 @@ def load_rewards(names: Sequence[str], columns: Sequence[str]) -> list[Reward]:
 
 
 def _resolve(name: str) -> Reward:
-    if "." not in name:
-        raise ValueError(f"reward must be a dotted name such as package.function, got {name!r}")
     try:
-        return resolve_name(":".join(name.rsplit(".", 1)))
+        found = resolve_name(":".join(name.rsplit(".", 1)))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"reward {name!r} cannot be loaded: {error}") from error
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f"reward {name!r} must name a function, not {found!r:.60}")
+    return found

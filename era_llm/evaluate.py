@@ -1,7 +1,10 @@
 """pass@k and avg@k, and sampling a model to measure them."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+import inspect
+from collections.abc import Collection, Iterator, Sequence
 from math import comb
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -10,16 +13,13 @@ from transformers import TrainerState
 
 from era_llm.data import Reward
 
-_PLAIN_SAMPLING = {
+_RUNNER = asyncio.Runner()
+"""One for all rewards that are coroutines: their clients keep to an event loop."""
+_PLAIN_SAMPLING: dict[str, Any] = {
     "do_sample": True,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
+    **dict.fromkeys(("top_p", "typical_p", "repetition_penalty"), 1.0),
+    **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff"), 0.0),
+    **dict.fromkeys(("top_k", "no_repeat_ngram_size"), 0),
 }
 """From softmax(z / temperature) itself: what is not said here is the model's generation_config's."""
 
@@ -64,10 +64,8 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 def summarise(right: list[int], samples: int, ks: Sequence[int]) -> dict[str, float]:
     """Return avg@n and pass@k, mean over prompts."""
-    scores = {f"avg@{samples}": sum(right) / (samples * len(right))}
-    for k in ks:
-        scores[f"pass@{k}"] = sum(pass_at_k(samples, count, k) for count in right) / len(right)
-    return scores
+    passed = {f"pass@{k}": fmean(pass_at_k(samples, count, k) for count in right) for k in ks}
+    return {f"avg@{samples}": fmean(right) / samples, **passed}
 
 
 def evaluate(
@@ -93,13 +91,11 @@ def evaluate(
         raise ValueError("rows must hold at least one prompt, got none")
     for k in ks:  # refused before the sampling, not after it
         pass_at_k(samples, 0, k)
-    right = [0] * len(rows)
     prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
-    for batch in sample(model, tokenizer, prompts, samples, **sampling):
-        totals = total_reward(tokenizer, rows, batch, rewards, weights)
-        for index, total in zip(batch.rows, totals.tolist(), strict=True):
-            right[index] += total > 0
-    return summarise(right, samples, ks)
+    drawn = sample(model, tokenizer, prompts, samples, **sampling)
+    totals = [total_reward(tokenizer, rows, batch, rewards, weights) for batch in drawn]
+    right = (torch.cat(totals).view(len(rows), samples) > 0).sum(-1)
+    return summarise(right.tolist(), samples, ks)
 
 
 def total_reward(
@@ -108,24 +104,32 @@ def total_reward(
 ) -> Tensor:  # fmt: skip
     """Return the weighted sum of the rewards of completions, (batch,), as TRL gives and adds them.
 
-    A reward of None adds nothing.
+    A reward of None or NaN adds nothing; rewards may be coroutines.
     """
     texts = tokenizer.batch_decode(batch.ids, skip_special_tokens=True)
     given = [rows[index] for index in batch.rows]
-    completions = [
-        text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
-        for row, text in zip(given, texts, strict=True)
-    ]
+    completions: list[Any] = texts  # of a data set that has conversations, all prompts are some
+    if not isinstance(given[0]["prompt"], str):
+        completions = [[{"role": "assistant", "content": text}] for text in texts]
     columns = {name: [row[name] for row in given] for name in given[0] if name != "prompt"}
     ids = [row[kept.bool()].tolist() for row, kept in zip(batch.ids, batch.mask, strict=True)]
     columns |= {"prompts": [row["prompt"] for row in given], "completion_ids": ids}
-    unlogged = dict.fromkeys(("log_extra", "log_metric"), lambda *_, **__: None)
-    columns |= {"trainer_state": TrainerState(), **unlogged}
-    total = torch.zeros(len(given))
-    for weight, reward in zip(weights or [1.0] * len(rewards), rewards, strict=True):
-        values = reward(completions=completions, **columns)
-        total += weight * torch.tensor([0.0 if value is None else value for value in values])
-    return total
+    columns |= dict.fromkeys(("log_extra", "log_metric"), lambda *_, **__: None)
+    columns |= {"completions": completions, "trainer_state": TrainerState()}
+    scored = [torch.zeros(len(given)), *(_scores(reward, columns) for reward in rewards)]
+    weighed = torch.stack(scored) * torch.tensor([1.0, *(weights or [1.0] * len(rewards))])[:, None]
+    return weighed.nansum(0)
+
+
+def _scores(reward: Reward, columns: dict[str, Any]) -> Tensor:
+    """Return a reward of each completion, (batch,), NaN for None."""
+    values, count = reward(**columns), len(columns["completions"])
+    if inspect.iscoroutine(values):
+        values = _RUNNER.run(values)
+    if not isinstance(values, Collection) or len(values) != count:
+        name = getattr(reward, "__name__", reward)
+        raise ValueError(f"reward {name} must return {count} rewards, not {values!r:.60}")
+    return torch.tensor([torch.nan if value is None else value for value in values]).float()
 
 
 def prompt_text(tokenizer: Any, prompt: Any) -> str:
@@ -153,9 +157,8 @@ def sample(
         rows = order[start : start + batch_size]
         texts = [prompts[index] for index in rows]
         inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
-        prompt_ids, prompt_mask = (
-            inputs[name].to(model.device) for name in ("input_ids", "attention_mask")
-        )
+        inputs = inputs.to(model.device)
+        prompt_ids, prompt_mask = inputs["input_ids"], inputs["attention_mask"]
         tokens = model.eval().generate(
             input_ids=prompt_ids,
             attention_mask=prompt_mask,
@@ -171,9 +174,8 @@ def sample(
 
 def until_end(ids: Tensor, ends: Sequence[int]) -> Tensor:
     """Return 1 at the tokens of completions up to the first end token, (batch, time)."""
-    is_end = torch.isin(ids, ids.new_tensor(ends))
-    ended = is_end.cumsum(-1)
-    return ((ended == 0) | ((ended == 1) & is_end)).int()
+    is_end = torch.isin(ids, ids.new_tensor(ends)).int()
+    return (is_end.cumsum(-1) == is_end).int()
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -22,10 +22,9 @@ def math_reward(completions: list[Any], answer: list[Any], **_: Any) -> list[flo
     Raises:
         ImportError: If math_verify is not installed.
     """
-    return [
-        1.0 if is_right(_text(completion), str(right)) else -1.0
-        for completion, right in zip(completions, answer, strict=True)
-    ]
+    texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+    pairs = zip(texts, map(str, answer), strict=True)
+    return [1.0 if is_right(*pair) else -1.0 for pair in pairs]
 
 
 def is_right(completion: str, answer: str) -> bool:
@@ -72,7 +71,3 @@ def _braced(text: str, start: int) -> str | None:
         if depth == 0:
             return text[start + 1 : index]
     return None
-
-
-def _text(completion: Any) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]

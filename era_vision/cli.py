@@ -69,16 +69,14 @@ def evaluate_checkpoint(checkpoint: Path, **changes: Any) -> None:
     from era_vision.sources import load_data
 
     state = load(checkpoint)
-    given = {name: value for name, value in changes.items() if value is not None}
-    config = config_of(state, **given)
+    config = config_of(state, **{name: v for name, v in changes.items() if v is not None})
     device = resolved_device(config.device)
     data = load_data(config).to(device)
     if data.classes != tuple(state["classes"]):
         raise ValueError(f"data={config.data!r} has other classes than {str(checkpoint)!r}")
     classifier = restore(state).to(device)
-    model, head = classifier, None
-    if isinstance(classifier, ERAClassifier):
-        model, head = classifier.model, classifier.head
+    floored = isinstance(classifier, ERAClassifier)
+    model, head = (classifier.model, classifier.head) if floored else (classifier, None)
     batches = loader(data.test, evaluation_order(len(data.test), 256), config.workers)
     normalise = Normalise(state["mean"], state["std"]).to(device)
     _print(evaluate(model, head, batches, len(data.classes), normalise))

@@ -8,12 +8,10 @@ from era_rl.runs.settings import Setting, Settings, SettingsError
 from era_rl.runs.yaml_files import read_mapping
 
 Method = Literal["lambert", "paper", "temperature"]
-HeadName = Literal["era", "none"]
 Stem = Literal["imagenet", "cifar"]
 Norm = Literal["batch", "group", "sync"]
-Optimizer = Literal["sgd", "adamw"]
-Policy = Literal["none", "randaugment", "trivialaugment", "augmix"]
 Precision = Literal["no", "bf16", "fp16"]
+Policy = Literal["none", "randaugment", "trivialaugment", "augmix"]
 
 _RECIPES = Path(__file__).with_name("recipes")
 FIXED_SIZE = ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn")
@@ -57,7 +55,7 @@ class Config(Settings):
     stem: Annotated[Stem, Setting("cifar: a 3x3 first layer of stride 1, no pooling")] = "imagenet"
     norm: Annotated[Norm, Setting("batch, sync (over processes) or group")] = "batch"
     dropout: Annotated[float, _share("probability of dropping the last layer's features")] = 0.0
-    head: Annotated[HeadName, Setting("era, or none for the plain softmax")] = "era"
+    head: Annotated[Literal["era", "none"], Setting("era, or none for the plain softmax")] = "era"
     target_entropy: Annotated[float, Setting("H0, the entropy floor in nats")] = 0.6
     method: Annotated[Method, Setting("lambert, paper or temperature")] = "lambert"
     tau: Annotated[float, Setting("the paper's constant of the softmax activation")] = 4.0
@@ -67,7 +65,7 @@ class Config(Settings):
         int, Setting("parts in which a step's images pass the model, to save memory", low=1)
     ] = 1
     shuffle: Annotated[bool, Setting("a new order in every epoch")] = True
-    optimizer: Annotated[Optimizer, Setting("sgd (Nesterov) or adamw")] = "sgd"
+    optimizer: Annotated[Literal["sgd", "adamw"], Setting("sgd (Nesterov) or adamw")] = "sgd"
     lr: Annotated[
         float, _positive("peak learning rate: linear warm-up, then half a cosine to zero")
     ] = 0.05

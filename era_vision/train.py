@@ -175,8 +175,7 @@ class Trainer:
             entropy = categorical_entropy(logits)
             for meter, value in zip(meters, (loss, entropy, entropy), strict=True):
                 meter.update(value)
-        values = (meter.compute().item() for meter in meters)
-        row = {f"train_{name}": value for name, value in zip(kinds, values, strict=True)}
+        row = {f"train_{n}": m.compute().item() for n, m in zip(kinds, meters, strict=True)}
         row["lr"] = float(self.schedule.get_last_lr()[0])
         self._check(row)
         images_seen = len(self.order) * self.config.batch_size

@@ -87,6 +87,13 @@ def refuse_old(parser: argparse.ArgumentParser, new_by_old: Mapping[str, str]) -
         )
 
 
+def count(text: str) -> int:
+    """Return a whole number of at least 1 that an argument says (argparse's ``type``)."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
 def exit_status(
     name: str,
     command: Callable[[], object],

@@ -172,8 +172,9 @@ def test_rewards_that_cannot_be_given_what_they_need_are_named() -> None:
         ValueError, match=r"toy_reward' needs the columns \['answer'\], the data set"
     ):
         load_rewards(["benchmarks.llm.toy.toy_reward"], ["prompt"])
-    with pytest.raises(ValueError, match="must be a dotted name such as"):
-        load_rewards(["reward"], [])
+    for name in ("era_llm.data.DataArguments", "math.pi", "math"):
+        with pytest.raises(ValueError, match=rf"reward '{name}' must name a function, not"):
+            load_rewards([name], [])
     for name in ("nowhere.reward", "era_llm.rewards.nothing"):
         with pytest.raises(
             ValueError, match=rf"reward '{name}' cannot be loaded: .*nowhere|nothing"
@@ -225,8 +226,34 @@ def test_bad_input_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "data.jsonl has no rows, or is damaged"),
+        ("{", "data.jsonl has no rows, or is damaged"),
+        (
+            '{"prompt": "1="}\n{"prompt": null}',
+            r"prompt_column must have texts .* {'prompt': None}",
+        ),
+        ('{"prompt": 1}', r"prompt_column must have texts or conversations, not {'prompt': 1}"),
+    ],
+    ids=["empty", "damaged", "null", "number"],
+)
+def test_data_without_prompts_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    """ValueError: it was blamed on the chat template, or was an error of datasets or of Python."""
+    data = tmp_path / "data.jsonl"
+    data.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_rows(DataArguments(str(data), system_prompt="Add."))
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
+        ("eval --limit -1", "argument --limit: '-1' must be a whole number of at least 1"),
+        ("eval --samples 0", "argument --samples: '0' must be a whole number of at least 1"),
+        ("calibrate --batch-size 0", "argument --batch-size: '0' must be a whole number of at"),
+        ("eval --k x", "argument --k: 'x' must be a whole number of at least 1"),
+        ("calibrate --dtype float3", "argument --dtype: invalid choice: 'float3'"),
         ("train --max_steps 3", "--max_steps is now --steps; in a configuration file"),
         ("train --output-dir=x", "--output-dir is now --out"),
         ("train --use_cpu", "--use_cpu is now --device"),

@@ -1,5 +1,6 @@
 """Rewards, pass@k and calibration."""
 
+import asyncio
 import sys
 from itertools import combinations
 from typing import Any
@@ -135,6 +136,24 @@ def test_rewards_are_given_what_trl_gives_them(toy: Any) -> None:
     lengths = batch.mask.sum(-1).float()
     total = total_reward(tokenizer, rows, batch, [reward, reward], [1.0, 0.5])
     assert total.tolist() == [0.0, *(1.5 * lengths[1:]).tolist()]
+
+
+def test_rewards_may_be_coroutines_none_or_nan(toy: Any) -> None:
+    """As in TRL, which awaits them on one event loop, and leaves None and NaN out of the sum."""
+    loops = set()
+
+    async def slow(completions: Any, **_: Any) -> list[float]:
+        loops.add(asyncio.get_running_loop())
+        return [1.0] * len(completions)
+
+    tokenizer, rows = toy_tokenizer(), [{"prompt": "20=", "answer": "20"}]
+    for batch in sample(toy, tokenizer, ["20="], 4, max_new_tokens=2, batch_size=2):
+        rewards = [slow, lambda **_: [None, 2.0], lambda **_: [float("nan"), torch.tensor(3.0)]]
+        assert total_reward(tokenizer, rows, batch, rewards).tolist() == [1.0, 6.0]
+        for returned in ([1.0], 1.0):
+            with pytest.raises(ValueError, match=r"<lambda> must return 2 rewards, not .?1\.0"):
+                total_reward(tokenizer, rows, batch, [lambda given=returned, **_: given])
+    assert len(loops) == 1
 
 
 def test_summary_averages_over_prompts() -> None:
