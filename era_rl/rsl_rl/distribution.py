@@ -39,7 +39,7 @@ class ERADistribution(Distribution):
         self, output_dim: int, action_range: tuple[float, float] = (-1.0, 1.0), **options: Any
     ) -> None:
         super().__init__(output_dim)
-        low, high = (float(bound) for bound in action_range)
+        low, high = _two_numbers(action_range)
         check_bounds(f"action_range=({low}, {high})", torch.tensor([low]), torch.tensor([high]))
         chosen = OnPolicyOptions(**options)
         chosen.refuse_mean("rsl_rl, which exports the mode")
@@ -112,6 +112,21 @@ class ERADistribution(Distribution):
 
     def _scaled(self, unit: Tensor) -> Tensor:
         return self.middle + self.half_range * unit
+
+
+def _two_numbers(action_range: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(bound) for bound in action_range)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # the last is torch's, of several elements
+        raise ValueError(
+            f"action_range={action_range!r} must be two numbers, low and high, the bounds of every "
+            "action: what differs between dimensions is scaled in the environment"
+        ) from error
+    return low, high
 
 
 class _Mode(nn.Module):

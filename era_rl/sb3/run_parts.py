@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -90,7 +91,9 @@ class RunParts(AgentSettings):
 
         def wrapped(env: Any, setting: str) -> Any:
             classes = named_classes(setting, settings.get(setting))
-            return reduce(lambda inner, named: named[0](inner, **named[1]), classes, env)
+            env = reduce(lambda inner, named: named[0](inner, **named[1]), classes, env)
+            check_observations(env.observation_space)
+            return env
 
         env = make_vec_env(
             gymnasium.spec(self.env).make,
@@ -165,6 +168,19 @@ class RunParts(AgentSettings):
             arguments["action_noise"] = noise
         options = {"seed": self.seed, "device": self.device, "verbose": self.verbose}
         return algorithm(env=env, **options, **arguments)
+
+
+def check_observations(space: spaces.Space) -> None:
+    """Raise SettingsError for observations that the algorithms' networks do not take, such as texts."""
+    taken = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    for name, part in parts.items():
+        if not isinstance(part, taken):
+            raise SettingsError(
+                f"observation_space{f'[{name!r}]' if name else ''}={part} must be a Box, Discrete, "
+                "MultiDiscrete or MultiBinary, or a Dict of these: leave it out or encode it by an "
+                "env_wrapper"
+            )
 
 
 def file_name(env: str) -> str:

@@ -199,7 +199,18 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
                 f"n_steps={self.n_steps} must be 1 with DeviceReplayBuffer, which has no n-step returns"
             )
         super()._setup_model()
+        self._check_batch_size()
         self.metrics = TrainingMetrics()
+
+    def _check_batch_size(self) -> None:
+        size: int = self.batch_size  # type: ignore[attr-defined]
+        kinds = BatchRenorm | nn.BatchNorm1d
+        if size < 1:
+            raise ValueError(f"batch_size={size} must be at least 1")
+        if size < 2 and any(isinstance(module, kinds) for module in self.policy.modules()):
+            raise ValueError(
+                f"batch_size={size} must be at least 2: the networks normalise by the batch's variance"
+            )
 
     def _planned_calls(self, total_timesteps: int) -> int:
         if self.gradient_steps < 0:

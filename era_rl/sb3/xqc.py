@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.sac.policies import SACPolicy
@@ -100,7 +100,8 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
         **kwargs: Arguments of SB3's ``SACPolicy``.
 
     Raises:
-        ValueError: For an ``activation_fn`` other than ReLU or ``layer_norm``: there is BatchNorm.
+        ValueError: For an ``activation_fn`` other than ReLU or ``layer_norm``: there is BatchNorm; for
+            a ``net_arch`` without a layer.
     """
 
     actor_class = SACERAActor
@@ -126,10 +127,13 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
             )
         if (activation := kwargs.get("activation_fn", nn.ReLU)) is not nn.ReLU:
             raise ValueError(f"activation_fn={activation!r} must be left out: XQCERA's is ReLU")
+        net_arch = [256] * 4 if net_arch is None else net_arch
+        if not all(get_actor_critic_arch(net_arch)):
+            raise ValueError(
+                f"net_arch={net_arch} must have one layer or more for actor and critics each"
+            )
         self.bins, self.bound = bins, bound
-        super().__init__(
-            *args, net_arch=net_arch or [256] * 4, optimizer_class=optimizer_class, **kwargs
-        )
+        super().__init__(*args, net_arch=net_arch, optimizer_class=optimizer_class, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return the actor (SB3's hook)."""

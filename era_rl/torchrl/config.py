@@ -140,6 +140,14 @@ class SACConfig(Config):
     critic_weight_decay: Annotated[float, Setting("AdamW's, of the critics", low=0.0)] = 0.0
     actor_weight_decay: Annotated[float, Setting("AdamW's, of the actor", low=0.0)] = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network == "batchnorm" and self.batch_size < 2:
+            raise SettingsError(
+                f"batch_size={self.batch_size} must be at least 2: the networks normalise by the"
+                " batch's variance"
+            )
+
     @property
     def rows(self) -> int:
         """States of a sampled batch."""

@@ -47,6 +47,11 @@ def make_actor(config: Config, env: EnvBase, *, log_prob: bool) -> ERAActor:
         log_prob: Whether the actor writes the log-probability of its actions.
     """
     spec, options = env.action_spec_unbatched.to(config.device), config.policy_options()
+    if spec.ndim > 1:
+        raise ValueError(
+            f"env={config.env!r} must have actions that are one vector, not of shape"
+            f" {tuple(spec.shape)}: flatten them in a wrapper"
+        )
     first = options.at(1.0)
     inputs, outputs = observation_dim(config, env), raw_dim(spec, first)
     network = _network(config, inputs, outputs, is_actor=True)

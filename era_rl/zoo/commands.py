@@ -181,7 +181,7 @@ def write_video(path: str | Path, frames: Iterable[Any], fps: Any) -> None:
     for it asks for frames by times that are rounded.
 
     Raises:
-        ValueError: For no frame, or one of another shape or dtype: ffmpeg would lose it.
+        SettingsError: For no frame, or one of another shape or dtype: ffmpeg would lose it.
     """
     frames = (np.ascontiguousarray(frame) for frame in frames)
     first = next(frames, np.empty(0))
@@ -191,9 +191,9 @@ def write_video(path: str | Path, frames: Iterable[Any], fps: Any) -> None:
     with closing(imageio_ffmpeg.write_frames(str(path), first.shape[1::-1], **options)) as writer:
         for number, frame in enumerate(chain([first], frames)):
             if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != (*first.shape[:2], 3):
-                raise ValueError(
+                raise SettingsError(
                     f"frame {number} is {frame.dtype} of shape {frame.shape}: all must be bytes of one "
-                    "shape, (height, width, 3)"
+                    "shape, (height, width, 3), as environments with a render_mode 'rgb_array' render"
                 )
             if number == 0:
                 writer.send(None)

@@ -143,6 +143,10 @@ def test_densities_are_those_of_the_truncated_normal_in_the_units_of_the_actions
     ("arguments", "message"),
     [
         ({"action_range": (1.0, 1.0)}, r"action_range=\(1.0, 1.0\).*0 < high - low"),
+        ({"action_range": 1.0}, r"action_range=1\.0 must be two numbers, low and high"),
+        ({"action_range": (-1.0, 0.0, 1.0)}, "must be two numbers, low and high"),
+        ({"action_range": ([-1.0, -2.0], [1.0, 2.0])}, r"\[1\.0, 2\.0\]\) must be two numbers"),
+        ({"action_range": torch.ones(2, 2)}, r"(?s)action_range=tensor.* must be two numbers"),
         ({"target_entropy": 5.0}, r"target_entropy=5.0 must be below 1.38"),
         ({"distribution": "tanh"}, r"distribution='tanh'.* must be 'truncated'"),
         ({"deterministic_action": "mean"}, r"deterministic_action='mean' must be 'mode'"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_family import FAMILY, small
+from sb3_family import FAMILY, REPLAY, small
 from sb3_toys import TargetEnv, small_sacera
 from stable_baselines3 import SAC
 
@@ -168,3 +168,13 @@ def test_a_policy_alone_does_not_act_by_what_is_not_finite(name: str, tmp_path: 
     with pytest.raises(FloatingPointError, match=r"^the policy's \S+ must be finite: the net"):
         policy.save(path)
     type(policy).load(path).predict(obs)
+
+
+@pytest.mark.parametrize("name", REPLAY)
+def test_batches_are_large_enough_for_the_networks(name: str) -> None:
+    """Batch statistics need two rows: of one they were torch's error, or networks that were lost."""
+    least = 2 if name in ("CrossQERA", "XQCERA") else 1
+    small(name, batch_size=least)
+    for size in range(least):
+        with pytest.raises(ValueError, match=f"batch_size={size} must be at least {size + 1}"):
+            small(name, batch_size=size)

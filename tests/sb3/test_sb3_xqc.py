@@ -137,6 +137,8 @@ def test_rows_keep_unit_norm_and_the_actor_waits() -> None:
         ({"ent_coef": 0.1}, r"ent_coef=0\.1 must be 0"),
         ({"policy_kwargs": {"activation_fn": nn.Tanh}}, "activation_fn=.*Tanh.* must be left out"),
         ({"policy_kwargs": {"bins": 1}}, "bins=1 must be at least 2"),
+        ({"policy_kwargs": {"net_arch": []}}, r"net_arch=\[\] must have one layer or more"),
+        ({"policy_kwargs": {"net_arch": {"pi": [8], "qf": []}}}, "'qf': .* one layer or more"),
         ({"policy_kwargs": {"bound": 0.0}}, r"low=-0\.0 must be below high=0\.0"),
     ],
 )

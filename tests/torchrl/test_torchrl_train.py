@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from gymnasium import spaces
 
@@ -43,6 +44,7 @@ def test_a_preset_and_options_of_networks_are_read(tmp_path: Path) -> None:
             "--hidden: '0' must be a list, each a whole number of at least 1",
         ),
         (["sac", "--target-entropy", "9"], "target_entropy=9"),
+        (["sac", "--network", "batchnorm", "--batch-size", "1"], "batch_size=1 must be at least 2"),
         (["sac", "--nats-per-dim", "0", "9"], "target_entropy=9"),
         (["sac", "--nats-per-dim", "0", "1", "2"], "end_fraction=2.0 must be in (0, 1]"),
         (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
@@ -64,6 +66,7 @@ def test_a_preset_and_options_of_networks_are_read(tmp_path: Path) -> None:
             "minibatches",
             "hidden",
             "infeasible",
+            "batch-of-one",
             "infeasible-end",
             "no-schedule",
             "delta",
@@ -82,6 +85,28 @@ def test_bad_settings_end_with_one_line(
         status = error.code
     assert status == 2
     assert message in capsys.readouterr().err
+
+
+class _MatrixActions(gymnasium.Env):
+    observation_space = spaces.Box(-1.0, 1.0, (3,))
+    action_space = spaces.Box(-1.0, 1.0, (2, 3))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_actions_that_are_no_vector_are_refused(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their first dimension was taken for a batch: its rows shared loc and scale."""
+    gymnasium.register("era-tests/Matrix-v0", lambda **_: _MatrixActions())
+    try:
+        assert main([algorithm, "--env", "era-tests/Matrix-v0", "--out", str(tmp_path)]) == 2
+    finally:
+        del gymnasium.registry["era-tests/Matrix-v0"]
+    assert "must have actions that are one vector, not of shape (2, 3)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

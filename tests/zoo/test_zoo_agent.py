@@ -12,6 +12,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import yaml
+from stable_baselines3.common.vec_env import DummyVecEnv
 from zoo_runs import names, train
 
 from era_rl.runs.settings import SettingsError
@@ -276,6 +277,15 @@ def test_record_video_films_an_agent(logs, tmp_path, capsys):
     assert cli.main(film) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(str(tmp_path))
     assert moving_frames(tmp_path) == 13
+
+
+def test_an_environment_that_renders_nothing_is_a_line(logs, tmp_path, monkeypatch, capsys):
+    """An environment of one's own without "rgb_array"; it was a traceback."""
+    monkeypatch.setattr(DummyVecEnv, "render", lambda env, mode=None: None)
+    assert cli.main(["record-video", *names(logs, "ppo_era"), "-o", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("era-zoo: frame 0 is object of shape")
+    assert line.endswith("as environments with a render_mode 'rgb_array' render")
 
 
 @pytest.mark.slow

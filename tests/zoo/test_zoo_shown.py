@@ -6,8 +6,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 from zoo_runs import SMALL, evaluated_at
 
 from era_rl.runs.settings import SettingsError
@@ -97,3 +99,24 @@ def test_an_environment_whose_package_is_missing_is_a_line(tmp_path: Path) -> No
     with pytest.raises(SettingsError, match="needs the package humanoid_bench"):
         run.train(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class _Mission(gymnasium.Env):
+    observation_space = spaces.Dict(mission=spaces.Text(9), direction=spaces.Discrete(4))
+    action_space = spaces.Discrete(3)
+
+
+def test_observations_that_networks_do_not_take_are_named(tmp_path: Path) -> None:
+    """Such as MiniGrid's mission, a text: it was 'NoneType' object is not iterable."""
+    gymnasium.register("era-tests/Mission-v0", lambda **_: _Mission())
+    settings = {"policy": "MultiInputPolicy", "n_timesteps": 10}
+    try:
+        run = Run("ppo_era", "era-tests/Mission-v0", settings=settings, verbose=0)
+        message = r"observation_space\['mission'\]=Text.* must be a Box, Discrete, .*env_wrapper"
+        with pytest.raises(SettingsError, match=message):
+            run.train(tmp_path / "run")
+        wrapper = {"gymnasium.wrappers.FilterObservation": {"filter_keys": ["direction"]}}
+        kept = replace(run, settings={**settings, "env_wrapper": [wrapper]})
+        kept.make_env().close()
+    finally:
+        del gymnasium.registry["era-tests/Mission-v0"]
