@@ -46,7 +46,9 @@ class Profile(Family):
         "TorchRL, stock",
     )
     steps: Annotated[int, Setting("steps off-policy, or updates", low=1)] = 100
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "throughput" / "profiles.json"
+    out: Annotated[Path, Setting("JSON file to write")] = (
+        RESULTS / "throughput" / "profiles" / "cpu-threads1.json"
+    )
 
 
 def block(name: str, settings: Profile) -> tuple[Callable[[], Any], int]:
