@@ -128,21 +128,22 @@ class CrossQERAActor(ERAActorMixin, CrossQActor):
     """sb3-contrib's CrossQ actor with an ERA head."""
 
 
-class ERAPolicyMixin(FlooredPolicyMixin):
-    """Gives an off-policy SB3 policy an actor with an ERA head; arguments as its bases'.
-
-    Adam and AdamW run fused, unless ``optimizer_kwargs`` says "fused" or "foreach".
-    """
-
-    actor_class: ClassVar[type[ERAActorMixin]]
-    actor: Any
-    actor_kwargs: dict[str, Any]
+class FusedAdamMixin(BasePolicy):
+    """Has Adam and AdamW run fused, unless ``optimizer_kwargs`` says "fused" or "foreach"."""
 
     def _build(self, lr_schedule: Schedule) -> None:
         told = {"fused", "foreach"} & set(self.optimizer_kwargs)
         if self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW, UnitRowAdam) and not told:
             self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
         super()._build(lr_schedule)  # type: ignore[misc]
+
+
+class ERAPolicyMixin(FusedAdamMixin, FlooredPolicyMixin):
+    """Gives an off-policy SB3 policy an actor with an ERA head; arguments as its bases'."""
+
+    actor_class: ClassVar[type[ERAActorMixin]]
+    actor: Any
+    actor_kwargs: dict[str, Any]
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return the actor (SB3's hook)."""
@@ -172,7 +173,7 @@ class ERAPolicyMixin(FlooredPolicyMixin):
         return self.actor.head
 
 
-class LayerNormCriticMixin(BasePolicy):
+class LayerNormCriticMixin(FusedAdamMixin):
     """Gives SB3's SAC and TQC policies layer-normalised critics on request.
 
     Args:
