@@ -117,11 +117,7 @@ class ERADistribution(Distribution):
 def _two_numbers(action_range: Any) -> tuple[float, float]:
     try:
         low, high = (float(bound) for bound in action_range)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # the last is torch's, of several elements
+    except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of more elements
         raise ValueError(
             f"action_range={action_range!r} must be two numbers, low and high, the bounds of every "
             "action: what differs between dimensions is scaled in the environment"
