@@ -32,7 +32,7 @@ from era_rl.sb3.policies import (
     TQCERAPolicy,
 )
 from era_rl.sb3.sac import SACERA, paper_preset
-from era_rl.sb3.xqc import XQCERA, XQCERAPolicy
+from era_rl.sb3.xqc import XQCERA, XQCERACnnPolicy, XQCERAMultiInputPolicy, XQCERAPolicy
 
 __all__ = [
     "A2CERA",
@@ -67,6 +67,8 @@ __all__ = [
     "TQCERACnnPolicy",
     "TQCERAMultiInputPolicy",
     "TQCERAPolicy",
+    "XQCERACnnPolicy",
+    "XQCERAMultiInputPolicy",
     "XQCERAPolicy",
     "paper_preset",
     "plot_gradient_conflict",

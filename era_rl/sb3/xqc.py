@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolicy
 from stable_baselines3.sac.sac import SAC
 from torch import Tensor, nn
 
@@ -78,7 +78,7 @@ def xqc_critic_loss(
 
     Source: XQC, arXiv 2509.25174; without its entropy term.
     """
-    obs = torch.cat([data.obs, data.next_obs])
+    obs = _joined(data.obs, data.next_obs)
     actions = torch.cat([data.actions, next_actions])
     z = critic.q_networks[0].value.z
     with torch.no_grad():
@@ -88,8 +88,14 @@ def xqc_critic_loss(
     return categorical_loss(logits, target).mean(dim=1).sum()
 
 
+def _joined(obs: Any, next_obs: Any) -> Any:
+    if isinstance(obs, dict):
+        return {key: torch.cat([value, next_obs[key]]) for key, value in obs.items()}
+    return torch.cat([obs, next_obs])
+
+
 class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
-    """``MlpPolicy`` of XQCERA.
+    """``MlpPolicy`` of XQCERA; the others differ from it in their extractor of features alone.
 
     Args:
         *args: Arguments of SB3's ``SACPolicy``.
@@ -151,6 +157,14 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
         return {**data, "bins": self.bins, "bound": self.bound}
 
 
+class XQCERACnnPolicy(XQCERAPolicy, CnnPolicy):
+    """``CnnPolicy`` of XQCERA, for images."""
+
+
+class XQCERAMultiInputPolicy(XQCERAPolicy, MultiInputPolicy):
+    """``MultiInputPolicy`` of XQCERA, for Dict observations."""
+
+
 class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVariableOverride]
     """XQC in which the policy's entropy is held by the actor's head, not by the losses.
 
@@ -161,8 +175,8 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
     rows of unit norm. The arguments are those of :class:`SACERA`, but for these and their defaults.
 
     Args:
-        policy: "MlpPolicy", or a policy class derived from it; its ``policy_kwargs`` have ``bins`` and
-            ``bound`` besides (:class:`XQCERAPolicy`).
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class derived from theirs;
+            ``policy_kwargs`` have ``bins`` and ``bound`` besides (:class:`XQCERAPolicy`).
         env: Environment or its id; the action space must be a bounded Box.
         *args: SAC's arguments by position.
         policy_delay: Updates of the critics to one of the actor, at least 1.
@@ -176,7 +190,11 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
     Source: XQC, arXiv 2509.25174.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": XQCERAPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": XQCERAPolicy,
+        "CnnPolicy": XQCERACnnPolicy,
+        "MultiInputPolicy": XQCERAMultiInputPolicy,
+    }
 
     def __init__(
         self,

@@ -34,7 +34,6 @@ from era_rl.sb3 import DeviceReplayBuffer, EntropyMonitor
 STEPS = 48
 BOUNDED = ("SACERA", "TQCERA", "CrossQERA", "XQCERA")
 ROLLOUT = ("PPOERA", "A2CERA", "MaskablePPOERA", "RecurrentPPOERA")
-VECTORS = ("CrossQERA", "XQCERA")
 
 
 def learn(model: Any, **kwargs: Any) -> Any:
@@ -202,12 +201,10 @@ REFUSED: dict[tuple[str, str], str] = {
         "as action spaces but MultiBinary(3) was provided",
     ),
     **dict.fromkeys(
-        [(name, feature) for name in VECTORS for feature in ("Dict", "HER")],
+        [("CrossQERA", feature) for feature in ("Dict", "HER")],
         "policy='MultiInputPolicy' must be one of 'MlpPolicy'",
     ),
-    **dict.fromkeys(
-        [(name, "image") for name in VECTORS], "policy='CnnPolicy' must be one of 'MlpPolicy'"
-    ),
+    ("CrossQERA", "image"): "policy='CnnPolicy' must be one of 'MlpPolicy'",
     **dict.fromkeys(
         [(name, "mask") for name in FAMILY if name != "MaskablePPOERA"],
         "unexpected keyword argument 'action_masks'",

@@ -148,5 +148,5 @@ def test_refuses_what_it_has_no_use_for(options: dict[str, Any], message: str) -
 
 
 def test_refuses_a_policy_without_categorical_critics() -> None:
-    with pytest.raises(ValueError, match="policy=SACERAPolicy must be one of 'MlpPolicy'"):
+    with pytest.raises(ValueError, match="policy=SACERAPolicy must be one of 'MlpPolicy', 'C"):
         small("XQCERA", policy=SACERAPolicy)
