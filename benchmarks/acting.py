@@ -21,10 +21,6 @@ class MeanOfSamples:
 
     For any algorithm with continuous actions: a truncated normal near a bound has its mode at the bound
     and its mean inside, and a normal whose actions are clipped the other way round.
-
-    Args:
-        model: The algorithm.
-        samples: Actions sampled for each observation.
     """
 
     def __init__(self, model: BaseAlgorithm, samples: int = SAMPLES) -> None:
@@ -49,12 +45,7 @@ def returns_by_action(
 ) -> dict[str, list[float]]:
     """Return the episodes' returns of a model that acts by its mode, its mean and its samples.
 
-    Discrete actions have no mean.
-
-    Args:
-        model: The algorithm.
-        make_env: Makes the same environments, seeded, at every call.
-        episodes: How many episodes of each.
+    Discrete actions have no mean. ``make_env`` makes the same environments, seeded, at every call.
     """
     predictors: dict[str, PolicyPredictor] = dict.fromkeys(WAYS, model)
     predictors["mean"] = MeanOfSamples(model)

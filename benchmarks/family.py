@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sb3_contrib import TQC, CrossQ
@@ -23,7 +22,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import CPU, Times, interleaved, run
+from benchmarks.measuring import CPU, Out, Times, interleaved, quartiles, run
 from benchmarks.results import RESULTS
 from benchmarks.throughput import SBX, SideBySide, multiply
 from era_rl.runs.settings import Setting
@@ -53,9 +52,7 @@ class Family(SideBySide):
     blocks: Annotated[int, Setting("blocks of each algorithm", low=2)] = 15
     steps: Annotated[int, Setting("steps a block, off-policy", low=1)] = 20
     rollout: Annotated[int, Setting("steps a block, on-policy; PPO's n_steps", low=64)] = 512
-    out: Annotated[Path, Setting("JSON file to write")] = (
-        RESULTS / "throughput" / "family" / "cpu-threads1.json"
-    )
+    out: Out = RESULTS / "throughput" / "family" / "cpu-threads1.json"
 
 
 def arguments(host: Any, settings: Family, own_networks: bool = False) -> dict[str, Any]:
@@ -171,27 +168,24 @@ def _times(agents: dict[str, Any], sbx: dict[str, SBX], settings: Family) -> Tim
 
 def ratios(name: str, times: Times) -> list[dict[str, Any]]:
     """Return the speed of a class over its host's and SBX's: median and quartiles, of neighbours."""
-    rows = []
     host = HOSTS[name][1].__name__
-    for way in (EAGER, COMPILED):
-        for other in (host, f"SBX {host}"):
-            for kind in (STEP, STEP + CPU, UPDATE, UPDATE + CPU):
-                if kind in times.get(other, {}):
-                    pairs = zip(times[other][kind], times[name + way][kind], strict=True)
-                    low, middle, high = statistics.quantiles([a / b for a, b in pairs], n=4)
-                    speed = {"median": middle, "quartiles": [low, high]}
-                    rows.append(
-                        {"algorithm": name + way, "over": other, "per": kind, "speed": speed}
-                    )
-    return rows
+    return [
+        {
+            "algorithm": name + way,
+            "over": other,
+            "per": kind,
+            "speed": quartiles(times[other][kind], times[name + way][kind]),
+        }
+        for way in (EAGER, COMPILED)
+        for other in (host, f"SBX {host}")
+        for kind in (STEP, STEP + CPU, UPDATE, UPDATE + CPU)
+        if kind in times.get(other, {})
+    ]
 
 
 def _median(kinds: dict[str, list[float]], kind: str) -> float:
     return statistics.median(kinds[kind])
 
 
-main = partial(run, Family, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Family, measure))

@@ -87,13 +87,9 @@ def means(
 
 
 def dimensions(findings: Findings, path: Path, *, column: str, ylabel: str) -> None:
-    """Draw a figure of the dimensions: their mean, lowest to highest, and the lowest of any state.
+    """Draw "std" or "entropy" of the dimensions: mean, lowest to highest, and the lowest of any state.
 
-    Args:
-        findings: Runs that have the columns of each dimension (``benchmarks.trace.EACH``).
-        path: The file.
-        column: "std" or "entropy". Mean and band are means over seeds, the lowest state is any seed's.
-        ylabel: What it is.
+    Mean and band are means over seeds, the lowest state is any seed's.
     """
 
     def draw(axis: Axes, runs: Runs, color: Any, label: str) -> None:
@@ -126,12 +122,9 @@ def gains(by_arm: Mapping[str, Mapping[int, Improvement]], path: Path) -> None:
 def floors(
     heights: Mapping[str, float], scores: Mapping[str, Mapping[str, Interval]], path: Path
 ) -> None:
-    """Draw scores against the height of the floor: points with intervals, and a band for the others.
+    """Draw the IQM, by task and arm, against the arm's floor in nats per dimension.
 
-    Args:
-        heights: Nats per dimension, by arm.
-        scores: IQM by task and arm; arms without a height are drawn as bands.
-        path: The file.
+    Arms without a floor are bands.
     """
     figure, axes = _axes(len(scores), COLUMNS)
     for axis, (task, by_arm) in zip(axes, scores.items(), strict=True):

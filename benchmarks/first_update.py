@@ -7,15 +7,13 @@ Stable-Baselines3 logs, of the last epoch on the first rollout.
 import statistics
 import sys
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
-from benchmarks.measuring import Measurement, run
+from benchmarks.measuring import Measurement, Out, run
 from benchmarks.results import RESULTS
 from era_rl.runs.settings import Setting
 from era_rl.sb3 import PPOERA
@@ -32,9 +30,7 @@ class FirstUpdate(Measurement):
     )
     seeds: Annotated[int, Setting("seeds, from 0 on", low=1)] = 5
     n_steps: Annotated[int, Setting("steps of the rollout", low=64)] = 2_048
-    out: Annotated[Path, Setting("JSON file to write")] = (
-        RESULTS / "first-hour" / "first-update.json"
-    )
+    out: Out = RESULTS / "first-hour" / "first-update.json"
 
 
 def approx_kl(algorithm: type[PPO], env: str, seed: int, n_steps: int) -> float:
@@ -64,8 +60,5 @@ def measure(settings: FirstUpdate) -> dict[str, Any]:
     return {"approx_kl_mean": means, "approx_kl": found}
 
 
-main = partial(run, FirstUpdate, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(FirstUpdate, measure))

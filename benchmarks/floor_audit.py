@@ -11,14 +11,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import Measurement, run
+from benchmarks.measuring import Measurement, Out, run
 from benchmarks.results import RESULTS
 from era_rl.core import CategoricalHead, Head, TanhGaussianHead, TruncatedGaussianHead
 from era_rl.core.activations import SoftmaxMethod
@@ -38,7 +37,7 @@ class Audit(Measurement):
     classes: Annotated[tuple[int, ...], Setting("classes", low=2)] = (10, 1000)
     batches: Annotated[int, Setting("random batches of 4,096", low=1)] = 10
     results: Annotated[Path, Setting("where trained runs are")] = RESULTS
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "floor-audit" / "audit.json"
+    out: Out = RESULTS / "floor-audit" / "audit.json"
 
 
 class Case(NamedTuple):
@@ -98,12 +97,7 @@ def categorical_cases(classes: int) -> list[Case]:
 
 
 def audit(case: Case, batches: int) -> dict[str, Any]:
-    """Return the smallest margins found by random search and, from its worst, by gradient ascent.
-
-    Args:
-        case: The head.
-        batches: Batches of random raw outputs, 4,096 each.
-    """
+    """Return the smallest margins found by random search and, from its worst, by gradient ascent."""
     generator = torch.Generator().manual_seed(0)
     smallest, raws = float("inf"), []
     for _ in range(batches):
@@ -199,8 +193,5 @@ def measure(settings: Audit) -> dict[str, Any]:
     return {"rows": rows}
 
 
-main = partial(run, Audit, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Audit, measure))

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from gymnasium import spaces
 import benchmarks.reaching  # noqa: F401 (registers ids)
 import era_rl.envs  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
-from benchmarks.measuring import Measurement, run
+from benchmarks.measuring import Measurement, Out, run
 from benchmarks.results import RESULTS
 from era_rl.runs.settings import Setting
 
@@ -37,7 +37,7 @@ class Idle(Measurement):
 
     episodes: Annotated[int, Setting("episodes of each environment and way", low=1)] = 50
     envs: Annotated[tuple[str, ...], Setting("ids; none given: those of all suites")] = ()
-    out: Annotated[Path, Setting("JSON file to write")] = PATH
+    out: Out = PATH
 
 
 def environments() -> list[tuple[str, dict[str, Any]]]:
@@ -56,14 +56,7 @@ def key(env: str, arguments: dict[str, Any]) -> str:
 
 
 def returns(env: str, arguments: dict[str, Any], way: str, episodes: int) -> list[float]:
-    """Return the returns of episodes in which an agent does nothing, or anything.
-
-    Args:
-        env: The environment's id.
-        arguments: What it is made with.
-        way: "zero" or "random".
-        episodes: How many; each ends as the environment says.
-    """
+    """Return the returns of so many episodes in which an agent does nothing, or acts at random."""
     made = gymnasium.make(env, **arguments)
     space: Any = made.action_space
     space.seed(0)
@@ -106,8 +99,5 @@ def measure(settings: Idle) -> dict[str, Any]:
     return {"rows": rows}
 
 
-main = partial(run, Idle, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Idle, measure))

@@ -15,12 +15,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any
 
-from benchmarks.measuring import Measurement, counted, run
+from benchmarks.measuring import Measurement, Out, counted, run
 from benchmarks.results import RESULTS
 from era_rl.runs.command import PASSIVE
 from era_rl.runs.settings import Setting
@@ -57,7 +55,7 @@ class Load(Measurement):
     steps: Annotated[int, Setting("steps of a training", low=1)] = 300
     rounds: Annotated[int, Setting("trainings of each kind", low=1)] = 3
     limit: Annotated[float, Setting("longest training, in seconds", low=1.0)] = 120.0
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "first-hour" / "load.json"
+    out: Out = RESULTS / "first-hour" / "load.json"
 
 
 @contextmanager
@@ -114,8 +112,5 @@ def _row(
     return {**row, "loaded_over_quiet": ratio / statistics.median(row["quiet_wall_seconds"])}
 
 
-main = partial(run, Load, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Load, measure))

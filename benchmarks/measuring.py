@@ -3,7 +3,7 @@
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,13 +17,14 @@ from era_rl.runs.settings import Setting, Settings, plain
 
 Times = dict[str, dict[str, list[float]]]
 """Seconds of a call in every block, by what is measured and by kind of call."""
+Out = Annotated[Path, Setting("JSON file to write")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Settings):
     """Settings that all measurements have; each says where its file goes by default."""
 
-    out: Annotated[Path, Setting("JSON file to write")]
+    out: Out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +117,21 @@ def interleaved(
     return times
 
 
+def quartiles(over: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
+    """Return median and quartiles of the ratios of times of neighbouring blocks."""
+    low, median, high = statistics.quantiles([a / b for a, b in zip(over, own, strict=True)], n=4)
+    return {"median": median, "quartiles": [low, high]}
+
+
 def ratios(times: Times, reference: str) -> list[dict[str, Any]]:
-    """Return median and quartiles of the speed over that of ``reference``, of neighbouring blocks."""
-    rows = []
-    for name, kinds in times.items():
-        for kind, own in kinds.items():
-            pairs = zip(times[reference][kind], own, strict=True)
-            low, median, high = statistics.quantiles([other / mine for other, mine in pairs], n=4)
-            rows.append(
-                {
-                    "algorithm": name,
-                    "per": kind,
-                    "milliseconds": 1e3 * statistics.median(own),
-                    f"speed_over_{reference}": {"median": median, "quartiles": [low, high]},
-                }
-            )
-    return rows
+    """Return the speed over that of ``reference`` of every name and kind (:func:`quartiles`)."""
+    return [
+        {
+            "algorithm": name,
+            "per": kind,
+            "milliseconds": 1e3 * statistics.median(own),
+            f"speed_over_{reference}": quartiles(times[reference][kind], own),
+        }
+        for name, kinds in times.items()
+        for kind, own in kinds.items()
+    ]

@@ -8,14 +8,12 @@ import multiprocessing
 import resource
 import sys
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from stable_baselines3 import SAC
 
-from benchmarks.measuring import Measurement, run
+from benchmarks.measuring import Measurement, Out, run
 from benchmarks.results import RESULTS
 from era_rl.runs.settings import Setting
 from era_rl.sb3 import SACERA, DeviceReplayBuffer
@@ -38,9 +36,7 @@ class Memory(Measurement):
     env: Annotated[str, Setting("environment")] = "Ant-v5"
     buffer_size: Annotated[int, Setting("transitions", low=1)] = 1_000_000
     steps: Annotated[int, Setting("steps of training with the full buffer", low=1)] = 200
-    out: Annotated[Path, Setting("JSON file to write")] = (
-        RESULTS / "throughput" / "memory" / "cpu.json"
-    )
+    out: Out = RESULTS / "throughput" / "memory" / "cpu.json"
 
 
 def peak(way: str, settings: Memory) -> tuple[int, int]:
@@ -93,8 +89,5 @@ def measure(settings: Memory) -> dict[str, Any]:
     }
 
 
-main = partial(run, Memory, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Memory, measure))

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import gymnasium
@@ -21,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
-from benchmarks.measuring import Measurement, interleaved, ratios, run
+from benchmarks.measuring import Measurement, Out, interleaved, ratios, run
 from benchmarks.results import RESULTS
 from era_rl.core import TruncatedGaussianHead
 from era_rl.runs.settings import Setting
@@ -49,7 +48,7 @@ class Overhead(Measurement):
     hosts: Annotated[tuple[Literal["PPO", "TQC"], ...], Setting("algorithms")] = ("PPO", "TQC")
     training: Annotated[bool, Setting("training steps too, not heads alone")] = True
     device: Annotated[str, Setting("device of torch")] = "cpu"
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "overhead" / "cpu.json"
+    out: Out = RESULTS / "overhead" / "cpu.json"
 
 
 def plain_head(raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,8 +124,5 @@ def measure(settings: Overhead) -> dict[str, Any]:
     }
 
 
-main = partial(run, Overhead, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Overhead, measure))

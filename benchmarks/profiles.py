@@ -20,7 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.family import HOSTS, Family, models
-from benchmarks.measuring import run
+from benchmarks.measuring import Out, run
 from benchmarks.results import RESULTS
 from benchmarks.torchrl.speed import Speed, updates
 from era_rl.runs.settings import Setting, SettingsError
@@ -46,9 +46,7 @@ class Profile(Family):
         "TorchRL, stock",
     )
     steps: Annotated[int, Setting("steps off-policy, or updates", low=1)] = 100
-    out: Annotated[Path, Setting("JSON file to write")] = (
-        RESULTS / "throughput" / "profiles" / "cpu-threads1.json"
-    )
+    out: Out = RESULTS / "throughput" / "profiles" / "cpu-threads1.json"
 
 
 def block(name: str, settings: Profile) -> tuple[Callable[[], Any], int]:
@@ -116,8 +114,5 @@ def measure(settings: Profile) -> dict[str, Any]:
     return {"torch_threads": torch.get_num_threads(), "profiles": found}
 
 
-main = partial(run, Profile, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Profile, measure))

@@ -108,12 +108,7 @@ def status(suite: Suite, results_folder: Path, scratch: Path) -> Status:
 
 
 class Estimate:
-    """How long runs take, from the measured speed of runs that are like them.
-
-    Args:
-        suite: The suite.
-        results_folder: Folder of its results.
-    """
+    """How long a suite's runs take, from the measured speed of runs that are like them."""
 
     def __init__(self, suite: Suite, results_folder: Path) -> None:
         self.speeds: list[tuple[str, str, float]] = []

@@ -9,11 +9,9 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
-from benchmarks.measuring import Measurement, counted, run
+from benchmarks.measuring import Measurement, Out, counted, run
 from benchmarks.results import RESULTS
 from era_rl.runs.settings import Setting
 
@@ -38,7 +36,7 @@ class Startup(Measurement):
     """How often each is started."""
 
     rounds: Annotated[int, Setting("starts of each", low=2)] = 9
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "first-hour" / "startup.json"
+    out: Out = RESULTS / "first-hour" / "startup.json"
 
 
 def start(arguments: list[str]) -> tuple[float, float]:
@@ -74,8 +72,5 @@ def measure(settings: Startup) -> dict[str, Any]:
     return {"sacera_over_stable_baselines3": ratio, "starts": rows}
 
 
-main = partial(run, Startup, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Startup, measure))

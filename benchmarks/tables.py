@@ -1,7 +1,6 @@
 """Tables of single measurements, for reports and for the page of all results."""
 
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -10,7 +9,7 @@ from typing import Any
 from benchmarks.document import Block, Table, Text
 from benchmarks.family import COMPILED, HOSTS, STEP
 from benchmarks.idle import WAYS, key
-from benchmarks.measuring import CPU
+from benchmarks.measuring import CPU, quartiles
 from benchmarks.metrics import number
 from benchmarks.results import RESULTS
 
@@ -185,19 +184,16 @@ def three_domains(results: Path = RESULTS) -> Table:
     if path.exists():
         for case, run in json.loads(path.read_text())["runs"].items():
             times = run["step_seconds"]
-            pairs = {
-                method: [b / a for a, b in zip(times[method], times["none"], strict=True)]
-                for method in run["ratio"]
-            }
-            added = "; ".join(_added(_quartiles(ratios)) for ratios in pairs.values())
-            rows.append([f"vision, training step, {case}", "; ".join(pairs), added])
+            speeds = (quartiles(times["none"], times[method]) for method in run["ratio"])
+            added = "; ".join(map(_added, speeds))
+            rows.append([f"vision, training step, {case}", "; ".join(run["ratio"]), added])
     path = results / "llm" / "loss_step.json"
     if path.exists():
         found = json.loads(path.read_text())["ratio_to_stock"]
         for way, what in LLM_WAYS.items():
-            ratios = [1.0 / ratio for ratio in found.get(way, [])]
-            if ratios:
-                rows.append([what, "half of the responses scaled", _added(_quartiles(ratios))])
+            if ratios := found.get(way, []):
+                speed = quartiles([1.0] * len(ratios), ratios)
+                rows.append([what, "half of the responses scaled", _added(speed)])
     caption = f"Time added to a training step, one CPU thread (the paper says: less than {PAPER})"
     return Table(["what", "with", "added time, median [quartiles]"], rows, caption)
 
@@ -205,11 +201,6 @@ def three_domains(results: Path = RESULTS) -> Table:
 def _spread(ratio: dict[str, Any]) -> str:
     low, high = ratio["quartiles"]
     return f"{ratio['median']:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _quartiles(ratios: list[float]) -> dict[str, Any]:
-    low, median, high = statistics.quantiles(ratios, n=4)
-    return {"median": median, "quartiles": [low, high]}
 
 
 def _added(speed: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from torch._inductor import config as inductor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import Times, Training, interleaved, ratios, run
+from benchmarks.measuring import Out, Times, Training, interleaved, ratios, run
 from benchmarks.results import RESULTS
 from era_rl.core.products import is_faster, product
 from era_rl.runs.settings import Setting, SettingsError
@@ -76,7 +76,7 @@ class Throughput(SideBySide):
     blocks: Annotated[int, Setting("blocks of each algorithm", low=2)] = 40
     steps: Annotated[int, Setting("steps a block", low=1)] = 25
     warmup: Annotated[int, Setting("steps before the first block", low=1)] = 300
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "throughput" / "cpu.json"
+    out: Out = RESULTS / "throughput" / "cpu.json"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,8 +91,6 @@ def build(name: str, settings: Throughput) -> OffPolicyAlgorithm:
         "policy": "MlpPolicy",
         "env": make_vec_env(settings.env, settings.n_envs, vec_env_cls=vec_env),
         **_shared(settings),
-        "buffer_size": 100_000,
-        "learning_starts": 0,
         "seed": 0,
         "device": settings.device,
     }
@@ -112,6 +110,8 @@ def _shared(settings: Throughput) -> dict[str, Any]:
     return {
         "policy_kwargs": {"net_arch": [settings.width, settings.width]},
         "batch_size": settings.batch_size,
+        "buffer_size": 100_000,
+        "learning_starts": 0,
     }
 
 
@@ -128,8 +128,8 @@ def measure(settings: Throughput) -> dict[str, Any]:
         calls[name, "update"] = partial(model.train, settings.steps, settings.batch_size)
     sbx = None
     if settings.sbx is not None:
-        arguments = {**_shared(settings), "buffer_size": 100_000, "learning_starts": 0}
-        sbx = SBX(settings.sbx, "SAC", settings.env, arguments, settings.warmup, settings.steps)
+        numbers = settings.warmup, settings.steps
+        sbx = SBX(settings.sbx, "SAC", settings.env, _shared(settings), *numbers)
         calls["sbx", "env_step"] = sbx.block
     calls[PRODUCTS, "update"] = partial(multiply, settings, PRODUCTS_A_STEP * settings.steps)
     times = interleaved(calls, settings.blocks, settings.device, settings.steps)
@@ -247,8 +247,5 @@ class SBX:
         return answer.strip()
 
 
-main = partial(run, Throughput, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Throughput, measure))

@@ -141,11 +141,7 @@ def main() -> None:
 
 
 def compare(output: Path) -> str:
-    """Run every arm that has no file yet and return the report.
-
-    Args:
-        output: Folder of the runs.
-    """
+    """Run every arm that has no file in the folder yet and return the report."""
     pilot = {
         arm: [record(output, f"pilot-{arm}-{i}", PILOT, o) for i, o in enumerate(options)]
         for arm, options in ARMS.items()
@@ -161,14 +157,7 @@ def compare(output: Path) -> str:
 
 
 def record(output: Path, name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of a run, run now if it has no file.
-
-    Args:
-        output: Folder of the runs.
-        name: Name of its file.
-        seed: Seed of model, data and sampling.
-        changes: Its options beyond `SETTINGS`.
-    """
+    """Return the record of a run with options beyond `SETTINGS`, run now if it has no file."""
     path, changes = output / f"{name}.json", {"num_iterations": 2, **changes}
     if not is_done(path, seed, STEPS, changes, CovTrainer):
         write_json(path, run(_initial(seed), seed, STEPS, changes, CovTrainer)[0])
@@ -179,11 +168,7 @@ _initial = cache(pretrained_toy)
 
 
 def tests(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """Return a Markdown table of ERA beside each other arm, by the rule above.
-
-    Args:
-        runs: The records of each arm.
-    """
+    """Return a Markdown table of ERA beside each other arm, by the rule above."""
     scores = {
         arm: np.array([[record["final"][TESTED]] for record in found])
         for arm, found in runs.items()

@@ -73,10 +73,6 @@ def main() -> None:
 def report(output: Path, seeds: list[int]) -> str:
     """Return the table of the runs that have files; its second column says how many seeds have.
 
-    Args:
-        output: Folder of the runs.
-        seeds: Seeds to look for.
-
     Raises:
         ValueError: If there is no run.
     """
@@ -91,12 +87,7 @@ def report(output: Path, seeds: list[int]) -> str:
 
 
 def run_seed(output: Path, seed: int) -> None:
-    """Run the missing runs of one seed.
-
-    Args:
-        output: Folder of the runs.
-        seed: Seed of model, data and sampling.
-    """
+    """Run the missing runs of one seed, that of model, data and sampling."""
     scratch, continued = (_missing(output, start, seed) for start in ("scratch", "continued"))
     model = pretrained_toy(seed) if scratch or continued else None
     for arm in scratch:

@@ -33,7 +33,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from benchmarks.llm.toy import toy_prompts, toy_reward, toy_tokenizer
-from benchmarks.measuring import Measurement, run
+from benchmarks.measuring import Measurement, Out, run
 from benchmarks.results import RESULTS
 from era_llm.functional import selected_logps
 from era_llm.fused_head import ScaledHead
@@ -106,11 +106,7 @@ BASES = {"era_bonus": "stock_bonus", "era_whole_step": "stock_whole_step"}
 
 
 def seconds(way: str) -> float:
-    """Run one forward and backward and return its CPU seconds.
-
-    Args:
-        way: One of WAYS.
-    """
+    """Run one forward and backward of one of WAYS and return its CPU seconds."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(3, VOCABULARY, (BATCH, TIME), generator=generator)
     scale = torch.tensor([2.0, 1.0, 0.5, 1.0] * (BATCH // 4))[:, None].expand(BATCH, TIME)
@@ -169,11 +165,7 @@ def _trainer(way: str) -> Any:
 
 
 def peak(way: str) -> float:
-    """Return the MiB by which one step of the head raises the peak memory of a fresh process.
-
-    Args:
-        way: A key of HEADS.
-    """
+    """Return the MiB by which a step of one of HEADS raises the peak memory of a fresh process."""
     code = f"from benchmarks.llm.loss_step import raised_memory; print(raised_memory({way!r}))"
     command = [sys.executable, "-c", code]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -193,7 +185,7 @@ class LossStep(Measurement):
     """How often it is measured."""
 
     repeats: Annotated[int, Setting("steps of each way, after one to warm up", low=1)] = 7
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "llm" / "loss_step.json"
+    out: Out = RESULTS / "llm" / "loss_step.json"
 
 
 def measure(settings: LossStep) -> dict[str, Any]:
@@ -221,7 +213,5 @@ def _head_arguments(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[An
     return rows, weight, None, labels, 1.0, chunk, None, 1.0, ("entropy",)
 
 
-main = partial(run, LossStep, measure)
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(LossStep, measure))

@@ -38,9 +38,7 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
 def toy_model(seed: int, vocabulary: int = 13) -> Qwen2ForCausalLM:
     """Return a Qwen2 of two layers of width 48 with random weights.
 
-    Args:
-        seed: Seed of the weights.
-        vocabulary: Number of tokens; more than 13 for tests and benchmarks of the head.
+    The language has 13 tokens; tests and benchmarks of the head take more.
     """
     torch.manual_seed(seed)
     config = Qwen2Config(
@@ -60,12 +58,7 @@ def toy_model(seed: int, vocabulary: int = 13) -> Qwen2ForCausalLM:
 
 
 def toy_texts(count: int, seed: int) -> list[str]:
-    """Sample texts of the language: uniform digits after their sum.
-
-    Args:
-        count: Number of texts.
-        seed: Seed of the sample.
-    """
+    """Sample texts of the language: uniform digits after their sum."""
     draw = random.Random(seed)
     digits = ([draw.randrange(10) for _ in range(DIGITS)] for _ in range(count))
     return [f"{sum(chosen)}=" + "".join(map(str, chosen)) for chosen in digits]
@@ -77,12 +70,7 @@ def toy_prompts() -> Dataset:
 
 
 def toy_reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-    """Return 1 for each completion of four digits that sum to the answer, else 0.
-
-    Args:
-        completions: Generated texts.
-        answer: The number of each prompt.
-    """
+    """Return 1 for each completion of four digits that sum to its prompt's number, else 0."""
     return [float(is_correct(text, int(n))) for text, n in zip(completions, answer, strict=True)]
 
 
@@ -93,13 +81,7 @@ def is_correct(completion: str, number: int) -> bool:
 
 
 def pretrained_toy(seed: int, steps: int = 400, batch_size: int = 64) -> Qwen2ForCausalLM:
-    """Return a toy model trained on the language by next-token prediction.
-
-    Args:
-        seed: Seed of the weights and the texts.
-        steps: Optimizer steps.
-        batch_size: Texts in a step.
-    """
+    """Return a toy model trained on the language by next-token prediction."""
     model, tokenizer = toy_model(seed), toy_tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     texts = toy_texts(steps * batch_size, seed)
@@ -115,9 +97,7 @@ def pretrained_toy(seed: int, steps: int = 400, batch_size: int = 64) -> Qwen2Fo
 def completion_logps(model: Any, batch: Any) -> torch.Tensor:
     """Return the log-probabilities of the four digits that end each text, (texts, 4).
 
-    Args:
-        model: A causal language model.
-        batch: input_ids and attention_mask, padded on the left.
+    The batch has input_ids and attention_mask, padded on the left.
     """
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     logits = model(**inputs, logits_to_keep=DIGITS + 1).logits[:, :-1].float()
@@ -126,14 +106,9 @@ def completion_logps(model: Any, batch: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def toy_perplexity(model: Any, count: int = 1000, seed: int = 10_000) -> float:
-    """Return the perplexity per digit on held-out texts of the language.
+    """Return the perplexity per digit on held-out texts of the language, of a seed of their own.
 
     A collapsed policy is surprised by most of them.
-
-    Args:
-        model: A toy model.
-        count: Number of texts.
-        seed: Seed of the texts, apart from those of training.
     """
     batch = toy_tokenizer()(toy_texts(count, seed), padding=True, return_tensors="pt")
     return float(completion_logps(model.eval(), batch).mean().neg().exp())
@@ -143,14 +118,9 @@ def toy_perplexity(model: Any, count: int = 1000, seed: int = 10_000) -> float:
 def toy_samples(model: Any, per_prompt: int = 100, seed: int = 0) -> dict[str, float]:
     """Sample completions of every prompt and count the right and the different ones.
 
-    Args:
-        model: A toy model.
-        per_prompt: Samples of each of the 29 prompts, at least 16.
-        seed: Seed of the samples.
-
     Returns:
-        "avg@n" and "pass@16", and "distinct_correct", the number of different right completions of
-        a prompt, all means over prompts.
+        "avg@n" and "pass@16" of n >= 16 samples of each of the 29 prompts, and "distinct_correct", the
+        number of different right completions of a prompt, all means over prompts.
     """
     tokenizer, torch_state = toy_tokenizer(), torch.random.get_rng_state()
     torch.manual_seed(seed)

@@ -80,10 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
 def compare(output: Path, seeds: list[int], steps: int) -> str:
     """Run every arm on every seed that has no file yet; write and return the table.
 
-    Args:
-        output: Folder of the runs, of table.md and of curves.png.
-        seeds: Seeds of model, data and sampling; the arms of a seed share a pre-trained model.
-        steps: Optimizer steps.
+    The arms of a seed, which is that of model, data and sampling, share a pre-trained model.
 
     Raises:
         ValueError: If the folder has runs of other settings, or another process works in it.
@@ -108,7 +105,7 @@ def compare(output: Path, seeds: list[int], steps: int) -> str:
 def run(
     model: Any, seed: int, steps: int, changes: dict[str, Any], kind: Any = GRPOERATrainer
 ) -> tuple[dict[str, Any], Any]:
-    """Train a copy of a toy model and measure it before and after.
+    """Train a copy of a toy model; return the record of the run and the trained model.
 
     Args:
         model: The initial model; left as it is.
@@ -116,9 +113,6 @@ def run(
         steps: Optimizer steps.
         changes: Options of the trainer's configuration that set this run apart.
         kind: The trainer.
-
-    Returns:
-        The record of the run and the trained model.
     """
     # TRL binds a forward to each model it trains, which a deep copy would keep calling.
     trained = type(model)(model.config)
@@ -153,14 +147,7 @@ def run(
 def is_done(
     path: Path, seed: int, steps: int, changes: dict[str, Any], kind: Any = GRPOERATrainer
 ) -> bool:
-    """Return whether the file of a run is there.
-
-    Args:
-        path: The file.
-        seed: Seed of the run.
-        steps: Its optimizer steps.
-        changes: Its options.
-        kind: Its trainer.
+    """Return whether the file of a run is there; arguments as those of :func:`run`.
 
     Raises:
         SettingsError: If it is of a run with other settings, or damaged.
@@ -170,21 +157,12 @@ def is_done(
 
 
 def measure(model: Any) -> dict[str, float]:
-    """Return right samples, their diversity and the perplexity of held-out text.
-
-    Args:
-        model: A toy model.
-    """
+    """Return right samples, their diversity and the perplexity of held-out text."""
     return {**toy_samples(model), "perplexity": toy_perplexity(model)}
 
 
 def table(records: dict[str, list[dict[str, Any]]], measures: tuple[str, ...] = MEASURES) -> str:
-    """Return a Markdown table of the final measures, mean and standard deviation over seeds.
-
-    Args:
-        records: The runs of each arm by title.
-        measures: Names of the final measures to show.
-    """
+    """Return a Markdown table of the runs' final measures, by title: mean and deviation over seeds."""
     initial = next(iter(records.values()))[0]["initial"]
     cells = (f"{initial[name]:.3g}" if name in initial else "" for name in measures)
     rows = [["before training, first seed", "", *cells]]
@@ -195,12 +173,7 @@ def table(records: dict[str, list[dict[str, Any]]], measures: tuple[str, ...] = 
 
 
 def figure(records: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw token entropy and reward over steps: mean over seeds, and their range shaded.
-
-    Args:
-        records: The runs of each arm by title.
-        path: The PNG file.
-    """
+    """Draw token entropy and reward over steps: mean over seeds, and their range shaded."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10, 4), layout="constrained")

@@ -24,7 +24,7 @@ from torchrl.data import Bounded
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 
-from benchmarks.measuring import CPU, Times, Training, interleaved, run
+from benchmarks.measuring import CPU, Out, Times, Training, interleaved, run
 from benchmarks.results import RESULTS
 from era_rl.core.products import inductor_options
 from era_rl.runs.settings import Setting
@@ -45,7 +45,7 @@ class Speed(Training):
     blocks: Annotated[int, Setting("blocks of each", low=2)] = 15
     steps: Annotated[int, Setting("updates a block", low=1)] = 10
     seeds: Annotated[int, Setting("stacked agents", low=2)] = 5
-    out: Annotated[Path, Setting("JSON file to write")] = RESULTS / "torchrl" / "speed.json"
+    out: Out = RESULTS / "torchrl" / "speed.json"
 
 
 def losses(settings: Speed) -> dict[str, Any]:
@@ -163,8 +163,5 @@ def _ratio(times: Times, over: str, under: str) -> dict[str, list[float]]:
     }
 
 
-main = partial(run, Speed, measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Speed, measure))

@@ -28,34 +28,24 @@ class Results:
         self.path = RESULTS / f"{name}.json"
         self.content = read_json(self.path) if self.path.is_file() else {**about, "runs": {}}
 
-    def has(self, key: str, config: dict[str, Any]) -> bool:
-        """Return whether a run is there.
+    def complete(self, key: str, config: dict[str, Any], run: Callable[[], dict[str, Any]]) -> None:
+        """Run what is not there, keep it, and write the file in one piece.
 
         Raises:
             SettingsError: If it is there with another value of a setting.
         """
-        run = self.content["runs"].get(key)
-        if run is None:
-            return False
-        stored = run.get("config", {})
+        runs = self.content["runs"]
+        if key not in runs:
+            head = {"config": config, "command": command_line(), **circumstances()}
+            runs[key] = {**head, **run()}
+            write_json(self.path, self.content)
+        stored = runs[key].get("config", {})
         changed = differences(stored, {name: v for name, v in config.items() if name in stored})
         if changed:
             raise SettingsError(
                 f"{key!r} in {self.path.name} of folder={str(RESULTS)!r} has other settings"
                 f" ({', '.join(changed)}): remove the file, or ask for the same"
             )
-        return True
-
-    def complete(self, key: str, config: dict[str, Any], run: Callable[[], dict[str, Any]]) -> None:
-        """Run what is not there, and keep it."""
-        if not self.has(key, config):
-            self.add(key, config, run())
-
-    def add(self, key: str, config: dict[str, Any], run: dict[str, Any]) -> None:
-        """Keep a run, and write the file in one piece."""
-        head = {"config": config, "command": command_line(), **circumstances()}
-        self.content["runs"][key] = {**head, **run}
-        write_json(self.path, self.content)
 
 
 def epochs(trainer: Trainer) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,12 @@ def test_starts_are_timed_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "from era_rl import SACERA": ["-c", "sum(range(10**6))"],
     }
     monkeypatch.setattr(startup, "STARTS", starts)
-    assert startup.main(["--rounds", "2", "--out", str(tmp_path / "x.json")]) == 0
+    assert (
+        measuring.run(
+            startup.Startup, startup.measure, ["--rounds", "2", "--out", str(tmp_path / "x.json")]
+        )
+        == 0
+    )
     result = json.loads((tmp_path / "x.json").read_text())
     assert result["sacera_over_stable_baselines3"] > 1.0
     for row in result["starts"].values():
@@ -35,7 +40,9 @@ def test_trainings_are_timed_alone_and_beside_busy_processes(
     monkeypatch.setattr(load, "WORKER", worker)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     arguments = ["--rounds", "1", "--busy", "1", "--threads", "0"]
-    assert load.main([*arguments, "--out", str(tmp_path / "x.json")]) == 0
+    assert (
+        measuring.run(load.Load, load.measure, [*arguments, "--out", str(tmp_path / "x.json")]) == 0
+    )
     rows = json.loads((tmp_path / "x.json").read_text())["trainings"]
     assert [(row["waiting"], row["quiet_wall_seconds"]) for row in rows] == [
         ("active", [1.0]),

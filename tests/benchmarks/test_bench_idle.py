@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import idle, reaching, tables
+from benchmarks.measuring import run
 
 
 def test_every_environment_of_every_suite_is_measured() -> None:
@@ -44,7 +45,7 @@ def test_the_command_writes_what_the_table_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "idle.json"
-    idle.main(["--episodes", "2", "--envs", "Pendulum-v1", "--out", str(out)])
+    run(idle.Idle, idle.measure, ["--episodes", "2", "--envs", "Pendulum-v1", "--out", str(out)])
     assert capsys.readouterr().out.startswith("Pendulum-v1: ")
     (row,) = tables.idle(out).rows
     assert row[:2] == ["Pendulum-v1", "2"]

@@ -29,6 +29,7 @@ from benchmarks import (
     tables,
     throughput,
 )
+from benchmarks.measuring import run
 from benchmarks.trace import (
     COLUMNS,
     PolicyTrace,
@@ -189,7 +190,14 @@ def test_overhead_writes_ratios_of_heads_and_training_steps(tmp_path: Path) -> N
         "--width",
         "8",
     ]
-    assert overhead.main([*arguments, "--env", "benchmarks/reach-4-v0", "--out", str(out)]) == 0
+    assert (
+        run(
+            overhead.Overhead,
+            overhead.measure,
+            [*arguments, "--env", "benchmarks/reach-4-v0", "--out", str(out)],
+        )
+        == 0
+    )
     result = json.loads(out.read_text())
     assert set(result["ratios"]) == {"head", "TQC"}
     assert result["ratios_of_compiled_heads"] == []
@@ -227,7 +235,14 @@ def test_sbx_is_measured_in_the_interpreter_given(
     arguments = ["--env", "Pendulum-v1", "--width", "8", "--batch-size", "8", "--blocks", "3"]
     out = tmp_path / "out.json"
     arguments += ["--steps", "2", "--warmup", "5", "--algorithms", "sac", "exact"]
-    assert throughput.main([*arguments, "--sbx", str(python), "--out", str(out)]) == 0
+    assert (
+        run(
+            throughput.Throughput,
+            throughput.measure,
+            [*arguments, "--sbx", str(python), "--out", str(out)],
+        )
+        == 0
+    )
     result = json.loads(out.read_text())
     assert pinned == [(0, [min(os.sched_getaffinity(0))])]
     assert [row["algorithm"] for row in result["ratios"]] == ["sac"] * 2 + ["exact"] * 2 + ["sbx"]
@@ -248,7 +263,10 @@ def test_every_class_is_measured_beside_its_host_and_sbx(
     python, out = interpreter(tmp_path), tmp_path / "out.json"
     arguments = ["--env", "Pendulum-v1", "--width", "8", "--batch-size", "8", "--blocks", "2"]
     arguments += ["--steps", "6", "--rollout", "64", "--algorithms", "SACERA", "XQCERA", "PPOERA"]
-    assert family.main([*arguments, "--sbx", str(python), "--out", str(out)]) == 0
+    assert (
+        run(family.Family, family.measure, [*arguments, "--sbx", str(python), "--out", str(out)])
+        == 0
+    )
     result = json.loads(out.read_text())
     found = {(row["algorithm"], row["over"], row["per"]): row["speed"] for row in result["ratios"]}
     seconds = result["seconds"]

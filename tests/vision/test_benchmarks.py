@@ -54,18 +54,16 @@ def test_results_go_on_where_they_stopped(tmp_path, monkeypatch):
     write_json(tmp_path / "suite.json", old)
     again = results.Results("suite", {})
     config = {"seed": 1, "gaps": (1.0, 2.0)}
-    assert again.has("arm seed 0", config)
-    assert not again.has("arm seed 1", config)
-    again.add("arm seed 1", config, {"top1": 0.7})
+    again.complete("arm seed 0", config, lambda: pytest.fail("it is there"))
+    again.complete("arm seed 1", config, lambda: {"top1": 0.7})
     content = json.loads((tmp_path / "suite.json").read_text())
     new = content["runs"].pop("arm seed 1")
     assert content == old
     assert new["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert new["command"].startswith("python ")
     again = results.Results("suite", {})
-    assert again.has("arm seed 1", config)
     with pytest.raises(ValueError, match=rf"folder='{tmp_path}' .*\(seed: 1, now 2\)"):
-        again.has("arm seed 1", {**config, "seed": 2})
+        again.complete("arm seed 1", {**config, "seed": 2}, lambda: pytest.fail("it is there"))
 
 
 def test_runs_are_averaged_over_seeds():
