@@ -1,14 +1,18 @@
 """How a trained policy acts best: its mode, its mean, or samples, from the same starts of episodes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+
+from era_rl.sb3.callbacks import MeasuringCallback
 
 WAYS = ("mode", "mean", "sample")
 """What a policy can act with."""
@@ -64,3 +68,27 @@ def returns_by_action(
         env.close()
         found[way] = [float(value) for value in returns]
     return found
+
+
+class ActingAlong(MeasuringCallback):
+    """Measures :func:`returns_by_action` in training; its random numbers are not the training's.
+
+    Args:
+        check_freq: Environment steps between checks, of all environments together, at least 1.
+        csv_path: File to write; a run that is resumed continues it.
+        make_env: As of :func:`returns_by_action`.
+        episodes: As of :func:`returns_by_action`.
+    """
+
+    def __init__(
+        self, check_freq: int, csv_path: Any, make_env: Callable[[], VecEnv], episodes: int
+    ) -> None:
+        super().__init__("acting", ("timesteps", *WAYS), check_freq, csv_path, 0)
+        self._returns = partial(returns_by_action, make_env=make_env, episodes=episodes)
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self.check_freq < self.training_env.num_envs:
+            with torch.random.fork_rng():
+                found = self._returns(self.model)
+            self._record([float(np.mean(found.get(way, np.nan))) for way in WAYS])
+        return True

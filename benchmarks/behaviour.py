@@ -166,8 +166,25 @@ def acting(findings: Findings) -> Section:
         "Return of the final policy by what it acts with, from the same starts of episodes: IQM "
         f"over seeds. The mean is that of {SAMPLES} sampled actions, as executed"
     )
-    table = Table(["task, arm", "seeds", *WAYS], rows, caption)
-    return Section("Acting by mode, mean and samples", [table] if rows else [])
+    along = [
+        [pair, str(len(runs)), *(_along(runs, way) for way in WAYS)]
+        for pair, runs in by_pair(findings)
+        if all("acting_along" in run for run in runs)
+    ]
+    header = ["task, arm", "seeds", *WAYS]
+    section = Section("Acting by mode, mean and samples")
+    if rows:
+        section.blocks.append(Table(header, rows, caption))
+    if along:
+        text = "The same of all evaluations in training, averaged"
+        section.blocks.append(Table(header, along, text))
+    return section
+
+
+def _along(runs: Runs, way: str) -> str:
+    """Return the IQM over runs of the mean return in training by a way of acting."""
+    returns = scores.traces(runs, way, "acting_along")[1].mean(axis=1, keepdims=True)
+    return str(metrics.interval(returns)) if np.isfinite(returns).all() else "-"
 
 
 def _by_way(measured: list[dict[str, list[float]]], way: str) -> str:

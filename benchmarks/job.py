@@ -10,6 +10,7 @@ import argparse
 import math
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import benchmarks.reaching  # noqa: F401 (registers ids)
 from benchmarks import suite as suites
-from benchmarks.acting import returns_by_action
+from benchmarks.acting import ActingAlong, returns_by_action
 from benchmarks.exploration import Exploration
 from benchmarks.results import RESULTS, SCRATCH, circumstances
 from benchmarks.suite import AGENT, TrainingRun
@@ -31,7 +32,11 @@ from era_rl.sb3.gradient_conflict import GradientConflict
 from era_rl.sb3.run import Run, has_ended, has_run
 
 TRACE, RESUMED = "trace.csv", "resumed.txt"
-MEASURES = {"gradient_conflict": GradientConflict, "exploration": Exploration}
+MEASURES = {
+    "gradient_conflict": GradientConflict,
+    "exploration": Exploration,
+    "acting_along": ActingAlong,
+}
 """Measures besides the trace, of suites that ask for them by name; each has a file of its own."""
 CHECKS = 50
 """Rows in a run's trace."""
@@ -112,8 +117,13 @@ def _went_on(run: TrainingRun, folder: Path) -> bool:
 
 def _measures(run: TrainingRun, folder: Path) -> list[BaseCallback]:
     every = max(run.steps // CHECKS, 1)
-    asked_for = _asked_for(run, folder).items()
-    others = [MEASURES[name](every, csv_path=path) for name, path in asked_for]
+    others, episodes = [], run.config["evaluation_episodes"]
+    for name, path in _asked_for(run, folder).items():
+        if name == "acting_along":
+            make_env = partial(agent_run(run).make_env, episodes)
+            others += [ActingAlong(run.config["evaluate_every"], path, make_env, episodes)]
+        else:
+            others += [MEASURES[name](every, csv_path=path)]
     return [PolicyTrace(every, folder / TRACE), *others]
 
 

@@ -28,7 +28,7 @@ KEYS = frozenset(
     [
         *("description", *REFERENCES, "tasks", "arms", "seeds", "commands", "device"),
         *("steps", "evaluate_every", "evaluation_episodes", "checkpoint_every"),
-        *("gradient_conflict", "exploration", "task_by_task", "margin"),
+        *("gradient_conflict", "exploration", "acting_along", "task_by_task", "margin"),
     ]
 )
 NEEDED = frozenset(["description", "arms", "seeds", "evaluate_every", "checkpoint_every"])
@@ -298,7 +298,8 @@ def _ends_somewhere(config: dict[str, Any]) -> bool:
 def cut(record: dict[str, Any], until: int) -> dict[str, Any]:
     """Return the record of a run after so many steps, without what was measured at its end."""
     kept = {name: value for name, value in record.items() if name != "acting"}
-    for table in {"evaluation", "trace", "gradient_conflict", "exploration"} & record.keys():
+    tables = {"evaluation", "trace", "gradient_conflict", "exploration", "acting_along"}
+    for table in tables & record.keys():
         early = sum(step <= until for step in record[table]["timesteps"])
         kept[table] = {name: column[:early] for name, column in record[table].items()}
     return kept
@@ -316,7 +317,7 @@ def _config(content: dict[str, Any], task: dict[str, Any], arm: dict[str, Any]) 
         settings = _changed(settings, changes)
     check(settings, algorithm_class(algo))
     # in no config of before there were these
-    newer = {"exploration": True} if content.get("exploration") else {}
+    newer = {name: True for name in ("exploration", "acting_along") if content.get(name)}
     return {
         **newer,
         "algo": algo,

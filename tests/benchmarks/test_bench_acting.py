@@ -1,18 +1,22 @@
 """A policy acts by mode, mean and samples, from the same starts and with its own statistics."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from bench_tiny import tiny
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import benchmarks.reaching  # noqa: F401 (registers ids)
+from benchmarks import job, suite
 from benchmarks.acting import WAYS, MeanOfSamples, returns_by_action
 from era_rl import TruncatedNormal
+from era_rl.runs.folder import read_json
 from era_rl.sb3 import PPOERA, SACERA
 
 SETTINGS: dict[str, Any] = {"seed": 0, "device": "cpu"}
@@ -97,3 +101,28 @@ def test_observations_are_normalised_as_in_training_and_episodes_start_alike() -
     for env in seen:
         assert (env.obs_rms.mean == training.obs_rms.mean).all()  # type: ignore[union-attr]
         assert env.obs_rms.count == training.obs_rms.count  # type: ignore[union-attr]
+
+
+def test_a_suite_that_asks_has_all_ways_along_training_and_the_same_training(
+    tmp_path: Path,
+) -> None:
+    """A row an evaluation; its random numbers are its own, so losses and actions stay."""
+    results = []
+    for name, change in (("plain", "steps: 300"), ("asked", "acting_along: true\nsteps: 300")):
+        (tmp_path / name).mkdir()
+        small = "params: {learning_starts: 50, batch_size: 16, policy_kwargs: {net_arch: [8]}},"
+        changes = ("steps: 300", change), ("algo: sac_era,", f"algo: sac_era, {small}")
+        path = tiny(tmp_path / name, *changes)
+        run = suite.load(path).runs[1]
+        folders = ["--results", str(tmp_path / name / "r"), "--scratch", str(tmp_path / name / "s")]
+        job.main([path, run.name, *folders])
+        results.append(read_json(run.result(tmp_path / name / "r")))
+    plain, asked = results
+    assert "acting_along" not in plain
+    table = asked["acting_along"]
+    assert set(table) == {"timesteps", *WAYS}
+    assert table["timesteps"] == [100, 200, 300]
+    assert table["mode"][-1] == pytest.approx(np.mean(asked["acting"]["mode"]), rel=1e-3)
+    assert len({table[way][-1] for way in WAYS}) == 3
+    assert plain["evaluation"] == asked["evaluation"]
+    assert plain["trace"]["entropy_mean"] == asked["trace"]["entropy_mean"]

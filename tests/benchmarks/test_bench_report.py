@@ -126,10 +126,13 @@ def test_acting_is_reported_of_the_runs_that_have_it(tmp_path: Path) -> None:
     for run, level in zip(loaded.runs[1::2], (0.0, 4.0), strict=True):
         result = json.loads(run.result(tmp_path / "r").read_text())
         result["acting"] = {"mode": [level, level], "mean": [level, 2.0], "sample": [-8.0, -8.0]}
+        along = {way: [0.0, level] for way in ("mode", "mean", "sample")}
+        result["acting_along"] = {"timesteps": [100, 300], **along}
         write_json(run.result(tmp_path / "r"), result)
     text = written(loaded, tmp_path / "r", tmp_path / "s")
     cells = "2.00 [0.00, 4.00] | 2.00 [1.00, 3.00] | -8.00 [-8.00, -8.00]"
     assert f"| pendulum, era | 2 | {cells} |" in text
+    assert f"| pendulum, era | 2 |{3 * ' 1.00 [0.00, 2.00] |'}" in text
     assert "| pendulum, sac | 2 | -8" not in text
 
 
