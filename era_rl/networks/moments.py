@@ -59,7 +59,7 @@ class RunningNorm(nn.Module):
     ten millionth element still counts. Before the first update the features are only clipped.
 
     Args:
-        *shape: (..., features); leading dimensions are independent streams.
+        *shape: (features,), or (..., features) for independent streams of (..., n, features).
         eps: Added to the variance.
         clip: Bound of the result.
     """
@@ -83,8 +83,11 @@ class RunningNorm(nn.Module):
             old.copy_(new)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the standardised features, shape of x."""
-        return standardise(x, self.mean, self.var, eps=self.eps, clip=self.clip)
+        """Return the standardised features, shape of x: (..., features), or (..., n, features)."""
+        mean, var = self.mean, self.var
+        if mean.ndim > 1:
+            mean, var = mean.unsqueeze(-2), var.unsqueeze(-2)
+        return standardise(x, mean, var, eps=self.eps, clip=self.clip)
 
 
 def reward_scale(mean: Tensor, var: Tensor, *, bound: float, eps: float = 1e-8) -> Tensor:

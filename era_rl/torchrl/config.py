@@ -39,7 +39,7 @@ class Config(Settings):
     options_class: ClassVar[type[PolicyOptions]] = PolicyOptions
 
     env: Annotated[str, Setting("gymnasium id, such as dm_control/walker-walk-v0")] = "Pendulum-v1"
-    env_kwargs: Annotated[tuple[str, ...], Setting("KEY=VALUE, for gymnasium.make")] = ()
+    env_kwargs: Annotated[tuple[str, ...], Setting("of gymnasium.make: KEY=VALUE, as YAML")] = ()
     action_repeat: Annotated[int, Setting("the environment's own steps in a step", low=1)] = 1
     seed: Annotated[int, Setting("seed of the first agent", low=0)] = 0
     seeds: Annotated[int, Setting("agents, of consecutive seeds, trained at once", low=1)] = 1

@@ -1,7 +1,6 @@
 """Environments of a run, each with a random stream of its own, whatever else is trained beside it."""
 
-import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from torchrl.envs import (
 )
 
 from era_rl.envs.wrappers import ActionRepeat, RandomStream  # the package registers the ids
+from era_rl.runs.yaml_files import override
 from era_rl.torchrl.config import Config
 
 
@@ -57,30 +57,12 @@ def make_envs(config: Config, n_envs: int, purpose: int) -> EnvBase:
         n_envs: Environments of each agent.
         purpose: Sets apart the streams of training, evaluation and each collector.
     """
-    env_kwargs = read_kwargs(config.env_kwargs)
+    given = override({"env_kwargs": {}}, (f"env_kwargs.{pair}" for pair in config.env_kwargs))
+    repeat = config.action_repeat
     makers = [
-        partial(make_env, config.env, (seed, purpose, index), env_kwargs, config.action_repeat)
+        partial(make_env, config.env, (seed, purpose, index), **given, action_repeat=repeat)
         for seed in config.agent_seeds
         for index in range(n_envs)
     ]
     batch = ParallelEnv if config.env_processes else SerialEnv
     return batch(len(makers), makers)
-
-
-def read_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments that texts KEY=VALUE give: Python's literals, or else texts.
-
-    Raises:
-        ValueError: If a text is not KEY=VALUE.
-    """
-    found = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not (equals and name.isidentifier()):
-            raise ValueError(f"env_kwargs={pair!r} must be KEY=VALUE")
-        text = {"true": "True", "false": "False", "none": "None"}.get(text.lower(), text)
-        try:
-            found[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            found[name] = text
-    return found

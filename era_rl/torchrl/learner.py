@@ -12,13 +12,18 @@ from torchrl.objectives import LossModule
 
 from era_rl.core import LearnedDelta, delta_loss
 from era_rl.core.compensation import DELTA_LEARNING_RATE
-from era_rl.core.compiling import graphed
+from era_rl.core.compiling import compiled, gradients_by_transform, graphed, set_gradients
+from era_rl.networks import RunningNorm
 from era_rl.torchrl.config import Config
-from era_rl.torchrl.gradients import Gradients
 from era_rl.torchrl.networks import make_actor, observation_dim
-from era_rl.torchrl.stacked import AgentNorm, AgentStreams, StackedPolicy, call_with, stack_losses
+from era_rl.torchrl.stacked import AgentStreams, StackedPolicy, call_with, stack_losses
 
 ACTOR = "actor_network_params"
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""What torch's batch normalisation moves in a pass."""
+
+Metrics = dict[str, Tensor]
+"""By name, each (agents,); the sum of the ``loss_*`` is what is minimised."""
 
 
 class Learner(ABC):
@@ -56,20 +61,24 @@ class Learner(ABC):
             self._learn_delta()
         self.policy = StackedPolicy(self.actor, self.params[ACTOR])
         if config.normalizes:
-            norm = AgentNorm(config.seeds, observation_dim(config, env))
+            norm = RunningNorm(config.seeds, observation_dim(config, env))
             self.policy.normalize = norm.to(self.device)
         self.streams = AgentStreams(config.agent_seeds, self.device)
         self.observation: Tensor | None = None
         """Of the last update, (agents, n, observation_dim)."""
-        self.gradients = Gradients(self._losses, self.params)
+        named: dict[str, Tensor] = dict(self.params.flatten_keys(".").items())
+        self._trained = {name: value for name, value in named.items() if value.requires_grad}
+        self._moved = {n: v for n, v in named.items() if n.split(".")[-1] in _STATISTICS}
+        self._gradients: Any = self._by_autograd
         self._update: Any = self._plain_update
         if config.compile:
-            self.gradients.compile(f"the {self.name} losses")
+            fast = compiled(self._by_transform, f"the {self.name} losses", self._by_autograd)
+            self._gradients = torch.no_grad()(fast)
             if self.device.type == "cuda":
                 self._update = graphed(self._plain_update, f"{self.name}'s update", self.device)
 
     @abstractmethod
-    def learn(self, data: TensorDictBase) -> dict[str, Tensor]:
+    def learn(self, data: TensorDictBase) -> Metrics:
         """Update from a batch of data, shape (agents, envs, time), and return metrics (agents,)."""
 
     @abstractmethod
@@ -81,7 +90,7 @@ class Learner(ABC):
         """Return the optimizers of the stacked parameters."""
 
     @abstractmethod
-    def _agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def _agent_losses(self, batch: TensorDictBase) -> Metrics:
         """Return the metrics of one agent, scalars: their ``loss_*`` are what it minimises."""
 
     def begin_episodes(self) -> None:  # noqa: B027 (there may be nothing to do)
@@ -109,7 +118,7 @@ class Learner(ABC):
                 self._write_delta()
 
     @torch.no_grad()
-    def entropies(self) -> dict[str, Tensor]:
+    def entropies(self) -> Metrics:
         """Return each agent's entropy on the states of the last update, mean and least, and H0.
 
         Each is (agents,), the policy's own in nats: over all dimensions, actions normalised to [-1, 1].
@@ -140,18 +149,46 @@ class Learner(ABC):
         graphs = self.config.compile and self.device.type == "cuda"
         return {"lr": self.config.lr, "fused": True, "capturable": graphs}
 
-    def _plain_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        metrics = self.gradients(batch)
+    def _plain_update(self, batch: TensorDictBase) -> Metrics:
+        metrics = self.set_gradients(batch)
         for optimizer in self.optimizers:
             optimizer.step()
         return metrics
 
-    def _losses(self, params: TensorDictBase, batch: TensorDictBase) -> dict[str, Tensor]:
+    def set_gradients(self, batch: TensorDictBase) -> Metrics:
+        """Set the gradients of the losses of a batch, move running statistics, return the metrics."""
+        gradients, metrics, statistics = self._gradients(batch)
+        set_gradients(self._trained.values(), gradients)
+        for statistic, value in zip(self._moved.values(), statistics, strict=False):
+            statistic.copy_(value)
+        return metrics
+
+    def _by_autograd(self, batch: TensorDictBase) -> tuple[Any, Metrics, Any]:
+        """Return gradients and metrics; running statistics move in place."""
+        with torch.enable_grad():
+            metrics = self._losses(self.params, batch)
+            gradients = torch.autograd.grad(_total(metrics), list(self._trained.values()))
+        return gradients, {name: value.detach() for name, value in metrics.items()}, ()
+
+    def _by_transform(self, batch: TensorDictBase) -> tuple[Any, Metrics, Any]:
+        """Return gradients, metrics and moved statistics, to be compiled."""
+
+        def of(values: Metrics) -> tuple[Tensor, Any]:
+            params = self.params.copy()
+            for name, value in values.items():
+                params[tuple(name.split("."))] = value
+            metrics = self._losses(params, batch)
+            return _total(metrics), metrics
+
+        gradients, _, metrics, moved = gradients_by_transform(of, self._trained, self._moved)
+        return gradients, metrics, moved
+
+    def _losses(self, params: TensorDictBase, batch: TensorDictBase) -> Metrics:
         """Return the metrics of all agents, which share no parameter, (agents,)."""
         losses = self._delta_and_agent_losses if "delta" in params else self._agent_losses
         return torch.vmap(partial(call_with, self.loss, losses))(params, batch)
 
-    def _delta_and_agent_losses(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def _delta_and_agent_losses(self, batch: TensorDictBase) -> Metrics:
         losses = self._agent_losses(batch)  # first: in the other order torch.compile (2.15) fails
         with torch.no_grad():
             entropy = self._entropy(batch["observation"])
@@ -198,3 +235,8 @@ class Learner(ABC):
             settings = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({**saved, "param_groups": settings})
         self.streams.set_states(state["streams"])
+
+
+def _total(metrics: Metrics) -> Tensor:
+    losses = [value.sum() for name, value in metrics.items() if name.startswith("loss_")]
+    return torch.stack(losses).sum()

@@ -1,26 +1,58 @@
 """What an action spec asks of a policy: one head and one distribution for each of its leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from tensordict import NestedKey
-from torch import Tensor, nn
-from torch import distributions as torch_distributions
+from torch import Tensor, distributions, nn
 from torch.distributions import Distribution
 from torchrl.data import Bounded, Categorical, Composite, OneHot, TensorSpec
 from torchrl.modules import OneHotCategorical, TanhNormal
 
-from era_rl.core import Head, PolicyOptions, TruncatedNormal, check_bounds
-from era_rl.torchrl.noise import NoiseCategorical, NoiseOneHotCategorical
+from era_rl.core import Head, PolicyOptions, TruncatedNormal, categorical_sample, check_bounds
 
 Options = PolicyOptions | Mapping[Any, PolicyOptions]
 """Of one action, or by the keys of a composite spec, of which those left out have the defaults."""
 
+
+class _NoiseClasses:
+    """Makes the sample of a categorical that of uniform noise, shape (..., 1), an argument.
+
+    Policies are functions then, without a random state: given the same noise, stacked agents
+    (``torch.func.vmap``), compiled updates and separate runs draw the same actions.
+    """
+
+    def __init__(self, logits: Tensor, noise: Tensor) -> None:
+        super().__init__(logits=logits, validate_args=False)  # type: ignore[call-arg]
+        self.noise = noise
+
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Return the one sample of the noise, shape (...)."""
+        if len(sample_shape) > 0:
+            raise ValueError(
+                f"sample_shape={tuple(sample_shape)} must be empty: the noise is one sample"
+            )
+        return categorical_sample(self.logits, self.noise.squeeze(-1))  # type: ignore[attr-defined]
+
+
+class NoiseCategorical(_NoiseClasses, distributions.Categorical):
+    """Its sample is the class."""
+
+
+class NoiseOneHotCategorical(_NoiseClasses, OneHotCategorical):
+    """Its sample is the class, one-hot."""
+
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Return the one sample of the noise, shape (..., num_classes)."""
+        return torch.nn.functional.one_hot(super().sample(sample_shape), self.logits.shape[-1])
+
+
 _BOUNDED = {"truncated": (TruncatedNormal, TruncatedNormal), "tanh": (TanhNormal, None)}
 _DISCRETE = {
     OneHot: (OneHotCategorical, NoiseOneHotCategorical),
-    Categorical: (torch_distributions.Categorical, NoiseCategorical),
+    Categorical: (distributions.Categorical, NoiseCategorical),
 }
 
 

@@ -11,7 +11,6 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
 
 from era_rl.envs.wrappers import derived_seed
-from era_rl.networks.moments import RunningNorm, standardise
 from era_rl.torchrl.actors import ERAActor
 
 
@@ -36,15 +35,6 @@ class AgentStreams:
         """Go on from the generators' states."""
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state)
-
-
-class AgentNorm(RunningNorm):
-    """Standardises each agent's observations, (agents, n, observation_dim), by its own moments."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the standardised observations, shape of x."""
-        mean, var = self.mean.unsqueeze(-2), self.var.unsqueeze(-2)
-        return standardise(x, mean, var, eps=self.eps, clip=self.clip)
 
 
 def stack_losses(

@@ -11,7 +11,7 @@ from torchrl.envs import SerialEnv
 
 from era_rl.envs.wrappers import derived_seed
 from era_rl.torchrl.config import SACConfig
-from era_rl.torchrl.envs import make_env, make_envs, read_kwargs
+from era_rl.torchrl.envs import make_env, make_envs
 
 STEPS = 8
 
@@ -142,12 +142,14 @@ def test_arguments_that_an_environment_does_not_take_are_named() -> None:
         make_env("Pendulum-v1", (0,), {"mass": 2})
 
 
-def test_arguments_of_the_command_line_are_literals_or_texts() -> None:
-    pairs = ("terminate=false", "action_repeat=2", "name=walk", "size=(1, 2.5)", "limit=none")
-    assert read_kwargs(pairs) == {
+def test_arguments_of_the_command_line_are_read_as_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = ("terminate=false", "action_repeat=2", "name=walk", "size=[1, 2.5]", "limit=null")
+    monkeypatch.setattr("era_rl.torchrl.envs.SerialEnv", lambda number, makers: makers)
+    (maker,) = make_envs(SACConfig(env_kwargs=pairs), 1, 0)
+    assert maker.keywords["env_kwargs"] == {
         "terminate": False,
         "action_repeat": 2,
         "name": "walk",
-        "size": (1, 2.5),
+        "size": [1, 2.5],
         "limit": None,
     }

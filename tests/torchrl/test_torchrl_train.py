@@ -37,7 +37,7 @@ def test_a_preset_and_options_of_networks_are_read(tmp_path: Path) -> None:
         (["sac", "--gamma", "1.5"], "--gamma: '1.5' must be a number in [0, 1]"),
         (["sac", "--total-steps", "9"], "--total-steps is now --steps"),
         (["sac", "--num-envs=2"], "--num-envs is now --n-envs"),
-        (["sac", "--env-kwargs", "g"], "env_kwargs='g' must be KEY=VALUE"),
+        (["sac", "--env-kwargs", "g"], "'env_kwargs.g' must be key=value"),
         (["ppo", "--minibatches", "7"], "minibatches=7 must divide"),
         (
             ["sac", "--hidden", "0"],

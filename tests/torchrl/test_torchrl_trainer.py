@@ -194,7 +194,7 @@ def test_learned_delta_is_that_of_delta_loss(tmp_path: Path) -> None:
     assert (delta > 0.0).any()
     batch = learner.buffer.storage.get((torch.randint(20, (2, 9)), torch.arange(2)[:, None]))
     batch["noise"], batch["next", "noise"] = torch.rand(2, 2, 9, 1)
-    learner.gradients(batch)
+    learner.set_gradients(batch)
     for index in range(2):
         with learner.params[ACTOR][index].data.to_module(learner.actor):
             loss = DeltaLoss(learner.actor, initial=delta[index].item())
