@@ -4,8 +4,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def orthogonal(layer: nn.Linear) -> nn.Linear:
+    """Return a linear layer after its weights were made orthogonal, of gain one, and its biases 0."""
+    nn.init.orthogonal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class SimbaBlock(nn.Module):
     """x + W2 relu(W1 LayerNorm(x) + b1) + b2: a step from x, which itself passes unchanged.
+
+    At first the weights are normal with variance 2 / inputs (He's), so the step is larger than x, and
+    the biases are 0.
 
     Args:
         width: Features of x and of the result.
@@ -19,6 +29,9 @@ class SimbaBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, expansion * width)
         self.down = nn.Linear(expansion * width, width)
+        for layer in (self.up, self.down):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x after the block, shape of x, (..., width)."""
@@ -28,7 +41,8 @@ class SimbaBlock(nn.Module):
 class SimbaEncoder(nn.Sequential):
     """Linear -> residual blocks -> LayerNorm: (..., in_features) -> (..., width).
 
-    An output layer follows. Inputs should be standardised (:class:`era_rl.networks.RunningNorm`).
+    An output layer follows, :func:`orthogonal` as the first is. Inputs should be standardised
+    (:class:`era_rl.networks.RunningNorm`).
 
     Args:
         in_features: Features of the input.
@@ -44,7 +58,7 @@ class SimbaEncoder(nn.Sequential):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         super().__init__(
-            nn.Linear(in_features, width),
+            orthogonal(nn.Linear(in_features, width)),
             *(SimbaBlock(width) for _ in range(blocks)),
             nn.LayerNorm(width),
         )

@@ -19,7 +19,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import Tensor, nn
 
-from era_rl.networks import RunningNorm, SimbaEncoder
+from era_rl.networks import RunningNorm, SimbaEncoder, orthogonal
 from era_rl.sb3.policies import (
     SACERAMultiInputPolicy,
     SACERAPolicy,
@@ -119,6 +119,9 @@ class SimbaMixin(BasePolicy):
         """Return the actor (SB3's hook)."""
         actor = super().make_actor(features_extractor)  # type: ignore[misc]
         actor.latent_pi = SimbaEncoder(actor.features_dim, actor.net_arch[0], len(actor.net_arch))
+        for name, layer in actor.named_modules():
+            if name.startswith(("mu", "log_std")) and isinstance(layer, nn.Linear):
+                orthogonal(layer)
         return actor.to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
@@ -128,7 +131,7 @@ class SimbaMixin(BasePolicy):
         def network(q_net: nn.Sequential) -> nn.Module:
             first, last = q_net[0].in_features, q_net[-1].out_features
             encoder = SimbaEncoder(first, widths[0], len(widths))  # type: ignore[arg-type]
-            return nn.Sequential(encoder, nn.Linear(widths[0], last))  # type: ignore[arg-type]
+            return nn.Sequential(encoder, orthogonal(nn.Linear(widths[0], last)))  # type: ignore[arg-type]
 
         critic = super().make_critic(features_extractor)  # type: ignore[misc]
         return replace_q_networks(critic, network).to(self.device)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.modules import MLP, ValueOperator
 
-from era_rl.networks import BatchNormMLP, CategoricalValue, SimbaEncoder
+from era_rl.networks import BatchNormMLP, CategoricalValue, SimbaEncoder, orthogonal
 from era_rl.torchrl.actors import ERAActor
 from era_rl.torchrl.config import Config
 from era_rl.torchrl.specs import raw_dim
@@ -25,7 +25,8 @@ def _network(config: Config, inputs: int, outputs: int, *, is_actor: bool) -> nn
     """Return the settings' network; that of batch-normalised critics ends in a distribution."""
     widths = list((is_actor and config.actor_hidden) or config.hidden)
     if config.network == "simba":
-        return Joined(SimbaEncoder(inputs, widths[0], len(widths)), nn.Linear(widths[0], outputs))
+        last = orthogonal(nn.Linear(widths[0], outputs))
+        return Joined(SimbaEncoder(inputs, widths[0], len(widths)), last)
     if config.network == "batchnorm":
         body = BatchNormMLP(inputs, widths)
         return Joined(

@@ -57,6 +57,15 @@ class TestSimba:
             SimbaBlock(3).double(), torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
         )
 
+    def test_weights_begin_as_published(self) -> None:
+        """W W^T = I of the first layer, std sqrt(2 / inputs) of a block's, no bias."""
+        encoder = SimbaEncoder(300, 256, 1)
+        first, block = encoder[0], encoder[1]
+        torch.testing.assert_close(first.weight @ first.weight.T, torch.eye(256))
+        for layer, inputs in ((block.up, 256), (block.down, 1_024)):
+            assert layer.weight.std().item() == pytest.approx((2.0 / inputs) ** 0.5, rel=0.02)
+        assert not any(layer.bias.any() for layer in (first, block.up, block.down))
+
     @pytest.mark.parametrize("name", ["width", "blocks"])
     def test_refuses_empty_sizes(self, name: str) -> None:
         with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):

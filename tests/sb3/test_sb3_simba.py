@@ -66,6 +66,18 @@ def test_the_normaliser_has_numpy_s_moments_of_what_was_acted_on(name: str) -> N
 
 
 @HOSTS
+def test_output_layers_begin_orthogonal_and_without_biases(name: str) -> None:
+    """W W^T = I of each output layer, as published; targets begin as their critics."""
+    model = simba(name, policy_kwargs={"net_arch": {"pi": [16], "qf": [32]}})
+    assert same_parameters(model.critic, model.critic_target)
+    last = [q_net[-1] for q_net in model.critic.q_networks]
+    for layer in (model.actor.mu, model.actor.log_std, *last):
+        rows = layer.weight @ layer.weight.T
+        torch.testing.assert_close(rows, torch.eye(len(rows)))
+        assert not layer.bias.any()
+
+
+@HOSTS
 def test_predict_and_evaluation_leave_the_normaliser_as_it_is(name: str) -> None:
     model = simba(name)
     model.learn(30)
