@@ -33,7 +33,7 @@ class ERAHead(CategoricalHead):
     "lambert" is the paper's activation: cheap and smooth, but not tight (``entropy_floor`` is above
     target_entropy), and its gradient vanishes on confidently wrong samples: 0.011 where the plain
     softmax has 1.41, at ten classes and a wrong logit 8 ahead. "temperature" is tight, leaves what
-    meets the floor as it is, and keeps a gradient of 0.50 there: take it to fine-tune a model that
+    meets the floor as it is, and keeps a gradient of 0.71 there: take it to fine-tune a model that
     starts confident, or on labels that are noisy or change (benchmarks/vision/README.md).
 
     Args:

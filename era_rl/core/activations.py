@@ -140,6 +140,7 @@ def softmax_era(
     tau: float = 4.0,
     method: SoftmaxMethod = "lambert",
     dim: int = -1,
+    inequality: bool = False,
 ) -> Tensor:
     """Return logits whose softmax has an entropy of at least target_entropy, in the same order.
 
@@ -155,6 +156,8 @@ def softmax_era(
         tau: The paper's temperature constant, at least e (not SB3's Polyak ``tau``).
         method: "lambert", "paper" or "temperature".
         dim: The dimension of the classes.
+        inequality: Whether "temperature" has the derivative of H >= H0, as heads have to learn by, not
+            that of H = H0 (:func:`~era_rl.core.categorical.temperature_logits`).
 
     Returns:
         Logits of the same shape; float32 for half-precision inputs.
@@ -164,16 +167,18 @@ def softmax_era(
     """
     (logits,) = at_least_float32(logits)
     num_classes = int(logits.shape[dim])  # a tensor under torch.jit.trace
+    if not isinstance(target_entropy, Tensor):
+        check_softmax_floor(target_entropy, num_classes, tau, method)
+    if method == "temperature":
+        last = logits.movedim(dim, -1)
+        target = torch.as_tensor(target_entropy, dtype=logits.dtype, device=logits.device)
+        target = target.expand(last.shape[:-1])
+        return temperature_logits(last, target, inequality=inequality).movedim(-1, dim)
     if isinstance(target_entropy, Tensor):
         rows = target_entropy.unsqueeze(dim) if target_entropy.dim() else target_entropy
         c = torch.exp(rows - 1.0)
     else:
-        check_softmax_floor(target_entropy, num_classes, tau, method)
         c = math.exp(target_entropy - 1.0)
-    if method == "temperature":
-        last = logits.movedim(dim, -1)
-        target = torch.as_tensor(target_entropy, dtype=logits.dtype, device=logits.device)
-        return temperature_logits(last, target.expand(last.shape[:-1])).movedim(-1, dim)
     a = math.log(tau) / tau
     # the paper's affine map of 1 - p cancels at large n; this form does not
     kappa = (c - a) / (num_classes - 1) + logits.softmax(dim) * (

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from era_rl.core.activations import SoftmaxMethod, softmax_era
-from era_rl.core.categorical import temperature_logits
 from era_rl.core.entropy import (
     at_least_float32,
     categorical_entropy,
@@ -63,6 +62,9 @@ class _CategoricalParams(Head):
 
 class CategoricalHead(_CategoricalParams):
     """Logits whose softmax has an entropy floor: see :func:`softmax_era`.
+
+    With "temperature" the derivative is that of an inequality: a class that is ahead in error, with all
+    the certainty that the floor allows, can fall back.
 
     Args:
         num_classes: Number of classes or actions.
@@ -125,7 +127,9 @@ def _floored(
         raise ValueError(
             f"logits has shape {tuple(logits.shape)}, not (..., num_classes={num_classes})"
         )
-    return softmax_era(logits, target_entropy=target_entropy, tau=tau, method=method)
+    return softmax_era(
+        logits, target_entropy=target_entropy, tau=tau, method=method, inequality=True
+    )
 
 
 class MultiCategoricalHead(_CategoricalParams):
@@ -208,8 +212,7 @@ class MultiCategoricalHead(_CategoricalParams):
             rows, valid = rows.masked_fill(none, 0.0), valid | (self._possible & none)
         target = self._fraction * valid.sum(-1).to(rows.dtype).log()
         rows = torch.where(valid, rows, -torch.inf)
-        target = target.to(rows.dtype).expand(rows.shape[:-1])
-        rows = temperature_logits(rows, target, inequality=True)
+        rows = softmax_era(rows, target_entropy=target, method="temperature", inequality=True)
         return rows.flatten(-2)[..., self._position]
 
     def floor(self, mask: Tensor) -> Tensor:

@@ -153,7 +153,8 @@ class ERAMultiInputActorCriticPolicy(ERAActorCriticMixin, MultiInputActorCriticP
 class _ScaledDistribution(HeadDistribution):
     """A head's distribution with actions in the environment's units.
 
-    Densities and entropies stay those of actions in [-1, 1].
+    Densities and entropies stay those of actions in [-1, 1]. Actions have the dtype of the bounds, in
+    which rollout buffers keep them: of finer ones the densities would be others when trained on.
 
     Args:
         head: A head of actions in [-1, 1].
@@ -164,6 +165,10 @@ class _ScaledDistribution(HeadDistribution):
 
     def __init__(self, head: Any, options: Any, low: Tensor, high: Tensor) -> None:
         super().__init__(head, options)
+        self.dtype = low.dtype
+        low, high = (
+            bound.to(torch.promote_types(self.dtype, torch.float32)) for bound in (low, high)
+        )
         self.low, self.range = low, high - low
 
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -172,7 +177,8 @@ class _ScaledDistribution(HeadDistribution):
 
     def get_actions(self, deterministic: bool = False) -> Tensor:
         """Return samples, or the mode or the mean (SB3's)."""
-        return self.low + 0.5 * (super().get_actions(deterministic) + 1.0) * self.range
+        actions = self.low + 0.5 * (super().get_actions(deterministic) + 1.0) * self.range
+        return actions.to(self.dtype)
 
 
 class ERARecurrentMixin(UnmaskedMixin):

@@ -41,10 +41,11 @@ class ERAActor(ProbabilisticActor):
         module: Network from ``in_keys`` to one tensor (..., :func:`raw_dim` of the spec), or a
             TensorDict module whose one out_key is that tensor.
         action_spec: The spec of one action, batched or not: ``env.action_spec``, or a Composite. A
-            bounded action is a vector: dimensions before the last are those of the batch, and matrices
-            are flattened by a wrapper of the environment. On the network's device,
-            ``env.action_spec.to(device)``: bounds other than [-1, 1] stay where the spec has them when
-            the actor is moved, and are then copied at every call.
+            bounded action is a vector: dimensions before the last are those of the batch, which nothing
+            tells from the rows of a matrix. Flatten matrices by a wrapper of the environment: otherwise
+            it gets vectors, or of a network (..., rows, raw_dim) rows with a floor each. On the device
+            of the network, ``env.action_spec.to(device)``: bounds other than [-1, 1] stay where the
+            spec has them when the actor is moved, and are then copied at every call.
         options: What is asked of the policy: ``PolicyOptions(target_entropy=-3.0)``, for PPO and A2C
             ``OnPolicyOptions()``, whose default floor is theirs; for a composite spec also a mapping
             from its leaf keys to such options.

@@ -8,6 +8,7 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor, distributions, nn
 from torch.distributions import Distribution
+from torch.nn.functional import one_hot
 from torchrl.data import Bounded, Categorical, Composite, OneHot, TensorSpec
 from torchrl.modules import OneHotCategorical, TanhNormal
 
@@ -15,6 +16,15 @@ from era_rl.core import Head, PolicyOptions, TruncatedNormal, categorical_sample
 
 Options = PolicyOptions | Mapping[Any, PolicyOptions]
 """Of one action, or by the keys of a composite spec, of which those left out have the defaults."""
+
+
+class OneHotClasses(OneHotCategorical):
+    """TorchRL's, whose mode is one class where several are as likely: the first, as torch's argmax."""
+
+    @property
+    def mode(self) -> Tensor:  # TorchRL's has a one for each of them, which is no action
+        """Return the most likely class, one-hot, shape (..., num_classes)."""
+        return one_hot(self.logits.argmax(-1), self.num_samples)
 
 
 class _NoiseClasses:
@@ -41,17 +51,17 @@ class NoiseCategorical(_NoiseClasses, distributions.Categorical):
     """Its sample is the class."""
 
 
-class NoiseOneHotCategorical(_NoiseClasses, OneHotCategorical):
+class NoiseOneHotCategorical(_NoiseClasses, OneHotClasses):
     """Its sample is the class, one-hot."""
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Return the one sample of the noise, shape (..., num_classes)."""
-        return torch.nn.functional.one_hot(super().sample(sample_shape), self.logits.shape[-1])
+        return one_hot(super().sample(sample_shape), self.num_samples)
 
 
 _BOUNDED = {"truncated": (TruncatedNormal, TruncatedNormal), "tanh": (TanhNormal, None)}
 _DISCRETE = {
-    OneHot: (OneHotCategorical, NoiseOneHotCategorical),
+    OneHot: (OneHotClasses, NoiseOneHotCategorical),
     Categorical: (distributions.Categorical, NoiseCategorical),
 }
 
@@ -70,6 +80,8 @@ class Leaf:
 
 def raw_dim(action_spec: TensorSpec, options: Options | None = None) -> int:
     """Return how many raw outputs a network for this action spec needs, summed over its leaves.
+
+    Of a bounded action they are those of its last dimension, as the others are taken for a batch's.
 
     Args:
         action_spec: As for :class:`ERAActor`.

@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -219,11 +220,13 @@ def test_a_policys_floor_is_an_inequality_in_its_derivative_too() -> None:
     torch.testing.assert_close(found[~same], expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_an_action_ahead_in_error_falls_back(n: int) -> None:
+@pytest.mark.parametrize(
+    "head", [MultiCategoricalHead([2]), MultiCategoricalHead([3]), CategoricalHead(2)]
+)
+def test_an_action_ahead_in_error_falls_back(head: Any) -> None:
     """From anywhere to the most that a floor allows, sum_a pi v at H(softmax(beta v)) = H0."""
+    n = head.raw_dim
     logits, values = 3.0 * torch.randn(20, n), torch.randn(20, n)
-    head = MultiCategoricalHead([n])
     optimizer = torch.optim.Adam([logits.requires_grad_()], lr=0.1)
 
     def gains(logits: torch.Tensor) -> torch.Tensor:

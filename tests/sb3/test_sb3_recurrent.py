@@ -87,6 +87,30 @@ def test_actions_reach_the_bounds_of_the_environment(distribution: str) -> None:
     assert modes == pytest.approx(-2.0 + 3.5 * (unit.detach().numpy() + 1.0), abs=1e-5)
 
 
+@pytest.mark.parametrize("distribution", ["truncated", "tanh"])
+@pytest.mark.parametrize(
+    ("low", "dtype"), [(1e3, np.float16), (1e6, np.float32), (1e6, np.float64)]
+)
+def test_actions_are_as_coarse_as_their_space(low: float, dtype: Any, distribution: str) -> None:
+    """Ratios of a policy to itself are 1, of actions on [low, low + 1] as the buffer keeps them."""
+
+    class Offset(TargetEnv):
+        action_space = spaces.Box(dtype(low), dtype(low + 1.0), (2,), dtype)
+
+        def step(self, action: np.ndarray) -> Any:
+            assert self.action_space.contains(action)
+            return super().step(action - low)
+
+    env = Offset(2, horizon=10)
+    env.action_space = Offset.action_space
+    options = {"distribution": distribution, "n_steps": 64, "n_epochs": 1, "learning_rate": 0.0}
+    model: Any = small("RecurrentPPOERA", env, **options)
+    model.learn(64)
+    figures = model.logger.name_to_value
+    assert figures["train/clip_fraction"] == 0.0
+    assert figures["train/approx_kl"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_the_floor_holds_at_any_state_of_the_memory() -> None:
     """H[pi(.|s, h)] >= H0 for states of the LSTM that no episode reaches."""
     model: Any = small("RecurrentPPOERA", BOX)

@@ -143,6 +143,36 @@ def test_given_noise_makes_the_sample_a_function(spec: TensorSpec) -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("noise_key", [None, "noise"])
+def test_a_deterministic_one_hot_action_has_one_class(noise_key: str | None) -> None:
+    """Of classes as likely it is the first valid one; TorchRL's distribution gives all of them."""
+    network = nn.Linear(3, 4)
+    nn.init.zeros_(network.weight)
+    network.bias.data = torch.tensor([2.0, 1.0, 1.0, 0.0])
+    actor = ERAActor(network, OneHot(4), noise_key=noise_key, mask_key="action_mask")
+    data = _observations(3)
+    data["noise"] = torch.rand(3, 1)
+    data["action_mask"] = torch.tensor([[0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]).bool()
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        actions = actor(data)["action"]
+    assert actions.argmax(-1).tolist() == [1, 3, 0]
+    assert OneHot(4, dtype=torch.long).is_in(actions[0])
+    assert torch.equal(actions.sum(-1), torch.ones(3, dtype=torch.long))
+
+
+def test_rows_of_an_action_are_those_of_what_the_network_gives() -> None:
+    """A spec (2, 3) is of two environments or players; a matrix takes raw outputs (..., 2, raw_dim)."""
+    spec = Bounded(-1.0, 1.0, (2, 3))
+    rows = nn.Sequential(nn.Linear(3, 2 * raw_dim(spec)), nn.Unflatten(-1, (2, raw_dim(spec))))
+    actor = ERAActor(rows, spec, PolicyOptions(target_entropy=-1.5))
+    data = _observations(5)
+    assert actor(data.clone())["action"].shape == (5, 2, 3)
+    assert (actor.entropy(data) >= -1.5).all()
+    assert actor.entropy(data).shape == (5, 2)
+    vectors = ERAActor(_network(spec), spec)
+    assert vectors(data)["action"].shape == (5, 3)
+
+
 def test_samples_of_given_noise_follow_the_policy() -> None:
     spec = Categorical(4)
     actor = ERAActor(_network(spec), spec, noise_key="noise")

@@ -76,6 +76,18 @@ def test_head_is_the_core_function():
         assert torch.equal(ERAHead(10, 0.6, tau=5.0, method=method)(logits), expected)
 
 
+@pytest.mark.parametrize(
+    ("classes", "target", "norm"), [(10, 0.6, 0.707), (2, 0.3 * math.log(2), 0.482)]
+)
+def test_a_classifier_at_its_floor_learns_that_it_is_wrong(classes, target, norm):
+    """|dCE/dz| = beta |p - y| with "temperature", a wrong logit 8 ahead; it was 0 for two classes."""
+    logits = torch.eye(1, classes, dtype=torch.float64).mul(8.0).requires_grad_()
+    head = ERAHead(classes, target, method="temperature")
+    torch.nn.functional.cross_entropy(head(logits), torch.tensor([1])).backward()
+    assert logits.grad.norm().item() == pytest.approx(norm, abs=1e-3)
+    assert logits.grad.argmin() == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_head_computes_in_float32_under_autocast(dtype):
     classifier = attach_head(small_model(), 0.6)
