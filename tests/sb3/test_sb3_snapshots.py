@@ -29,6 +29,7 @@ BATCH = 32
 CASES: dict[str, tuple[str, spaces.Space, dict[str, Any]]] = {
     "sacera": ("SACERA", BOX, {}),
     "sacera_slack": ("SACERA", BOX, {"slack": 0.3, "layer_norm": True}),
+    "sacera_simba": ("SACERA", BOX, {"policy": "SimbaPolicy"}),
     "sacera_gaussian": ("SACERA", BOX, {"floor": "gaussian", "delta": 0.1}),
     "tqcera": ("TQCERA", BOX, {}),
     "crossqera": ("CrossQERA", BOX, {}),
@@ -131,10 +132,19 @@ def _recurrent(batch: tuple[Tensor, ...], lstm: Any) -> Any:
     return RecurrentRolloutBufferSamples(*batch, memory, starts, mask)
 
 
+class _Double(torch.nn.Module):
+    def forward(self, observations: Tensor) -> Tensor:
+        return observations.double()
+
+
 def _train(name: str, space: spaces.Space, options: dict[str, Any]) -> dict[str, np.ndarray]:
     draws = _Draws()
-    extractor = {"features_extractor_class": DoubleExtractor}
-    model: Any = small(name, space, policy_kwargs=extractor, learning_rate=1e-2, **options)
+    is_simba = "policy" in options  # whose own extractor has another within
+    own = {"net_arch": [8, 8]} if is_simba else {"features_extractor_class": DoubleExtractor}
+    model: Any = small(name, space, policy_kwargs=own, learning_rate=1e-2, **options)
+    if is_simba:
+        model.actor.features_extractor.inner = _Double()
+        model.actor.features_extractor.norm.update(3.0 + draws.uniform(BATCH, 2))
     model.policy.double()
     for parameter in model.policy.parameters():
         parameter.data.copy_(0.3 * draws.normal(*parameter.shape))
