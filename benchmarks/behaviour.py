@@ -1,7 +1,6 @@
 """Sections of a report on what policies did: entropy, actions, gradients, scores by floor and size."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -59,14 +58,9 @@ def entropy(findings: Findings, folder: Path) -> Section:
 def each_dimension(findings: Findings, folder: Path) -> Section:
     """Return entropy and std of the single dimensions, of runs whose traces have them."""
     section = Section("Single dimensions")
-    grid = {
-        pair: runs
-        for pair, runs in findings.grid.items()
-        if all("std_0" in run["trace"] for run in runs)
-    }
-    if not grid:
+    measured = findings.of(lambda run: "std_0" in run["trace"])
+    if not measured.grid:
         return section
-    measured = replace(findings, grid=grid)
     for column, (ylabel, what) in EACH.items():
         figures.dimensions(measured, folder / f"each_{column}.png", column=column, ylabel=ylabel)
         text = (
@@ -119,14 +113,9 @@ def seeds(findings: Findings) -> Section:
 def exploration(findings: Findings, folder: Path) -> Section:
     """Return the coverage of states and the price of noise, of runs that measured them."""
     section = Section("Exploration and the price of noise")
-    grid = {
-        pair: runs
-        for pair, runs in findings.grid.items()
-        if all("exploration" in run for run in runs)
-    }
-    if not grid:
+    measured = findings.of(lambda run: "exploration" in run)
+    if not measured.grid:
         return section
-    measured = replace(findings, grid=grid)
     picture = (
         f"Coverage of all states so far: mean ln(1 + distance to the {exploring.NEIGHBOUR}rd nearest) "
         f"of {exploring.STATES:,} of them, in stds under random actions; mean over seeds"

@@ -9,7 +9,7 @@ what a killed run has lost is what it did since. The result is written when the 
 import argparse
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from benchmarks.acting import ActingAlong, returns_by_action
 from benchmarks.exploration import Exploration
 from benchmarks.results import RESULTS, SCRATCH, circumstances
 from benchmarks.suite import AGENT, TrainingRun
-from benchmarks.trace import PolicyTrace, read_table
+from benchmarks.trace import PolicyTrace
 from era_rl.runs.folder import cut_rows, locked, newest_intact, step_of, write_json
 from era_rl.runs.record import peak_memory_mib, rounded
+from era_rl.sb3.callbacks import read_table
 from era_rl.sb3.gradient_conflict import GradientConflict
 from era_rl.sb3.run import Run, has_ended, has_run
 
@@ -135,7 +136,7 @@ def _asked_for(run: TrainingRun, folder: Path) -> dict[str, Path]:
 def _result(run: TrainingRun, folder: Path) -> dict[str, Any]:
     evaluations = np.load(folder / AGENT / "evaluations.npz")
     trace = read_table(folder / TRACE)
-    seconds = trace["seconds"][-1]
+    seconds = float(trace["seconds"][-1])
     resumed = folder / RESUMED
     result: dict[str, Any] = {
         "suite": Path(run.suite).stem,
@@ -161,7 +162,7 @@ def _result(run: TrainingRun, folder: Path) -> dict[str, Any]:
     return {**result, **{name: _rounded(table) for name, table in tables.items()}}
 
 
-def _rounded(table: dict[str, list[float]]) -> dict[str, list[float | None]]:
+def _rounded(table: Mapping[str, Iterable[float]]) -> dict[str, list[float | None]]:
     """Return columns with few digits, and None for what is not a number."""
     return {name: [rounded(value) for value in values] for name, values in table.items()}
 

@@ -12,8 +12,8 @@ from statistics import median
 from typing import IO, Protocol
 
 from benchmarks.suite import AGENT, Run, Suite, TrainingRun
-from benchmarks.trace import read_rows
 from era_rl.runs.folder import checkpoints, step_of
+from era_rl.sb3.callbacks import read_table
 
 START_SECONDS = 30.0
 """Imports and the like, added to the estimate of a run's time."""
@@ -276,8 +276,8 @@ def checkpoint_steps(run: Run, scratch: Path) -> int:
 def progress_steps(run: Run, scratch: Path) -> int:
     """Return the steps of a run that is running here, as far as it has written them."""
     trace = run.folder(scratch) / "trace.csv"
-    steps = [int(row[0]) for row in read_rows(trace)[-1:]]
-    return max([*steps, checkpoint_steps(run, scratch)])
+    traced = read_table(trace).get("timesteps", ())
+    return int(max([*traced[-1:], checkpoint_steps(run, scratch)]))
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """What the runs of a suite came to: returns and scores by task and arm, beside doing nothing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,11 @@ class Findings:
     baseline: str = ""
     also_against: str = ""
     grid: Grid = field(default_factory=dict)
+
+    def of(self, measured: Callable[[dict[str, Any]], bool]) -> "Findings":
+        """Return the findings of the pairs whose runs all have been measured so."""
+        grid = {pair: runs for pair, runs in self.grid.items() if all(map(measured, runs))}
+        return replace(self, grid=grid)
 
     def returns(self, task: str, arm: str, measure: Measure = metrics.final_return) -> Array:
         """Return a figure of each run's evaluations, (seeds, 1)."""

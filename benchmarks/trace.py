@@ -1,6 +1,5 @@
 """What a training run records of its policy, for ERA's algorithms and for stock ones alike."""
 
-import csv
 import math
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN
 from torch import Tensor
 
-from era_rl.sb3.callbacks import VisitedStatesCallback
+from era_rl.sb3.callbacks import VisitedStatesCallback, read_table
 from era_rl.sb3.gradient_conflict import actor_parameters, policy_at
 
 COLUMNS = (
@@ -39,8 +38,8 @@ class PolicyTrace(VisitedStatesCallback):
     """
 
     def __init__(self, check_freq: int, csv_path: Path) -> None:
-        rows = read_rows(csv_path)
-        self._seconds_before = rows[-1][COLUMNS.index("seconds")] if rows else 0.0
+        before = read_table(csv_path).get("seconds", np.empty(0))
+        self._seconds_before = before[-1] if len(before) else 0.0
         super().__init__("trace", COLUMNS, check_freq, csv_path, 0)
 
     def _init_callback(self) -> None:
@@ -89,18 +88,3 @@ def entropies_and_log_std(model: Any, obs: Any) -> tuple[Tensor, Tensor]:
     entropies = policy.entropies()
     _, log_std = (*policy.params, torch.full_like(entropies, math.nan))[:2]
     return entropies, log_std
-
-
-def read_rows(path: Path) -> list[list[float]]:
-    """Return the rows of a measuring callback's file, without header and without a torn last line."""
-    return [[float(value) for value in row] for row in _lines(path)[1:]]
-
-
-def read_table(path: Path) -> dict[str, list[float]]:
-    """Return the same as columns by name."""
-    header, rows = _lines(path)[0], read_rows(path)
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
-
-
-def _lines(path: Path) -> list[list[str]]:
-    return list(csv.reader(path.read_text().split("\n")[:-1])) if path.exists() else []

@@ -4,56 +4,21 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Protocol, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import get_device
-from torch import Tensor
 
 from era_rl.core import PolicyOptions
 from era_rl.sb3.distributions import check_action_space
 from era_rl.sb3.finite import refuse_lost_networks, refuse_nonfinite
+from era_rl.sb3.floored import FlooredPolicyMixin
 from era_rl.sb3.signatures import constructor_signature
 
 NO_ENTROPY_TERM = "the losses have no entropy term, target_entropy sets the floor"
-
-
-class ERAPolicy(Protocol):
-    """What algorithms and callbacks need of a policy; every policy of this package has it."""
-
-    target_entropy: float
-    entropy_may_rise: bool
-    head: Any
-
-    def actor_parameters(self) -> list[torch.nn.Parameter]:
-        """Return the parameters that the policy's distribution depends on."""
-        ...
-
-    def raw_params(self, obs: Any, *memory: Any) -> Tensor:
-        """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
-        ...
-
-    def dist_params(self, raw: Tensor, /) -> tuple[Tensor, ...]:
-        """Return the distribution's parameters for raw outputs."""
-        ...
-
-    def entropy(self, obs: Any, *memory: Any, **kwargs: Any) -> Tensor:
-        """Return the policy's own entropy in nats at each observation, shape (batch,).
-
-        A maskable policy takes ``action_masks``, a recurrent one the states of its memory.
-        """
-        ...
-
-    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
-        """Return observations as tensors on the policy's device (SB3's)."""
-        ...
-
-    def set_training_mode(self, mode: bool) -> None:
-        """Set train or eval mode (SB3's)."""
-        ...
 
 
 class ERAMixin(BaseAlgorithm):
@@ -104,9 +69,9 @@ class ERAMixin(BaseAlgorithm):
         return {field.name for field in fields(cls.options_class)}
 
     @property
-    def era_policy(self) -> ERAPolicy:
+    def era_policy(self) -> FlooredPolicyMixin:
         """The policy, by what this package adds to it."""
-        return cast(ERAPolicy, self.policy)
+        return cast(FlooredPolicyMixin, self.policy)
 
     @property
     def learn_delta(self) -> bool:

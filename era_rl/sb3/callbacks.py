@@ -9,13 +9,12 @@ from collections import namedtuple
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from era_rl.sb3.base import ERAPolicy
 from era_rl.sb3.metrics import std_figures
 
 ENTROPY_COLUMNS = ("entropy_mean", "entropy_min", "entropy_max", "floor", "margin_min")
@@ -91,6 +90,14 @@ class MeasuringCallback(BaseCallback):
         assert self.csv_path is not None
         with self.csv_path.open("a", newline="") as file:
             csv.writer(file).writerow(row)
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns of such a file by name, without a torn last line; {} where there is none."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    header, *rows = list(csv.reader(lines)) or [[]]
+    table = np.array(rows, dtype=float).reshape(len(rows), len(header))
+    return dict(zip(header, table.T, strict=True))
 
 
 class VisitedStatesCallback(MeasuringCallback):
@@ -232,8 +239,8 @@ class EntropyMonitor(VisitedStatesCallback):
         super()._init_callback()
 
     @property
-    def _policy(self) -> ERAPolicy:
-        return cast(ERAPolicy, self.model.policy)
+    def _policy(self) -> Any:
+        return self.model.policy
 
     def _on_step(self) -> bool:
         masks = self.locals.get("action_masks")

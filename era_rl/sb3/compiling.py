@@ -21,9 +21,6 @@ class Update:
 
     Where they have changed since, another takes its place: compiled functions take what is frozen for
     constant, and captured ones read memory where it was.
-
-    Args:
-        policy: A policy of this package.
     """
 
     def __init__(self, policy: Any) -> None:
@@ -58,10 +55,7 @@ class Update:
 class CompilingMixin(ERAMixin):
     """Compiles what a long training calls at every step, at the start of ``learn``.
 
-    Args:
-        *args: Arguments of the algorithm.
-        compile: True, False, or "auto" where it pays (:class:`Payoff`).
-        **kwargs: Arguments of the algorithm.
+    ``compile`` is True, False, or "auto" where it pays (:class:`Payoff`).
     """
 
     _compiled: bool | None = None

@@ -38,14 +38,7 @@ class DiscreteSACERAActor(ERAActorMixin, Actor):
 
 
 class DiscreteCritic(ContinuousCritic):
-    """SB3's critics, each with the values of all actions at once.
-
-    Args:
-        *args: SB3's.
-        net_arch: Widths of the hidden layers.
-        activation_fn: What follows each of them.
-        **kwargs: SB3's.
-    """
+    """SB3's critics, each with the values of all actions at once."""
 
     def __init__(
         self, *args: Any, net_arch: list[int], activation_fn: type[nn.Module], **kwargs: Any

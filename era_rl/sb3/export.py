@@ -82,11 +82,9 @@ def export_policy(
 
 
 class ExportedPolicy(nn.Module):
-    """A policy as a function of tensors: observations, and noise if ``stochastic``, to actions.
+    """A model's policy, copied to the CPU, as a function of tensors to actions.
 
-    Args:
-        model: The model, whose policy is copied to the CPU.
-        normalize: What its observations are normalised by, if they are.
+    They are observations, and noise if ``stochastic``.
     """
 
     low: Tensor

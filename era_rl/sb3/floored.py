@@ -96,6 +96,10 @@ class FlooredPolicyMixin(BasePolicy):
         for module in self._watched or ():
             module.training = mode
 
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the policy's distribution depends on."""
+        raise NotImplementedError
+
     def raw_params(self, obs: PyTorchObs) -> Tensor:
         """Return the raw outputs, shape (batch, head.raw_dim), of observations."""
         raise NotImplementedError

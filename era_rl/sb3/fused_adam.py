@@ -26,9 +26,6 @@ class FusedAdamSteps:
 
     ``step`` itself is taken at first, where it makes the state, wherever the state is another by then,
     and for everything but such an optimizer, plain and without hooks.
-
-    Args:
-        steps: The optimizer.
     """
 
     def __init__(self, steps: Optimizer) -> None:

@@ -47,8 +47,9 @@ class LearnedDeltaMixin(ERAMixin):
     @torch.no_grad()
     def _entropy(self, obs: Any, *memory: Any) -> Tensor:
         """Return the entropies at observations, without a trace in batch statistics."""
-        self.era_policy.set_training_mode(False)
-        return self.era_policy.entropy(obs, *memory)
+        policy: Any = self.era_policy  # a recurrent one takes the states of its memory
+        policy.set_training_mode(False)
+        return policy.entropy(obs, *memory)
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Load parameters, and delta with the head's; arguments as SB3's."""

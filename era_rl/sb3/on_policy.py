@@ -125,12 +125,7 @@ class ClippedStep(GradientStep):
 
 
 class OnPolicyUpdate(Update):
-    """Steps of a policy along the clipped gradient of an objective.
-
-    Args:
-        policy: An actor-critic policy of this package.
-        objective: Its loss.
-    """
+    """Steps of an actor-critic policy along the clipped gradient of an objective."""
 
     def __init__(self, policy: Any, objective: Objective) -> None:
         super().__init__(policy)

@@ -31,11 +31,6 @@ class ERAActorMixin(CompiledPassesMixin):
 
     The two layers give the raw outputs of the head, which replaces the clamp of log_std. What a head
     of other outputs needs is in :meth:`_fit_layers`, :meth:`new_distribution` and :meth:`raw_params`.
-
-    Args:
-        options: What is asked of the policy.
-        *args: Arguments of the host actor.
-        **kwargs: Arguments of the host actor.
     """
 
     latent_pi: nn.Module

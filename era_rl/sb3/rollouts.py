@@ -30,12 +30,7 @@ from era_rl.sb3.on_policy import FIGURES, KL, Objective, OnPolicyUpdate, Weights
 
 
 class _CheckedSteps:
-    """Environments whose actions are checked before each step.
-
-    Args:
-        env: The environments.
-        check: Raises an error for actions that they are not to take.
-    """
+    """Environments whose actions are checked before each step, by what raises an error."""
 
     def __init__(self, env: Any, check: Callable[[Any], None]) -> None:
         self._env, self._check = env, check

@@ -11,10 +11,6 @@ def constructor_signature(cls: type, options: type[PolicyOptions]) -> Signature:
 
     The classes before the host hand on what they do not know (``**kwargs``); the host is the first that
     takes no others. An argument of both has the default of here.
-
-    Args:
-        cls: The class.
-        options: The dataclass whose fields are arguments too.
     """
     own: dict[str, Parameter] = {}
     host: list[Parameter] = []

@@ -31,9 +31,6 @@ from era_rl.sb3.policies import (
 class NormalisedFeatures(BaseFeaturesExtractor):
     """Observations as one vector, a Dict's parts one after the other, standardised by a RunningNorm.
 
-    Args:
-        observation_space: Any that SB3 takes, without images.
-
     Raises:
         ValueError: For images.
     """

@@ -23,14 +23,7 @@ from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin
 
 
 class CategoricalQ(nn.Module):
-    """Q(s, a) as a distribution: :class:`BatchNormMLP` -> :class:`CategoricalValue`.
-
-    Args:
-        in_features: Features of state and action.
-        widths: Of the layers.
-        bins: Number of bins on [-bound, bound].
-        bound: The largest value.
-    """
+    """Q(s, a) on [-bound, bound]: :class:`BatchNormMLP` -> :class:`CategoricalValue`."""
 
     def __init__(self, in_features: int, widths: list[int], bins: int, bound: float) -> None:
         super().__init__()
@@ -47,14 +40,7 @@ class CategoricalQ(nn.Module):
 
 
 class XQCCritic(ContinuousCritic):
-    """SB3's critics with :class:`CategoricalQ` networks; called, they give the means.
-
-    Args:
-        *args: SB3's.
-        bins: Number of bins.
-        bound: The bins lie on [-bound, bound].
-        **kwargs: SB3's.
-    """
+    """SB3's critics with :class:`CategoricalQ` networks; called, they give the means."""
 
     def __init__(self, *args: Any, net_arch: list[int], bins: int, bound: float, **kwargs: Any):
         super().__init__(*args, net_arch=[], **kwargs)

@@ -52,10 +52,7 @@ def make_env(
 def make_envs(config: Config, n_envs: int, purpose: int) -> EnvBase:
     """Return n_envs environments for each agent, shape (seeds * n_envs,), agents outermost.
 
-    Args:
-        config: Its settings of environments and seeds.
-        n_envs: Environments of each agent.
-        purpose: Sets apart the streams of training, evaluation and each collector.
+    ``purpose`` sets apart the streams of training, evaluation and each collector.
     """
     given = override({"env_kwargs": {}}, (f"env_kwargs.{pair}" for pair in config.env_kwargs))
     repeat = config.action_repeat

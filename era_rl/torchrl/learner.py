@@ -29,11 +29,8 @@ Metrics = dict[str, Tensor]
 class Learner(ABC):
     """Independent agents with stacked parameters and optimizer states.
 
-    An algorithm gives its loss module, its optimizers, and an agent's losses on a batch.
-
-    Args:
-        config: The settings.
-        env: An environment of the run, for its specs.
+    An algorithm gives its loss module, its optimizers, and an agent's losses on a batch; an environment
+    of the run the specs.
     """
 
     name: ClassVar[str]

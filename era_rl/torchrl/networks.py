@@ -40,13 +40,7 @@ def _network(config: Config, inputs: int, outputs: int, *, is_actor: bool) -> nn
 
 
 def make_actor(config: Config, env: EnvBase, *, log_prob: bool) -> ERAActor:
-    """Return the actor of the settings, its samples a function of ``noise``.
-
-    Args:
-        config: The settings.
-        env: An environment, or a batch of them, for its specs.
-        log_prob: Whether the actor writes the log-probability of its actions.
-    """
+    """Return the actor of the settings, for an environment's specs; samples are those of ``noise``."""
     spec, options = env.action_spec_unbatched.to(config.device), config.policy_options()
     if spec.ndim > 1:
         raise ValueError(

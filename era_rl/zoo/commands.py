@@ -136,13 +136,7 @@ def enjoy(agent: Enjoy) -> None:
 def evaluate(agent: Evaluate) -> None:
     """Print the mean and the standard deviation of the returns of so many episodes."""
     model, env = load(agent)
-    returns, lengths = evaluate_policy(
-        model,
-        env,
-        n_eval_episodes=agent.episodes,
-        deterministic=not agent.stochastic,
-        return_episode_rewards=True,
-    )
+    returns, lengths = episodes(agent, model, env)
     sys.stdout.write(
         f"{agent.episodes} episode{'s' * (agent.episodes > 1)}: return {np.mean(returns):.2f} +/- "
         f"{np.std(returns):.2f}, length {np.mean(lengths):.1f}\n"
@@ -152,6 +146,12 @@ def evaluate(agent: Evaluate) -> None:
         rate = np.mean(np.asarray(returns) >= bar)
         sys.stdout.write(f"success (return of at least {bar:g}): {rate:.0%}\n")
     env.close()
+
+
+def episodes(agent: Evaluate, model: BaseAlgorithm, env: VecEnv) -> tuple[Any, Any]:
+    """Return the returns and the lengths of so many episodes."""
+    how: Any = {"deterministic": not agent.stochastic, "return_episode_rewards": True}
+    return evaluate_policy(model, env, agent.episodes, **how)
 
 
 def export(agent: Export) -> None:

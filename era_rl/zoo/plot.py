@@ -1,6 +1,5 @@
 """Learning curves of the zoo's runs, and the entropy of their dimensions."""
 
-import csv
 import re
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from era_rl.runs.settings import SettingsError
+from era_rl.sb3.callbacks import read_table
 from era_rl.sb3.run_checkpoint import ENTROPY
 from era_rl.sb3.run_parts import file_name
 from era_rl.zoo.cli import Plot
@@ -61,11 +61,11 @@ def draw_returns(axis: Axes, algo: str, place: Path) -> str:
 def draw_dimensions(axis: Axes, algo: str, place: Path, *, figure: str) -> str:
     """Draw the entropy or the std of each dimension, means over runs; return the last of them."""
     paths = files_of_runs(place, ENTROPY, f"{ENTROPY} with each dimension")
-    tables = [read_checks(path) for path in paths]
+    tables = [read_table(path) for path in paths]
+    steps = common_steps([table.get("timesteps", np.empty(0)) for table in tables], paths)
     columns = [name for name in tables[0] if re.fullmatch(rf"{figure}_\d+", name)]
     if not columns or any(set(columns) - table.keys() for table in tables):
         raise SettingsError(f"{paths[0]} and its like must all have each dimension's {figure}")
-    steps = common_steps([table["timesteps"] for table in tables], paths)
     last = []
     for name in columns:
         mean = np.mean([np.interp(steps, t["timesteps"], t[name]) for t in tables], axis=0)
@@ -113,6 +113,9 @@ def returns_of_runs(paths: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.fl
 
 def common_steps(steps_of_runs: list[NDArray[Any]], paths: list[Path]) -> NDArray[Any]:
     """Return the steps of any run that all runs have reached and begun by."""
+    for steps, path in zip(steps_of_runs, paths, strict=True):
+        if len(steps) == 0:
+            raise SettingsError(f"{path} has no rows yet")
     steps = reduce(np.union1d, steps_of_runs)
     first, last = max(s[0] for s in steps_of_runs), min(s[-1] for s in steps_of_runs)
     steps = steps[(first <= steps) & (steps <= last)]
@@ -133,14 +136,6 @@ def read_evaluations(path: Path) -> dict[str, NDArray[Any]]:
             f"{path} is truncated or damaged; era-zoo train --resume {path.parent} writes it anew for "
             "a run that has not ended, else remove it"
         ) from error
-
-
-def read_checks(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of an EntropyMonitor's file, without a torn last line."""
-    header, *rows = csv.reader(path.read_text().split("\n")[:-1])
-    if not rows:
-        raise SettingsError(f"{path} has no rows yet")
-    return dict(zip(header, np.array(rows, dtype=float).T, strict=True))
 
 
 def mean_and_error(returns: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_sb3 import EnvironmentName, ModelName
-from stable_baselines3.common.evaluation import evaluate_policy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from era_rl.runs.folder import write_json
@@ -25,7 +24,7 @@ from era_rl.runs.yaml_files import write_mapping
 from era_rl.sb3.export import export_policy
 from era_rl.sb3.run import Run, agent_files
 from era_rl.zoo.cli import Agent, Film, Push
-from era_rl.zoo.commands import load, record_video, run_folder
+from era_rl.zoo.commands import episodes, load, record_video, run_folder
 
 PACKAGES = ("era-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium")
 LOGGED = {
@@ -133,13 +132,7 @@ def _copy(agent: Push, source: Path, folder: Path, file: str) -> None:
 
 
 def _evaluated(agent: Push, model: Any, env: Any) -> dict[str, Any]:
-    returns, _ = evaluate_policy(
-        model,
-        env,
-        agent.episodes,
-        deterministic=not agent.stochastic,
-        return_episode_rewards=True,
-    )
+    returns, _ = episodes(agent, model, env)
     return {
         "mean_reward": float(np.mean(returns)),
         "std_reward": float(np.std(returns)),

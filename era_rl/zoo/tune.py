@@ -79,12 +79,7 @@ def _write_best(experiment: "Search", search: Tune) -> None:
 
 
 class Search(ExperimentManager):
-    """rl_zoo3's search, from the settings of a run; a trial that diverges is pruned.
-
-    Args:
-        run: The run whose settings are varied.
-        search: How.
-    """
+    """rl_zoo3's search, from the settings of a run; a trial that diverges is pruned."""
 
     def __init__(self, run: Run, search: Tune) -> None:
         self.run = run

@@ -15,10 +15,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from benchmarks import idle, job, metrics, report, suite
 from benchmarks.acting import returns_by_action
 from benchmarks.discrete_arms import DiscreteSAC
-from benchmarks.trace import PolicyTrace, actor_parameters, entropies_and_log_std, read_table
+from benchmarks.trace import PolicyTrace, actor_parameters, entropies_and_log_std
 from era_rl.core import categorical_entropy
 from era_rl.runs.folder import write_json
 from era_rl.sb3 import DiscreteSACERA
+from era_rl.sb3.callbacks import read_table
 from era_rl.sb3.gradients import Transitions
 
 SIZES: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
@@ -117,7 +118,7 @@ def test_the_trace_has_the_entropy_of_the_choice(
     assert not {"std_0", "entropy_0"} & table.keys()
     assert np.isnan([table["log_std_mean"], table["log_std_min"]]).all()
     assert table["gradient_norm"][-1] > 0.0
-    assert table["timesteps"] == [32, 64]
+    assert table["timesteps"].tolist() == [32, 64]
     floor = 0.3 * math.log(2.0) if kind is DiscreteSACERA else math.nan
     np.testing.assert_allclose(table["floor"], floor)
     np.testing.assert_allclose(table["margin_min"], np.array(table["entropy_min"]) - floor)

@@ -35,10 +35,9 @@ from benchmarks.trace import (
     PolicyTrace,
     actor_parameters,
     entropies_and_log_std,
-    read_rows,
-    read_table,
 )
 from era_rl.sb3 import PPOERA, SACERA
+from era_rl.sb3.callbacks import read_table
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
 ALGORITHMS = {
@@ -100,7 +99,9 @@ def test_entropies_are_those_of_sampled_densities(name: str) -> None:
 def test_a_torn_row_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text("timesteps,x\r\n10,1\r\n20,2\r\n30,3\r\n40,0.")  # killed while writing
-    assert read_rows(path) == [[10.0, 1.0], [20.0, 2.0], [30.0, 3.0]]
+    table = {name: column.tolist() for name, column in read_table(path).items()}
+    assert table == {"timesteps": [10.0, 20.0, 30.0], "x": [1.0, 2.0, 3.0]}
+    assert read_table(tmp_path / "absent.csv") == {}
 
 
 @pytest.mark.parametrize("dim", reaching.DIMENSIONS)

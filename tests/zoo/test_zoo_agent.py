@@ -17,9 +17,10 @@ from zoo_runs import names, train
 
 from era_rl.runs.settings import SettingsError
 from era_rl.sb3 import SACERA
+from era_rl.sb3.callbacks import read_table
 from era_rl.sb3.run import Run
 from era_rl.zoo import cli, commands
-from era_rl.zoo.plot import mean_and_error, read_checks, returns_of_runs
+from era_rl.zoo.plot import mean_and_error, returns_of_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -198,7 +199,7 @@ def test_plot_draws_each_dimension(what, logs, tmp_path, capsys):
     assert cli.main(["plot", *algos, *env, "-f", str(logs), *out]) == 0
     shown = capsys.readouterr().out
     files = sorted((logs / "sac_era").glob("*/entropy.csv"))
-    last = np.mean([read_checks(file)[f"{what}_0"][-1] for file in files])
+    last = np.mean([read_table(file)[f"{what}_0"][-1] for file in files])
     assert f"sac_era on Pendulum-v1: {what}_0 {last:.3f} to {what}_0 {last:.3f} at step 60" in shown
     assert imageio.imread(tmp_path / "x.png").std() > 10
     file = tmp_path / "tqc_era" / "Pendulum-v1_1" / "entropy.csv"
