@@ -2,14 +2,13 @@ import json
 
 import pytest
 import torch
-from PIL import Image
 
-from benchmarks.vision import emoji, report, results
+from benchmarks.vision import report, results
 from benchmarks.vision.confidence import GAPS, gradient_norms
 from benchmarks.vision.mixture import MixtureHead
 from era_rl.core import categorical_entropy
 from era_rl.runs.folder import write_json
-from era_vision import Config, ERAHead, load_data
+from era_vision import ERAHead
 
 
 @pytest.mark.parametrize("target", [0.1, 0.6, 2.0])
@@ -77,43 +76,3 @@ def test_gradient_norms_are_shown_in_the_form_of_the_first_runs_and_in_todays():
     runs = {"gradient old": norms, "gradient new": {"config": {}, "norms": norms}}
     text = report.confidence({**runs, "relabel none seed 0": {"relearned": [0.1]}})
     assert "| old | 0.5 | 0.25 |\n| new | 0.5 | 0.25 |" in text
-
-
-def emoji_entry(index, category):
-    tones = {
-        tone: {"image": f"{index}-{tone}.png", "has_img_google": True}
-        for tone in ("1F3FB", "1F3FC")
-    }
-    return {
-        "unified": f"1F{index:03}",
-        "image": f"{index}.png",
-        "category": category,
-        "has_img_google": True,
-        "skin_variations": tones,
-    }
-
-
-def test_emoji_keep_their_skin_tones_on_one_side_and_stand_on_white(tmp_path):
-    icons = tmp_path / "package" / "img" / "google" / "64"
-    icons.mkdir(parents=True)
-    entries = [emoji_entry(i, "Objects" if i % 2 else "Activities") for i in range(20)]
-    entries.append(emoji_entry(99, "Component"))
-    (tmp_path / "package" / "emoji.json").write_text(json.dumps(entries))
-    for entry in entries:
-        for image in (entry, *entry["skin_variations"].values()):
-            picture = Image.new("RGBA", (4, 4), (int(entry["unified"][2:]), 0, 0, 255))
-            picture.putpixel((0, 0), (10, 20, 30, 0))
-            picture.save(icons / image["image"])
-    emoji.write(tmp_path / "package", tmp_path / "data")
-    data = load_data(Config(data=f"imagefolder:{tmp_path / 'data'}"))
-    assert data.classes == ("Activities", "Objects")
-    sides = []
-    for part in ("train", "val"):
-        pictures = {
-            path: Image.open(path).convert("RGB")
-            for path in sorted((tmp_path / "data" / part).rglob("*.png"))
-        }
-        assert all(picture.getpixel((0, 0)) == (255, 255, 255) for picture in pictures.values())
-        sides.append([picture.getpixel((1, 1))[0] for picture in pictures.values()])
-    assert len(sides[0] + sides[1]) == 60
-    assert not set(sides[0]) & set(sides[1])

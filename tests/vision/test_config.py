@@ -29,7 +29,7 @@ def test_bad_settings_say_what_is_wrong(settings, message):
 
 
 def test_another_data_set_is_evaluated_at_its_own_size():
-    state = {"config": {"data": "emoji", "image_size": 32}}
+    state = {"config": {"data": "imagefolder:icons", "image_size": 32}}
     assert config_of(state, data="digits").image_size is None
     assert config_of(state).image_size == 32
 
