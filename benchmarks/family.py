@@ -9,11 +9,11 @@ there are threads.
 """
 
 import os
-import statistics
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Annotated, Any, Literal
 
 from sb3_contrib import TQC, CrossQ
@@ -109,7 +109,7 @@ def measure(settings: Family) -> dict[str, Any]:
     times = _times(agents, sbx, settings)
     for process in sbx.values():
         process.close()
-    speed = 2.0 * settings.batch_size * settings.width**2 / _median(times.pop(PRODUCTS), UPDATE)
+    speed = 2.0 * settings.batch_size * settings.width**2 / median(times.pop(PRODUCTS)[UPDATE])
     return {
         "load": [*load, os.getloadavg()],
         "sbx": [process.version for process in sbx.values()][:1],
@@ -118,7 +118,7 @@ def measure(settings: Family) -> dict[str, Any]:
             name: {
                 "flops": operations,
                 "floor_milliseconds": 1e3 * operations / speed,
-                "share_reached": operations / speed / _median(times[name + COMPILED], UPDATE),
+                "share_reached": operations / speed / median(times[name + COMPILED][UPDATE]),
             }
             for name, operations in needed.items()
         },
@@ -181,10 +181,6 @@ def ratios(name: str, times: Times) -> list[dict[str, Any]]:
         for kind in (STEP, STEP + CPU, UPDATE, UPDATE + CPU)
         if kind in times.get(other, {})
     ]
-
-
-def _median(kinds: dict[str, list[float]], kind: str) -> float:
-    return statistics.median(kinds[kind])
 
 
 if __name__ == "__main__":

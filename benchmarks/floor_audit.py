@@ -101,7 +101,9 @@ def audit(case: Case, batches: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     smallest, raws = float("inf"), []
     for _ in range(batches):
-        raw = random_raw(case.raw_dim, generator)
+        # of scales from 1e-2 to 1e3
+        scale = 10.0 ** torch.empty(BATCH, 1).uniform_(-2.0, 3.0, generator=generator)
+        raw = scale * torch.randn(BATCH, case.raw_dim, generator=generator)
         with torch.no_grad():
             entropy = _finite(case.entropy(raw))
         worst = entropy.topk(WORST, largest=False)
@@ -118,12 +120,6 @@ def audit(case: Case, batches: int) -> dict[str, Any]:
         "random": smallest - case.floor,
         "ascent": ascended - case.floor,
     }
-
-
-def random_raw(raw_dim: int, generator: torch.Generator) -> Tensor:
-    """Return raw outputs, (4096, raw_dim), of scales from 1e-2 to 1e3."""
-    scale = 10.0 ** torch.empty(BATCH, 1).uniform_(-2.0, 3.0, generator=generator)
-    return scale * torch.randn(BATCH, raw_dim, generator=generator)
 
 
 def ascend(entropy: Callable[[Tensor], Tensor], raw: Tensor) -> float:

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
-from benchmarks.measuring import Measurement, Out, interleaved, ratios, run
+from benchmarks.measuring import Out, Training, interleaved, ratios, run
 from benchmarks.results import RESULTS
 from era_rl.core import TruncatedGaussianHead
 from era_rl.runs.settings import Setting
@@ -35,13 +35,10 @@ HOSTS: dict[str, tuple[Any, Any]] = {"PPO": (PPO, PPOERA), "TQC": (TQC, TQCERA)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overhead(Measurement):
-    """What is measured, and with which sizes."""
+class Overhead(Training):
+    """What is measured, and with which sizes; ``batch_size`` is that of the heads alone too."""
 
-    env: Annotated[str, Setting("environment")] = "HalfCheetah-v5"
     action_dim: Annotated[int, Setting("action dimensions of the heads alone", low=1)] = 6
-    batch_size: Annotated[int, Setting("rows of the heads alone", low=1)] = 256
-    width: Annotated[int, Setting("units of each of two hidden layers", low=1)] = 256
     blocks: Annotated[int, Setting("blocks of each", low=2)] = 20
     repeats: Annotated[int, Setting("passes of a head in a block", low=1)] = 50
     compile: Annotated[bool, Setting("exact head and algorithms compiled, too")] = False
@@ -99,7 +96,7 @@ def training_steps(host: str, settings: Overhead) -> dict[tuple[str, str], Calla
         steps[name, "step"] = (
             partial(model.learn, EXPERIENCE, reset_num_timesteps=False)
             if isinstance(model, OnPolicyAlgorithm)
-            else partial(model.train, 10, 256)
+            else partial(model.train, 10, settings.batch_size)
         )
     return steps
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import IO, Protocol
+from typing import IO, Any
 
 from benchmarks.suite import AGENT, Run, Suite, TrainingRun
 from era_rl.runs.folder import checkpoints, step_of
@@ -20,19 +20,8 @@ START_SECONDS = 30.0
 POLL_SECONDS = 0.5
 
 
-class Execution(Protocol):
-    """A run that has been started somewhere."""
-
-    def poll(self) -> int | None:
-        """Return the exit status, or None while it is running."""
-        ...
-
-    def stop(self) -> None:
-        """End it."""
-        ...
-
-
-Launch = Callable[[Run, Path, Path], Execution]
+Launch = Callable[[Run, Path, Path], Any]
+"""Starts a run, given the folders of results and scratch: :class:`LocalProcess` or its like."""
 
 
 def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[bytes]:
@@ -152,7 +141,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.started = time.monotonic()
-        self.running: dict[str, tuple[Run, Execution]] = {}
+        self.running: dict[str, tuple[Run, Any]] = {}
         self.finished: list[str] = []
         self.failures: list[str] = []
         self.estimate = Estimate(self.suite, self.results)

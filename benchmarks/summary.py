@@ -21,10 +21,11 @@ def write(results: Path = RESULTS) -> Path:
     """
     found, rows = published(results)
     drawn = {row.suite for row in rows}
+    families = sorted((results / "throughput" / "family").glob("*.json"))
     sections = [
         Section("Does ERA help?", [*_verdicts(rows), _idle(rows), _table(rows)]),
         _curves([each for each in found if each.suite.name in drawn], results),
-        Section("Speed", [*_families(results), tables.speeds(results)]),
+        Section("Speed", [*map(tables.family, families), tables.speeds(results)]),
         Section("Time added by the floor", [tables.three_domains(results)]),
         Section("How far heads can be pushed", tables.audited(results)),
         _too_few([each for each in found if each.grid and each.suite.name not in drawn]),
@@ -34,11 +35,6 @@ def write(results: Path = RESULTS) -> Path:
     path = results / "README.md"
     path.write_text(markdown("Results", sections))
     return path
-
-
-def _families(results: Path) -> list[Block]:
-    files = sorted((results / "throughput" / "family").glob("*.json"))
-    return [tables.family(path) for path in files]
 
 
 def _verdicts(rows: list[Comparison]) -> list[Block]:

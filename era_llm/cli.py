@@ -126,3 +126,7 @@ def _report(result: dict[str, Any], out: Path | None) -> None:
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
     if out is not None:
         write_json(out, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
