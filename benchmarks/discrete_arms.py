@@ -4,14 +4,13 @@ Networks, rates and updates are DiscreteSACERA's own; only the head and the entr
 suite names it as ``class`` of an arm.
 """
 
-import math
 from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
-from benchmarks.xqc_arms import coefficient_loss
+from benchmarks.xqc_arms import UnflooredMixin, coefficient_loss
 from era_rl.core import MultiCategoricalHead, categorical_entropy
 from era_rl.sb3 import DiscreteSACERA
 from era_rl.sb3.discrete_sac import (
@@ -48,19 +47,10 @@ class SoftActor(DiscreteSACERAActor):
         self.log_alpha = nn.Parameter(torch.zeros(()))
 
 
-class SoftPolicy(DiscreteSACERAPolicy):
+class SoftPolicy(UnflooredMixin, DiscreteSACERAPolicy):
     """DiscreteSACERA's policy without a floor."""
 
     actor_class = SoftActor
-
-    @property
-    def target_entropy(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """NaN: there is no floor."""
-        return math.nan
-
-    def actor_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the policy's distribution depends on."""
-        return [p for p in super().actor_parameters() if p is not self.actor.log_alpha]
 
 
 class SoftCriticLoss(DiscreteCriticLoss):

@@ -19,6 +19,7 @@ from era_rl.core.head import Params
 from era_rl.core.truncation import HALF_LOG_2PI
 from era_rl.sb3 import XQCERA
 from era_rl.sb3.distributions import HeadDistribution
+from era_rl.sb3.floored import FlooredPolicyMixin
 from era_rl.sb3.gradients import ActorLoss, CriticLoss, Transitions, least_value
 from era_rl.sb3.policies import SACERAActor
 from era_rl.sb3.update import OffPolicyUpdate
@@ -102,25 +103,30 @@ class FixedNoiseActor(UnflooredActor):
     head_class = FixedNoiseHead
 
 
-class UnflooredPolicy(XQCERAPolicy):
-    """XQCERA's policy without a floor."""
-
-    actor_class = FixedNoiseActor
+class UnflooredMixin(FlooredPolicyMixin):
+    """Takes the floor from a policy, whose actor may have a coefficient."""
 
     @property
     def target_entropy(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """NaN: there is no floor."""
         return math.nan
 
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the policy's distribution depends on."""
+        coefficient = getattr(self.actor, "log_alpha", None)
+        return [p for p in super().actor_parameters() if p is not coefficient]
 
-class SoftPolicy(UnflooredPolicy):
+
+class UnflooredPolicy(UnflooredMixin, XQCERAPolicy):
+    """XQCERA's policy without a floor."""
+
+    actor_class = FixedNoiseActor
+
+
+class SoftPolicy(UnflooredMixin, XQCERAPolicy):
     """XQCERA's policy with SAC's squashed normal."""
 
     actor_class = SoftActor
-
-    def actor_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the policy's distribution depends on."""
-        return [p for p in super().actor_parameters() if p is not self.actor.log_alpha]
 
 
 class SoftCriticLoss(CriticLoss):
