@@ -1,4 +1,4 @@
-"""The numerical cores of the discrete ERA: the lower Lambert branch and the temperature solve.
+"""The numerical cores of the discrete ERA: the lower Lambert branch and the tempered logits.
 
 Both are functions of tensors with a fixed number of steps and no branch on values. Each attaches its
 implicit gradient with constant coefficients, so that it passes torch.func, torch.compile and export;
@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# enough for 1e-6 nats at logits of any usual scale; more classes can lie on more different scales
-_TEMPERATURE_STEPS = 24
-_TEMPERATURE_STEPS_MANY_CLASSES = 32
-_MANY_CLASSES = 64
+from era_rl.core.temperature import entropy_at, temperature
 
 
 def lambert_lower(kappa: Tensor) -> Tensor:
@@ -73,9 +70,8 @@ class _Falling(torch.autograd.Function):
 def temperature_logits(logits: Tensor, target: Tensor, *, inequality: bool = False) -> Tensor:
     """Return beta logits with the largest beta <= 1 at which H(softmax(beta logits)) >= target.
 
-    H falls monotonically with beta. Newton steps on ln H, safeguarded by a bracket that is bisected
-    in ln beta, end at the side where the entropy was seen to be at least the target. Where beta < 1,
-    d ln beta = -(dH0 + sum_j p_j (y_j - E[y]) dy_j) / Var(y), with y = beta logits and H0 the target.
+    Where beta < 1, d ln beta = -(dH0 + sum_j p_j (y_j - E[y]) dy_j) / Var(y), with y = beta logits and
+    H0 the target. Under ``torch.no_grad`` there is no derivative, in forward mode neither.
 
     Args:
         logits: Shape (..., num_classes); -inf marks an impossible class.
@@ -89,63 +85,27 @@ def temperature_logits(logits: Tensor, target: Tensor, *, inequality: bool = Fal
         Logits of the same shape, -inf where they were: beta (logits - max logits) where beta < 1,
         the logits themselves elsewhere.
     """
-    possible = logits.detach() > -torch.inf
     shifted = logits - logits.amax(-1, keepdim=True)
-    # impossible classes get a finite stand-in; every sum below weights it by zero
-    fixed = torch.where(possible, shifted.detach(), 0.0)
     target = target.unsqueeze(-1)
-    beta = _temperature(fixed, possible, target.detach())
-    _, probs, centred = _entropy_at(beta, fixed, possible)
-    variance = (probs * centred * centred).sum(-1, keepdim=True)
+    fixed = shifted.detach()
+    possible = fixed > -torch.inf
+    # impossible classes get a finite stand-in where sums weight it by zero
+    finite = torch.where(possible, fixed, torch.zeros_like(fixed))
+    beta = temperature(fixed, finite, possible, target.detach())
     active = beta < 1.0
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if not (torch.is_grad_enabled() or tracing):
+        return torch.where(active & possible, beta * finite, logits)
+    _, probs, centred = entropy_at(beta, fixed, finite)
+    variance = (probs * centred * centred).sum(-1, keepdim=True)
     inverse = torch.where(active, 1.0 / variance.clamp_min(1e-30), 0.0)
     weights = probs * centred * inverse
-    change = torch.where(possible, shifted - shifted.detach(), 0.0)
+    change = torch.where(possible, shifted - fixed, 0.0)
     log_beta_change = -(weights * beta * change).sum(-1, keepdim=True)
     # what is traced could not be saved with it
-    if inequality and not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+    if inequality and not tracing:
         log_beta_change = _Falling.apply(log_beta_change)
     log_beta_change = log_beta_change - inverse * (target - target.detach())
-    scaled = beta * (fixed + change) + beta * fixed * log_beta_change
+    scaled = beta * (finite + change) + beta * finite * log_beta_change
     # where the floor is met the logits pass unchanged, to the bit
     return torch.where(active & possible, scaled, logits)
-
-
-def _temperature(fixed: Tensor, possible: Tensor, target: Tensor) -> Tensor:
-    """Return beta, shape (..., 1), between 0 and 1, with H(beta) at or just above the target."""
-    finfo = torch.finfo(fixed.dtype)
-    # aimed a little above the floor, so that the iterates end on its safe side
-    aim = (target + 8.0 * finfo.eps * target.abs().clamp_min(1.0)).log()
-    count = possible.sum(-1, keepdim=True).to(fixed.dtype)
-    # p_max <= e^(beta spread) / n, so H >= ln n - beta spread: the floor surely holds at this beta
-    spread = (-fixed.amin(-1, keepdim=True)).clamp_min(finfo.tiny)
-    low = ((count.log() - target) / spread).clamp(finfo.tiny, 1.0)
-    high = torch.ones_like(low)
-    beta = high
-    steps = (
-        _TEMPERATURE_STEPS if fixed.shape[-1] <= _MANY_CLASSES else _TEMPERATURE_STEPS_MANY_CLASSES
-    )
-    for step in range(steps):
-        entropy, probs, centred = _entropy_at(beta, fixed, possible)
-        safe = entropy >= target
-        low = torch.where(safe, beta, low)
-        high = torch.where(safe, high, beta)
-        middle = torch.sqrt(low) * torch.sqrt(high)
-        # H has plateaus where logits differ in scale; there Newton crawls, so bisect in turn first
-        if step % 2 == 1 and step <= steps // 2:
-            beta = middle
-            continue
-        slope = -(probs * centred * fixed).sum(-1, keepdim=True)
-        newton = beta - entropy * (entropy.log() - aim) / slope
-        beta = torch.where((newton > low) & (newton < high), newton, middle)
-    return low
-
-
-def _entropy_at(beta: Tensor, fixed: Tensor, possible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return H, p and y - E[y] of softmax(y), y = beta logits."""
-    y = beta * fixed
-    weights = torch.where(possible, y.exp(), 0.0)
-    total = weights.sum(-1, keepdim=True)
-    probs = weights / total
-    mean = (probs * y).sum(-1, keepdim=True)
-    return total.log() - mean, probs, y - mean

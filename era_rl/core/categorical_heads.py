@@ -41,7 +41,7 @@ class _CategoricalParams(Head):
         """Return the categoricals of the logits, one or a component's each."""
         return Categorical(logits=self._components(params[0]), validate_args=False)
 
-    def sample(self, params: Params, noise: Tensor) -> Tensor:
+    def sample(self, params: Params, noise: Tensor, shared: Any = None) -> Tensor:
         """Return the actions that the noise gives (:func:`categorical_sample`), integers."""
         return categorical_sample(self._components(params[0]), noise)
 
@@ -153,6 +153,7 @@ class MultiCategoricalHead(_CategoricalParams):
 
     shown = ("num_actions",)
     _independent = True
+    _log_counts: Tensor
     _index: Tensor
     _possible: Tensor
     _position: Tensor
@@ -180,6 +181,8 @@ class MultiCategoricalHead(_CategoricalParams):
             for start, n in zip(starts, self.num_actions, strict=True)
         ]
         real = torch.tensor([[j < n for j in range(widest)] for n in self.num_actions])
+        log_counts = torch.tensor(self.num_actions, dtype=torch.float64).log()
+        self.register_buffer("_log_counts", log_counts, persistent=False)
         self.register_buffer("_index", torch.tensor(rows), persistent=False)
         self.register_buffer("_possible", real, persistent=False)
         # where the real ones are: indexing with booleans would read the device, and not compile
@@ -205,13 +208,14 @@ class MultiCategoricalHead(_CategoricalParams):
         if logits.dim() == 0 or logits.shape[-1] != self.raw_dim:
             raise ValueError(f"logits has shape {tuple(logits.shape)}, not (..., {self.raw_dim})")
         (logits,) = at_least_float32(logits)
-        rows, valid = logits[..., self._index], self._possible
+        rows, valid, log_counts = logits[..., self._index], self._possible, self._log_counts
         if mask is not None:
             valid = valid & mask[..., self._index].bool()
             none = ~valid.any(-1, keepdim=True)
             rows, valid = rows.masked_fill(none, 0.0), valid | (self._possible & none)
-        target = self._fraction * valid.sum(-1).to(rows.dtype).log()
+            log_counts = valid.sum(-1).to(rows.dtype).log()
         rows = torch.where(valid, rows, -torch.inf)
+        target = self._fraction * log_counts
         rows = softmax_era(rows, target_entropy=target, method="temperature", inequality=True)
         return rows.flatten(-2)[..., self._position]
 

@@ -24,7 +24,9 @@ _NODES = (0.1834346424956498, 0.525532409916329, 0.7966664774136267, 0.960289856
 _WEIGHTS = (0.362683783378362, 0.3137066458778873, 0.2223810344533745, 0.1012285362903763)
 
 
-def truncated_normal_sample(loc: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
+def truncated_normal_sample(
+    loc: Tensor, log_std: Tensor, u: Tensor, shared: Truncation | None = None
+) -> Tensor:
     """Return the reparameterised sample x = F^-1(u) of Normal(loc, sigma^2) truncated to [-1, 1].
 
     The inverse CDF is evaluated in the nearer tail, so samples are finite and inside the support for
@@ -38,6 +40,7 @@ def truncated_normal_sample(loc: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
         loc: Location in [-1, 1], shape (..., action_dim).
         log_std: Log scale of the parent normal, broadcastable with ``loc``.
         u: Uniform noise in [0, 1), of the broadcast shape; no gradient flows to it.
+        shared: The truncation of loc and log_std, of equal shapes, where it is known already.
 
     Returns:
         Samples in [-1, 1], the broadcast shape.
@@ -45,7 +48,8 @@ def truncated_normal_sample(loc: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
     loc, log_std, u = torch.broadcast_tensors(*at_least_float32(loc, log_std, u))
     fixed_loc, fixed_log_std, u = loc.detach(), log_std.detach(), u.detach()
     std = fixed_log_std.exp()
-    t = truncation(fixed_loc, fixed_log_std)
+    known = truncation(fixed_loc, fixed_log_std) if shared is None else shared
+    t = Truncation(*(each.detach() for each in known))
     xi = _inverse_cdf(t, u)
     x = (fixed_loc + std * xi).clamp(-1.0, 1.0)
     if not torch.is_grad_enabled():

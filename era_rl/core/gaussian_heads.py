@@ -170,7 +170,7 @@ class GaussianHead(_GaussianParams):
         """Return standard normal noise of the shape of ``like``."""
         return torch.randn_like(like)
 
-    def sample(self, params: Params, noise: Tensor) -> Tensor:
+    def sample(self, params: Params, noise: Tensor, shared: Any = None) -> Tensor:
         """Return loc + exp(log_std) noise, shape (..., action_dim)."""
         loc, log_std = params
         return torch.addcmul(loc, log_std.exp(), noise)
@@ -209,7 +209,7 @@ class TanhGaussianHead(GaussianHead):
 
     holds_own_entropy = False
 
-    def sample(self, params: Params, noise: Tensor) -> Tensor:
+    def sample(self, params: Params, noise: Tensor, shared: Any = None) -> Tensor:
         """Return tanh(loc + exp(log_std) noise), shape (..., action_dim)."""
         return torch.tanh(super().sample(params, noise))
 
@@ -335,10 +335,10 @@ class TruncatedGaussianHead(_GaussianParams):
         loc, log_std = params
         return TruncatedNormal(loc, log_std.exp(), event_dims=0)
 
-    def sample(self, params: Params, noise: Tensor) -> Tensor:
+    def sample(self, params: Params, noise: Tensor, shared: Truncation | None = None) -> Tensor:
         """Return the actions in [-1, 1] that the noise gives (:func:`truncated_normal_sample`)."""
         loc, log_std = params
-        return truncated_normal_sample(loc, log_std, noise)
+        return truncated_normal_sample(loc, log_std, noise, shared)
 
     def shared(self, params: Params) -> Truncation:
         """Return the truncation of the parameters."""

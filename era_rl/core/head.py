@@ -79,12 +79,12 @@ class Head(nn.Module):
         """Return the noise of a sample, of the shape of ``like``, a batch of actions: uniform."""
         return torch.rand_like(like)
 
-    def sample(self, params: Params, noise: Tensor) -> Tensor:
+    def sample(self, params: Params, noise: Tensor, shared: Any = None) -> Tensor:
         """Return the actions that the noise gives."""
         raise NotImplementedError
 
     def shared(self, params: Params) -> Any:
-        """Return what density and entropy have in common, for who asks for both."""
+        """Return what samples, density and entropy have in common, for who asks for several."""
 
     def log_prob(self, params: Params, action: Tensor, shared: Any = None) -> Tensor:
         """Return ln p(action), shape (...), summed over dimensions or components."""

@@ -24,7 +24,6 @@ from sb3_contrib.common.recurrent.policies import (
 from stable_baselines3.common.distributions import (
     CategoricalDistribution,
     Distribution,
-    MultiCategoricalDistribution,
 )
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -34,10 +33,16 @@ from stable_baselines3.common.policies import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from era_rl.core import MultiCategoricalHead, OnPolicyOptions
 from era_rl.core.compiling import compiled
-from era_rl.sb3.distributions import HeadDistribution, make_head
+from era_rl.sb3.distributions import (
+    HeadDistribution,
+    UncheckedCategorical,
+    UncheckedMultiCategorical,
+    make_head,
+)
 from era_rl.sb3.floored import CompiledPassesMixin, FlooredPolicyMixin
 
 
@@ -103,8 +108,8 @@ class UnmaskedMixin(ActorCriticMixin):
         if isinstance(self.action_space, spaces.Box):
             return HeadDistribution(self.head, self.options)
         if isinstance(self.action_space, spaces.Discrete):
-            return CategoricalDistribution(self.head.raw_dim)
-        return MultiCategoricalDistribution(self.head.num_actions)
+            return UncheckedCategorical(self.head.raw_dim)
+        return UncheckedMultiCategorical(self.head.num_actions)
 
 
 class ERAActorCriticMixin(CompiledPassesMixin, UnmaskedMixin):
@@ -132,8 +137,8 @@ class ERAActorCriticMixin(CompiledPassesMixin, UnmaskedMixin):
         if deterministic:
             raw = self.raw_params(observation)
             if not isinstance(self.action_space, spaces.Box):
-                # the floor keeps the order; the host's distribution refuses logits that are NaN
-                return self._new_distribution().proba_distribution(raw).mode()
+                Categorical(logits=raw)  # refuses logits that are NaN, which would have a mode too
+                return self._new_distribution().proba_distribution(raw).mode()  # the floor's too
             return self.head.deterministic(raw, self.options.deterministic_action)
         return super()._predict(observation, deterministic)  # type: ignore[misc]
 

@@ -5,9 +5,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from era_rl.core import Head, PolicyOptions, check_bounds
 
@@ -55,7 +60,8 @@ class HeadDistribution(Distribution):
 
     def sample(self) -> Tensor:
         """Return reparameterised actions, shape (batch, action_dim)."""
-        return self.head.sample(self.params, self.head.draw_noise(self.params[0]))
+        noise = self.head.draw_noise(self.params[0])
+        return self.head.sample(self.params, noise, self.shared())
 
     def mode(self) -> Tensor:
         """Return the most likely actions, shape (batch, action_dim)."""
@@ -75,6 +81,28 @@ class HeadDistribution(Distribution):
         """Return actions of the given parameters and their log densities."""
         actions = self.actions_from_params(*params)
         return actions, self.log_prob(actions)
+
+
+class UncheckedCategorical(CategoricalDistribution):
+    """SB3's categorical without torch's look at every logit and action, which takes most of its time.
+
+    Logits that are NaN are refused where they are sampled, by torch too.
+    """
+
+    def proba_distribution(self, action_logits: Tensor) -> Self:
+        """Set the logits, shape (batch, number of actions), and return the distribution."""
+        self.distribution = Categorical(logits=action_logits, validate_args=False)
+        return self
+
+
+class UncheckedMultiCategorical(MultiCategoricalDistribution):
+    """SB3's categoricals of several components, likewise."""
+
+    def proba_distribution(self, action_logits: Tensor) -> Self:
+        """Set the logits, shape (batch, sum n_i), and return the distribution."""
+        parts = action_logits.split(list(self.action_dims), dim=1)
+        self.distribution = [Categorical(logits=part, validate_args=False) for part in parts]
+        return self
 
 
 def make_head(space: spaces.Space, options: PolicyOptions) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from era_rl.core import categorical_entropy, softmax_era
 from era_rl.core.categorical import lambert_lower, lambert_lower_approximation
+from era_rl.core.temperature import binary_gap
 
 
 def _kappas(dtype: torch.dtype) -> torch.Tensor:
@@ -52,6 +53,33 @@ def test_approximation_raises_small_values_and_lowers_large_ones() -> None:
     at_thousandth = torch.tensor(1e-3, dtype=torch.float64)
     excess = lambert_lower_approximation(at_thousandth) - lambert_lower(at_thousandth)
     assert excess.item() == pytest.approx(0.25, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "below"), [(torch.float32, 4e-7), (torch.float64, 1e-15)], ids=str
+)
+def test_a_binary_gap_has_the_entropy_and_never_more_but_rounding(dtype, below) -> None:
+    """h - 4e-7 <= H(softmax(0, -x)) <= h, from h = 0 to ln 2, whatever its distance from either."""
+    small = torch.logspace(-15, -0.001, 400, dtype=torch.float64)
+    h = (math.log(2.0) * torch.cat([torch.zeros(1), small, 1.0 - small, torch.ones(1)])).to(dtype)
+    gap = binary_gap(h)
+    assert (gap >= 0.0).all()
+    excess = oracle.softmax_entropy(torch.stack([gap, 0.0 * gap], -1).double().numpy()[1:])
+    excess = excess - h[1:].double().numpy()
+    assert excess.min() >= -below
+    assert excess.max() <= torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 18, 100])
+def test_a_temperature_is_the_same_where_nothing_is_differentiated(num_classes) -> None:
+    """To the bit: acting leaves the derivative out, and training begins at what acting gave."""
+    logits = 9.0 * torch.randn(50, num_classes)
+    floor = torch.full((50,), 0.3 * math.log(num_classes))
+    with torch.no_grad():
+        acting = softmax_era(logits, target_entropy=floor, method="temperature")
+    training = softmax_era(logits.requires_grad_(), target_entropy=floor, method="temperature")
+    assert training.requires_grad
+    assert torch.equal(acting, training)
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 10.0, 1e3])

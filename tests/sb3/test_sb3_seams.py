@@ -27,6 +27,7 @@ from stable_baselines3.common.distributions import (
     CategoricalDistribution,
     DiagGaussianDistribution,
     Distribution,
+    MultiCategoricalDistribution,
     SquashedDiagGaussianDistribution,
 )
 from stable_baselines3.common.logger import Logger
@@ -48,6 +49,7 @@ ON_POLICIES = (
 )
 BUFFERS = ((SB3, ReplayBuffer),)
 CALLBACK = ((SB3, BaseCallback),)
+CATEGORICALS = ((SB3, CategoricalDistribution), (SB3, MultiCategoricalDistribution))
 MASKABLE = (
     (CONTRIB, MaskableCategoricalDistribution),
     (CONTRIB, MaskableMultiCategoricalDistribution),
@@ -126,6 +128,7 @@ HOOKS: list[tuple[tuple[tuple[str, Any], ...], str, str]] = [
     (DISTRIBUTION, "proba_distribution", "self"),
     (DISTRIBUTION, "proba_distribution_net", "self"),
     (((SB3, CategoricalDistribution),), "__init__", "self action_dim"),
+    (CATEGORICALS, "proba_distribution", "self action_logits"),
 ]
 CASES = [
     pytest.param(package, owner, name, parameters, id=f"{package}-{owner.__name__}-{name}")
