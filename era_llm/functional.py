@@ -226,28 +226,6 @@ def era_reference(
     return reference + gap
 
 
-def paper_form(
-    logits: Tensor, targets: Tensor, advantages: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the paper's own form: log softmax(s z)[y] and the advantages A / s.
-
-    The reference that `era_logps` is tested against. It moves the value of log pi, so ratios need
-    old log-probabilities taken from s z as well.
-
-    Args:
-        logits: Next-token logits, (responses, time, vocabulary).
-        targets: Sampled tokens, (responses, time).
-        advantages: Advantages, (responses,) or (responses, time).
-        scale: s for each response, (responses,), or each token, (responses, time).
-
-    Returns:
-        Log-probabilities and advantages, both (responses, time).
-    """
-    per_token = _per_token(scale, targets)
-    logp = selected_logps(logits * per_token.unsqueeze(-1), targets)
-    return logp, _per_token(advantages, targets) / per_token
-
-
 def approximate_era_advantages(advantages: Tensor, logp: Tensor, logp_scaled: Tensor) -> Tensor:
     """Return A (2 - p_s(y) / p(y)), an approximate ERA for loops that never see logits.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from benchmarks.llm.toy import toy_model, toy_prompts, toy_reward, toy_tokenizer
-from era_llm.functional import era_logps, paper_form, token_entropies, top_entropy_mean
+from era_llm.functional import era_logps, selected_logps, token_entropies, top_entropy_mean
 
 PROMPT, TIME, RESPONSES = 3, 10, 8
 # no response is scaled
@@ -114,6 +114,14 @@ class _FullLogits:
 
     def logps(self, logits: Tensor, targets: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def paper_form(
+    logits: Tensor, targets: Tensor, advantages: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the paper's own form: log softmax(s z)[y] and the advantages A / s, (responses, time)."""
+    s = scale if scale.dim() > 1 else scale.unsqueeze(-1)
+    return selected_logps(s.unsqueeze(-1) * logits, targets), advantages.unsqueeze(-1) / s
 
 
 class PaperForm(_FullLogits):

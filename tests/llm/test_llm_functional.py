@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
+from llm_helpers import paper_form
 
 import era_llm.functional as functional
 from era_llm.functional import (
     approximate_era_advantages,
     era_logps,
     era_scale,
-    paper_form,
     select_tokens,
     selected_logps,
     straight_through,
