@@ -218,7 +218,7 @@ class Learner(ABC):
             "params": self.params.data.flatten_keys(".").to_dict(),
             "policy": self.policy.own_state(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "streams": self.streams.get_states(),
+            "streams": [generator.get_state() for generator in self.streams.generators],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -231,7 +231,8 @@ class Learner(ABC):
             # of the settings, compile may be another than then
             settings = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({**saved, "param_groups": settings})
-        self.streams.set_states(state["streams"])
+        for generator, saved in zip(self.streams.generators, state["streams"], strict=True):
+            generator.set_state(saved)
 
 
 def _total(metrics: Metrics) -> Tensor:

@@ -96,10 +96,9 @@ class XQCERALoss(SACERALoss):
     def train(self, mode: bool = True) -> Self:
         """Set the mode; the critics in L_pi have the running statistics in any."""
         super().train(mode)
-        for network, training in (
-            *((self.actor_network, mode), (self._critic, mode), (self.qvalue_network, False)),
-        ):
-            network.train(training)
+        self.actor_network.train(mode)
+        self._critic.train(mode)
+        self.qvalue_network.train(False)
         return self
 
     def qvalue_v2_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:

@@ -27,15 +27,6 @@ class AgentStreams:
             [sample(*args, generator=g, device=self.device) for g in self.generators]
         )
 
-    def get_states(self) -> list[Tensor]:
-        """Return the generators' states."""
-        return [generator.get_state() for generator in self.generators]
-
-    def set_states(self, states: Sequence[Tensor]) -> None:
-        """Go on from the generators' states."""
-        for generator, state in zip(self.generators, states, strict=True):
-            generator.set_state(state)
-
 
 def stack_losses(
     build: Callable[[], LossModule],
