@@ -42,7 +42,7 @@ def is_faster() -> bool:
         torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     ):
         return False
-    a = torch.ones(256, 256)
+    a = torch.ones(256, 256, dtype=torch.float32, device="cpu")  # whatever the defaults
     gains = []
     for _ in range(9):
         seconds = []

@@ -53,6 +53,19 @@ CASES: dict[str, tuple[Any, tuple[tuple[int, ...], ...], bool]] = {
 
 
 @needs_onednn
+def test_it_is_measured_in_float32_whatever_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN has no float64: whoever trains in it compiled ran into its error."""
+    seen = []
+    monkeypatch.setattr(products, "product", lambda a, b: seen.append(a.dtype) or a)
+    torch.set_default_dtype(torch.float64)
+    try:
+        products.is_faster.__wrapped__()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert set(seen) == {torch.float32}
+
+
+@needs_onednn
 @pytest.mark.parametrize("name", CASES)
 def test_large_products_of_a_graph_are_replaced(name: str) -> None:
     function, sizes, replaced = CASES[name]
