@@ -148,7 +148,8 @@ def softmax_era(
     p = softmax(z), a = ln(tau) / tau and C = exp(H0 - 1); exact, but not tight: see
     :attr:`CategoricalHead.entropy_floor`. "paper": the same with the paper's approximation of W_-1.
     "temperature": z' = beta (z - max z) with the largest beta <= 1 that meets the floor; tight, the
-    identity where the floor is met already, and the one to use with -inf (masked) logits.
+    identity where the floor is met already, and the one to use with masked logits: -inf, as a class
+    at a finite one, however low, is possible.
 
     Args:
         logits: z, any shape with num_classes >= 2 along ``dim``.

@@ -74,7 +74,7 @@ def temperature_logits(logits: Tensor, target: Tensor, *, inequality: bool = Fal
     H0 the target. Under ``torch.no_grad`` there is no derivative, in forward mode neither.
 
     Args:
-        logits: Shape (..., num_classes); -inf marks an impossible class.
+        logits: Shape (..., num_classes); -inf marks an impossible class, which no finite number does.
         target: Entropy in nats, shape (...), below the log of the number of possible classes.
         inequality: Whether beta counts as a constant, in the derivative by the logits, where a loss
             falls as beta falls. There descent raises the entropy and leaves the floor, which the exact
@@ -85,12 +85,14 @@ def temperature_logits(logits: Tensor, target: Tensor, *, inequality: bool = Fal
         Logits of the same shape, -inf where they were: beta (logits - max logits) where beta < 1,
         the logits themselves elsewhere.
     """
-    shifted = logits - logits.amax(-1, keepdim=True)
+    possible = logits.detach() > -torch.inf
+    # nearer than the lowest float, from which no temperature that is a normal number leads back
+    lowest = -(torch.finfo(logits.dtype).max ** 0.75)
+    shifted = (logits - logits.amax(-1, keepdim=True)).clamp_min(lowest)
     target = target.unsqueeze(-1)
-    fixed = shifted.detach()
-    possible = fixed > -torch.inf
     # impossible classes get a finite stand-in where sums weight it by zero
-    finite = torch.where(possible, fixed, torch.zeros_like(fixed))
+    finite = torch.where(possible, shifted.detach(), 0.0)
+    fixed = torch.where(possible, finite, -torch.inf)
     beta = temperature(fixed, finite, possible, target.detach())
     active = beta < 1.0
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
@@ -100,7 +102,7 @@ def temperature_logits(logits: Tensor, target: Tensor, *, inequality: bool = Fal
     variance = (probs * centred * centred).sum(-1, keepdim=True)
     inverse = torch.where(active, 1.0 / variance.clamp_min(1e-30), 0.0)
     weights = probs * centred * inverse
-    change = torch.where(possible, shifted - fixed, 0.0)
+    change = torch.where(possible, shifted - shifted.detach(), 0.0)
     log_beta_change = -(weights * beta * change).sum(-1, keepdim=True)
     # what is traced could not be saved with it
     if inequality and not tracing:

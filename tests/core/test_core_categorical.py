@@ -148,6 +148,22 @@ def test_temperature_keeps_masked_classes_impossible_and_holds_the_floor_on_the_
     assert (masked.grad[:, 1::2] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("inequality", [False, True])
+def test_temperature_holds_the_floor_of_the_lowest_logits(dtype, inequality) -> None:
+    """Those that are not -inf are possible, however low, as where a mask is written as finfo.min."""
+    finfo = torch.finfo(dtype)
+    lows = [-1e8, -1e30, finfo.min / 2, finfo.min]
+    rows = [row for low in lows for row in ([5.0, low, low], [5.0, 1.0, low], [0.0, 0.0, low])]
+    logits = torch.tensor([*rows, [finfo.max, finfo.min, 0.0]], dtype=dtype).requires_grad_()
+    for target in (0.1, 0.9):
+        settings = {"target_entropy": target, "method": "temperature", "inequality": inequality}
+        bounded = softmax_era(logits, **settings)
+        assert (categorical_entropy(bounded) >= target - 1e-5).all()
+        (gradient,) = torch.autograd.grad(bounded.log_softmax(-1)[:, 0].sum(), logits)
+        assert gradient.isfinite().all()
+
+
 def test_temperature_takes_one_floor_a_row() -> None:
     logits = 30.0 * torch.randn(60, 10, dtype=torch.float64)
     floors = torch.linspace(0.05, 2.2, 60, dtype=torch.float64)
