@@ -86,8 +86,8 @@ def temperature_logits(logits: Tensor, target: Tensor, *, inequality: bool = Fal
         the logits themselves elsewhere.
     """
     possible = logits.detach() > -torch.inf
-    # nearer than the lowest float, from which no temperature that is a normal number leads back
-    lowest = -(torch.finfo(logits.dtype).max ** 0.75)
+    # so low that no class is likelier by it, and its square and its inverse are numbers
+    lowest = -(torch.finfo(logits.dtype).max ** 0.45)
     shifted = (logits - logits.amax(-1, keepdim=True)).clamp_min(lowest)
     target = target.unsqueeze(-1)
     # impossible classes get a finite stand-in where sums weight it by zero

@@ -77,7 +77,7 @@ def _few_classes(fixed: Tensor, finite: Tensor, target: Tensor, aim: Tensor, low
         power = torch.where(entropy >= target, powers, power).amin(-1, keepdim=True)
     beta = safe = low**power
     high = low ** (power - part).clamp_min(0.0)
-    for _ in range(4 if low.dtype == torch.float64 else 2):
+    for _ in range(5 if low.dtype == torch.float64 else 3):
         probs = (beta * fixed).softmax(-1)
         entropy = _summed_entropy(probs).unsqueeze(-1)
         weights = probs * finite

@@ -149,6 +149,20 @@ def test_temperature_keeps_masked_classes_impossible_and_holds_the_floor_on_the_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 64, 100])
+def test_temperature_is_tight_on_logits_of_any_scale(num_classes, dtype) -> None:
+    """H is H0 where it was below, of logits of one scale a row, or a class, up to 1e28."""
+    for scales in (1, num_classes):
+        scale = 10.0 ** (30.0 * torch.rand(1000, scales, dtype=dtype) - 2.0)
+        logits = scale * torch.randn(1000, num_classes, dtype=dtype)
+        for target in (0.05 * math.log(num_classes), 0.9 * math.log(num_classes)):
+            bounded = softmax_era(logits, target_entropy=target, method="temperature")
+            excess = (categorical_entropy(bounded) - target)[categorical_entropy(logits) < target]
+            assert excess.min() >= -1e-5
+            assert excess.max() <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("inequality", [False, True])
 def test_temperature_holds_the_floor_of_the_lowest_logits(dtype, inequality) -> None:
     """Those that are not -inf are possible, however low, as where a mask is written as finfo.min."""
