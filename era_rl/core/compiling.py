@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from era_rl.core.products import inductor_options
 
+_NUMBERS = count()
 DEFAULT_COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
 
 
@@ -72,8 +74,9 @@ def compiled(function: Callable[..., Any], what: str, plain: Callable[..., Any])
     def closure(*args: Any) -> Any:
         return function(*args)
 
-    # compiled graphs are kept by code object, which closures over other functions share
-    closure.__code__ = closure.__code__.replace()
+    # compiled graphs are kept by code object, which closures over other functions share, and the sizes
+    # that have changed by its name: another model's would make this one's sizes variables
+    closure.__code__ = closure.__code__.replace(co_name=f"closure_{next(_NUMBERS)}")
     options: dict[str, Any] = {
         "guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe,
         "fallback_random": True,  # the random numbers of eager mode

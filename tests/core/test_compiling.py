@@ -1,11 +1,13 @@
 """A compiled function, or the plain one from where that fails."""
 
 import shutil
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
-from era_rl.core.compiling import Fallback, compiler, has_compiler, set_gradients
+from era_rl.core.compiling import Fallback, compiled, compiler, has_compiler, set_gradients
 
 
 def test_a_failing_compiler_is_named_once_and_left() -> None:
@@ -29,6 +31,31 @@ def test_an_error_of_the_function_itself_is_raised() -> None:
         pytest.raises(ValueError, match="bad shape"),
     ):
         Fallback(lambda x: broken(x), broken, "torch.compile of it")(1)
+
+
+def test_sizes_are_constants_whatever_was_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo makes a size that has changed a variable, which slower code is written for."""
+    sizes: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, examples: list[Any]) -> Any:
+        sizes.extend(size for example in examples for size in getattr(example, "shape", [example]))
+        return graph
+
+    class Layer:
+        def __init__(self, width: int) -> None:
+            self.weight = torch.ones(width, width)
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight
+
+    trace = partial(torch.compile, backend=backend)
+    monkeypatch.setattr(torch, "compile", lambda f, *, options, **kwargs: trace(f, **kwargs))
+    for width in (3, 5, 7):
+        layer = Layer(width)
+        result = compiled(layer.__call__, "a layer", layer)(torch.ones(2, width))
+        assert torch.equal(result, torch.full((2, width), float(width)))
+    assert all(type(size) is int for size in sizes)
+    assert {3, 5, 7} <= set(sizes)
 
 
 def test_the_compiler_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
