@@ -2,10 +2,10 @@
 
 All train in turn in one process, a block of steps each, on the same threads; ratios are of
 neighbouring blocks. Networks are those of ``width``, but for those that a class has of its own (XQCERA,
-SimBa), which have no host and stand beside SAC. The matrix products that an update cannot do without,
-at the speed that products of the networks' size have in this run, are a bound on its time. SBX's
-algorithms, if asked for, run in processes of their own under the interpreter given, on as many cores as
-there are threads.
+SimBa), which have no host and stand beside SAC; so does DiscreteSACERA beside DQN. The matrix products
+that an update cannot do without, at the speed that products of the networks' size have in this run, are
+a bound on its time. SBX's algorithms, if asked for, run in processes of their own under the interpreter
+given, on as many cores as there are threads.
 """
 
 import os
@@ -16,8 +16,11 @@ from functools import partial
 from statistics import median
 from typing import Annotated, Any, Literal
 
-from sb3_contrib import TQC, CrossQ
-from stable_baselines3 import A2C, PPO, SAC
+import gymnasium
+import numpy as np
+from sb3_contrib import TQC, CrossQ, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,9 +29,31 @@ from benchmarks.measuring import CPU, Out, Times, interleaved, quartiles, run
 from benchmarks.results import RESULTS
 from benchmarks.throughput import SBX, SideBySide, multiply
 from era_rl.runs.settings import Setting
-from era_rl.sb3 import A2CERA, PPOERA, SACERA, TQCERA, XQCERA, CrossQERA
+from era_rl.sb3 import (
+    A2CERA,
+    PPOERA,
+    SACERA,
+    TQCERA,
+    XQCERA,
+    CrossQERA,
+    DiscreteSACERA,
+    MaskablePPOERA,
+    RecurrentPPOERA,
+)
+from era_rl.sb3.compiling import CompilingMixin
 
-Name = Literal["SACERA", "SACERA, SimBa", "TQCERA", "CrossQERA", "XQCERA", "PPOERA", "A2CERA"]
+Name = Literal[
+    "SACERA",
+    "SACERA, SimBa",
+    "TQCERA",
+    "CrossQERA",
+    "XQCERA",
+    "PPOERA",
+    "A2CERA",
+    "RecurrentPPOERA",
+    "MaskablePPOERA",
+    "DiscreteSACERA",
+]
 HOSTS: dict[str, tuple[Any, Any, bool]] = {
     "SACERA": (SACERA, SAC, True),
     "SACERA, SimBa": (SACERA, SAC, False),
@@ -37,8 +62,13 @@ HOSTS: dict[str, tuple[Any, Any, bool]] = {
     "XQCERA": (XQCERA, SAC, False),
     "PPOERA": (PPOERA, PPO, True),
     "A2CERA": (A2CERA, A2C, True),
+    "RecurrentPPOERA": (RecurrentPPOERA, RecurrentPPO, True),
+    "MaskablePPOERA": (MaskablePPOERA, MaskablePPO, True),
+    "DiscreteSACERA": (DiscreteSACERA, DQN, True),
 }
 """Class, host, and whether both have the same networks."""
+DISCRETE = ("MaskablePPOERA", "DiscreteSACERA")
+"""Which take discrete actions alone."""
 IN_SBX = ("SAC", "TQC", "CrossQ", "PPO")
 EAGER, COMPILED, PRODUCTS = "", ", compiled", "products"
 STEP, UPDATE = "env_step", "update"
@@ -48,7 +78,9 @@ STEP, UPDATE = "env_step", "update"
 class Family(SideBySide):
     """What is measured, and with which sizes."""
 
-    algorithms: Annotated[tuple[Name, ...], Setting("algorithms")] = tuple(HOSTS)  # type: ignore[assignment]
+    algorithms: Annotated[tuple[Name, ...], Setting("algorithms")] = tuple(  # type: ignore[assignment]
+        name for name in HOSTS if name not in DISCRETE
+    )
     blocks: Annotated[int, Setting("blocks of each algorithm", low=2)] = 15
     steps: Annotated[int, Setting("steps a block, off-policy", low=1)] = 20
     rollout: Annotated[int, Setting("steps a block, on-policy; PPO's n_steps", low=64)] = 512
@@ -61,26 +93,32 @@ def arguments(host: Any, settings: Family, own_networks: bool = False) -> dict[s
     given: dict[str, Any] = {"policy_kwargs": networks}
     if not issubclass(host, OnPolicyAlgorithm):
         given |= {"batch_size": settings.batch_size, "gradient_steps": 1, "learning_starts": 0}
-        return {**given, "buffer_size": 100_000}
-    return given | ({"n_steps": settings.rollout} if host is PPO else {})
+        return {**given, "buffer_size": 100_000, "train_freq": 1}
+    return given | ({} if host is A2C else {"n_steps": settings.rollout})
 
 
 def build(algorithm: Any, policy: str, settings: Family, given: dict[str, Any]) -> Any:
     """Return an algorithm, silent, that has been trained for a few steps."""
-    model = algorithm(policy, settings.env, seed=0, device=settings.device, **given)
+    env: Any = settings.env
+    if issubclass(algorithm, MaskablePPO):
+        env = ActionMasker(gymnasium.make(env), lambda env: np.ones(env.action_space.n, bool))  # type: ignore[attr-defined]
+    model = algorithm(policy, env, seed=0, device=settings.device, **given)
     model.set_logger(Logger(folder=None, output_formats=[]))
     on_policy = isinstance(model, OnPolicyAlgorithm)
     return model.learn(settings.rollout if on_policy else settings.steps)
 
 
 def models(name: str, settings: Family, built: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a class, eager and compiled, and its host unless there is one, by names in the file."""
+    """Return a class, eager and, if it can be, compiled, and its host unless built, by their names."""
     era, host, same = HOSTS[name]
     given = arguments(host, settings, own_networks=not same)
-    policy = "SimbaPolicy" if "SimBa" in name else "MlpPolicy"
+    plain = "MlpLstmPolicy" if host is RecurrentPPO else "MlpPolicy"
+    policy = "SimbaPolicy" if "SimBa" in name else plain
     found: dict[str, Any] = {}
     if host.__name__ not in built:
-        found[host.__name__] = build(host, "MlpPolicy", settings, arguments(host, settings))
+        found[host.__name__] = build(host, plain, settings, arguments(host, settings))
+    if not issubclass(era, CompilingMixin):
+        return {**found, name: build(era, policy, settings, given)}
     for way, compiled in ((EAGER, False), (COMPILED, True)):
         found[name + way] = build(era, policy, settings, {**given, "compile": compiled})
     return found
@@ -179,7 +217,7 @@ def ratios(name: str, times: Times) -> list[dict[str, Any]]:
         for way in (EAGER, COMPILED)
         for other in (host, f"SBX {host}")
         for kind in (STEP, STEP + CPU, UPDATE, UPDATE + CPU)
-        if kind in times.get(other, {})
+        if name + way in times and kind in times.get(other, {})
     ]
 
 

@@ -62,10 +62,11 @@ def family(path: Path) -> Table:
         cells = [
             _spread(speed[way, o, k + CPU]) if (way, o, k) in speed else "-" for way, o, k in keys
         ]
-        wall = speed[name + COMPILED, host, STEP]
+        compiled = speed.get((name + COMPILED, host, STEP))
+        wall = f"{compiled['median']:.2f}" if compiled else "-"
         update = content["update"].get(name)
         share = f"{update['share_reached']:.0%}" if update else "-"
-        rows.append([name, host, *cells[:2], f"{wall['median']:.2f}", cells[3], share])
+        rows.append([name, host, *cells[:2], wall, cells[3], share])
     loads = " and ".join(f"{load[0]:.1f}" for load in content["load"])
     caption = (
         f"Environment steps per second by CPU time, median [quartiles] of neighbouring blocks: "

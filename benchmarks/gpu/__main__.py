@@ -80,15 +80,25 @@ def _run(args: argparse.Namespace) -> int:
             raise PackError(f"--earlier {args.earlier} is not a file")
         with tarfile.open(args.earlier) as archive:
             archive.extractall(ROOT, filter="data")
-    site = args.site or Path(tempfile.mkdtemp(prefix="era-site-"))
-    logs = Path(tempfile.mkdtemp(prefix="era-logs-"))
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="era-gpu-", ignore_cleanup_errors=True) as scratch:
+        site, logs = args.site or Path(scratch) / "site", Path(scratch) / "logs"
+        logs.mkdir()
+        summary = _steps(args, wheels, site, logs, deadline)
+    sys.stdout.write(json.dumps(summary) + "\n")
+    return int(any(step["exit_status"] != 0 for step in summary.values()))
+
+
+def _steps(
+    args: argparse.Namespace, wheels: Sequence[str], site: Path, logs: Path, deadline: float
+) -> dict[str, dict[str, float | int]]:
+    """Install, test and measure, and write down after each how it ended."""
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     install += ["--no-compile", "--upgrade", f"--target={site}", *wheels]
     tests = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", *GPU_TESTS]
     tests += ["--continue-on-collection-errors", "--timeout=90"]
     suite = [sys.executable, "-m", "benchmarks", "run", args.suite, "--partial"]
     suite += ["--workers", str(WORKERS)]
-    args.out.mkdir(parents=True, exist_ok=True)
     summary: dict[str, dict[str, float | int]] = {}
     for name, command in (("install", install), ("tests", tests), ("suite", suite)):
         left = deadline - time.monotonic()
@@ -101,8 +111,7 @@ def _run(args: argparse.Namespace) -> int:
         _gather(args.out / "results.tar.gz", Path(args.suite).stem, logs)
         if name == "install" and status != 0:
             break
-    sys.stdout.write(json.dumps(summary) + "\n")
-    return int(any(step["exit_status"] != 0 for step in summary.values()))
+    return summary
 
 
 def _gather(archive: Path, suite: str, logs: Path) -> None:

@@ -292,6 +292,20 @@ def test_every_class_is_measured_beside_its_host_and_sbx(
     assert len(tables.family(out).rows) == 3
 
 
+def test_classes_of_discrete_actions_are_measured_too(tmp_path: Path) -> None:
+    """Beside sb3-contrib's and DQN; what cannot be compiled is eager alone."""
+    out = tmp_path / "out.json"
+    arguments = ["--env", "CartPole-v1", "--width", "8", "--batch-size", "8", "--blocks", "2"]
+    arguments += ["--steps", "4", "--rollout", "64", "--out", str(out)]
+    arguments += ["--algorithms", "MaskablePPOERA"]
+    assert run(family.Family, family.measure, arguments) == 0
+    result = json.loads(out.read_text())
+    assert set(result["seconds"]) == {"MaskablePPO", "MaskablePPOERA"}
+    ((row,),) = [tables.family(out).rows]
+    assert row[0:2] == ["MaskablePPOERA", "MaskablePPO"]
+    assert row[3:6] == ["-", "-", "-"]
+
+
 def test_a_buffer_is_filled_in_memory() -> None:
     for way in memory.WAYS.values():
         model = way[0]("MlpPolicy", "Pendulum-v1", buffer_size=50, device="cpu", **way[1])
