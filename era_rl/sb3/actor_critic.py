@@ -1,7 +1,7 @@
 """SB3's actor-critic policies with an ERA head; everything else is the host policy's."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -263,32 +263,46 @@ class ERARecurrentMultiInputPolicy(ERARecurrentMixin, RecurrentMultiInputActorCr
 class _MaskedFloorMixin(MaskableDistribution):
     """Meets the floor after masking, where the host only masks."""
 
+    of_torch: ClassVar[str]
+    """Under which name the host has torch's distributions."""
+
     def __init__(self, head: MultiCategoricalHead, *args: Any) -> None:
         super().__init__(*args)
         self.head = head
 
+    def __getattr__(self, name: str) -> Any:
+        """Meet the floor without masks where the distributions are asked for before any are applied."""
+        if name != self.of_torch or "raw_logits" not in vars(self):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        super().proba_distribution(self.head(self.raw_logits))
+        return vars(self)[name]
+
     def proba_distribution(self, action_logits: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Set the raw logits, shape (batch, sum n_i), unmasked."""
         self.raw_logits = action_logits
-        return super().proba_distribution(self.head(action_logits))
+        vars(self).pop(self.of_torch, None)
+        return self
 
     def apply_masking(self, masks: MaybeMasks) -> None:
         """Mask actions, shape (batch, sum n_i), then meet the floor of those left."""
-        if masks is None:
-            self.proba_distribution(self.raw_logits)
-            return
-        mask = torch.as_tensor(masks, dtype=torch.bool, device=self.raw_logits.device)
-        logits = self.head(self.raw_logits, mask.reshape(self.raw_logits.shape))
-        super().proba_distribution(logits)
-        super().apply_masking(masks)
+        self.proba_distribution(self.raw_logits)
+        if masks is not None:
+            mask = torch.as_tensor(masks, dtype=torch.bool, device=self.raw_logits.device)
+            logits = self.head(self.raw_logits, mask.reshape(self.raw_logits.shape))
+            super().proba_distribution(logits)
+            super().apply_masking(masks)
 
 
 class ERAMaskableCategorical(_MaskedFloorMixin, MaskableCategoricalDistribution):
     """sb3-contrib's masked categorical with a floor on what the mask leaves."""
 
+    of_torch = "distribution"
+
 
 class ERAMaskableMultiCategorical(_MaskedFloorMixin, MaskableMultiCategoricalDistribution):
     """sb3-contrib's masked categoricals with floors on what the masks leave."""
+
+    of_torch = "distributions"
 
 
 class ERAMaskableMixin(ActorCriticMixin):

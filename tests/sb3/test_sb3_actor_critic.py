@@ -204,6 +204,24 @@ class TestMasks:
             lone = mask.sum(-1) == 1
             assert (part.probs[lone][mask[lone]] == 1.0).all()
 
+    @pytest.mark.parametrize("space", [DISCRETE, MULTI_DISCRETE], ids=["one", "several"])
+    def test_a_pass_meets_the_floor_once(self, space: spaces.Space) -> None:
+        """With a mask under it alone; without, or with one taken back, under none."""
+        policy = _scrambled(self._model(space), 5.0)
+        obs = torch.as_tensor(policy.observation_space.sample()[None])
+        masks = torch.ones(1, policy.head.raw_dim, dtype=torch.bool)
+        calls: list[int] = []
+        policy.head.register_forward_hook(lambda *call: calls.append(len(call[1])))
+        for given in (masks.numpy(), None):
+            calls.clear()
+            distribution = policy.get_distribution(obs, given)
+            entropy = distribution.entropy()
+            distribution.sample()
+            assert calls == [1 if given is None else 2]
+        distribution.apply_masking(masks.numpy())
+        distribution.apply_masking(None)
+        assert torch.equal(distribution.entropy(), entropy)
+
     def test_gradients_are_finite_and_reach_valid_actions_only(self) -> None:
         model = self._model(DISCRETE)
         policy = model.policy
