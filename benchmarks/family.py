@@ -23,11 +23,10 @@ from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import CPU, Out, Times, interleaved, quartiles, run
 from benchmarks.results import RESULTS
-from benchmarks.throughput import SBX, SideBySide, multiply
+from benchmarks.throughput import SBX, SideBySide, flops, multiply
 from era_rl.runs.settings import Setting
 from era_rl.sb3 import (
     A2CERA,
@@ -124,13 +123,6 @@ def models(name: str, settings: Family, built: Mapping[str, Any]) -> dict[str, A
     return found
 
 
-def flops(model: Any, batch_size: int, updates: int = 6) -> float:
-    """Return the floating-point operations of an update's matrix products, a mean over some."""
-    with FlopCounterMode(display=False) as counter:
-        model.train(updates, batch_size)
-    return counter.get_total_flops() / updates
-
-
 def measure(settings: Family) -> dict[str, Any]:
     """Return the seconds of every block, by wall and CPU time, and what updates need at least."""
     settings.take_cores()
@@ -139,7 +131,7 @@ def measure(settings: Family) -> dict[str, Any]:
     for name in settings.algorithms:
         agents |= models(name, settings, agents)
     needed = {
-        name: flops(model, settings.batch_size)
+        name: flops(model, settings.batch_size, updates=6)
         for name, model in agents.items()
         if name in HOSTS and not isinstance(model, OnPolicyAlgorithm)
     }

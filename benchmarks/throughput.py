@@ -157,6 +157,13 @@ def multiply(settings: Any, products: int) -> None:
         function(left, right)
 
 
+def flops(model: Any, batch_size: int, updates: int = 1) -> float:
+    """Return the floating-point operations of an update's matrix products, a mean over some."""
+    with FlopCounterMode(display=False) as counter:
+        model.train(updates, batch_size)
+    return counter.get_total_flops() / updates
+
+
 def floor(times: Times, products: list[float], settings: Throughput) -> dict[str, Any]:
     """Return what one update of SACERA needs at least, and the share of its time that this is.
 
@@ -166,16 +173,15 @@ def floor(times: Times, products: list[float], settings: Throughput) -> dict[str
     """
     model = build("exact", settings)
     model.learn(2)
-    with FlopCounterMode(display=False) as counter:
-        model.train(1, settings.batch_size)
+    needed = flops(model, settings.batch_size)
     trained = {
         name: sum(p.numel() for p in getattr(model.policy, name).parameters())
         for name in ("actor", "critic")
     }
     speed = 2.0 * settings.batch_size * settings.width**2 / statistics.median(products)
-    least = counter.get_total_flops() / speed
+    least = needed / speed
     return {
-        "flops": counter.get_total_flops(),
+        "flops": needed,
         "optimizer_bytes": 4 * (7 * sum(trained.values()) + 3 * trained["critic"]),
         "matmul_gigaflops_per_second": speed / 1e9,
         "floor_milliseconds": 1e3 * least,
