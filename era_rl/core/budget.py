@@ -10,7 +10,8 @@ def capped_softmax(logits: Tensor, cap: float | Tensor, free_logit: Tensor | Non
     w_i = min(c p_i, cap), p = softmax(z), with the c at which they sum to one: the softmax itself where
     that stays under the cap. With the n largest shares at the cap, c_n = (1 - n cap) / (the sum of the
     other p_j). The sum of min(c p_i, cap) is the least, over n, of lines in c, so the c sought is the
-    largest c_n: exact, without iterations. Probabilities below the smallest normal number count as it.
+    largest c_n: exact, without iterations. What is left to the others is shared by their own softmax,
+    whose derivative is finite however far below the capped ones they are.
 
     Args:
         logits: z, shape (..., action_dim).
@@ -21,23 +22,27 @@ def capped_softmax(logits: Tensor, cap: float | Tensor, free_logit: Tensor | Non
         w, shape (..., action_dim). They sum to one up to rounding; with a free logit, to one less its
         share.
     """
-    count, tiny = logits.shape[-1], torch.finfo(logits.dtype).tiny
-    joined = logits if free_logit is None else torch.cat([logits, free_logit], dim=-1)
-    probs, free = joined.softmax(-1).clamp_min(tiny).tensor_split((count,), dim=-1)
-    capped = _largest_factor(probs.detach(), cap, free.detach()) * probs.detach() > cap
-    number = capped.to(logits.dtype).sum(-1, keepdim=True)
-    rest = torch.where(capped, 0.0, probs).sum(-1, keepdim=True) + free.sum(-1, keepdim=True)
-    factor = torch.where(number > 0.0, (1.0 - cap * number) / rest.clamp_min(tiny), 1.0)
+    with torch.no_grad():
+        capped = _is_capped(logits, cap, free_logit)
+    left = (1.0 - cap * capped.to(logits.dtype).sum(-1, keepdim=True)).clamp_min(0.0)
+    others = torch.where(capped, torch.finfo(logits.dtype).min, logits)
+    joined = others if free_logit is None else torch.cat([others, free_logit], dim=-1)
     # the clamp takes away what rounding may leave above the cap
-    return torch.where(capped, cap, (factor * probs).clamp_max(cap))
+    shares = (left * joined.softmax(-1)[..., : logits.shape[-1]]).clamp_max(cap)
+    return torch.where(capped, cap, shares)
 
 
-def _largest_factor(probs: Tensor, cap: float | Tensor, free: Tensor) -> Tensor:
-    """Return c, shape (..., 1): pairs of dimensions are compared, since a sort costs more."""
-    each, other = probs.unsqueeze(-1), probs.unsqueeze(-2)
-    rest = torch.where(other <= each, other, 0.0).sum(-1) + free.sum(-1, keepdim=True)
-    number = (other > each).to(probs.dtype).sum(-1)
-    factors = (1.0 - cap * number) / rest
-    # with every dimension at its cap, the free share is what is left
-    all_capped = (1.0 - cap * probs.shape[-1]) / free
-    return torch.cat([factors, all_capped], dim=-1).amax(-1, keepdim=True)
+def _is_capped(logits: Tensor, cap: float | Tensor, free_logit: Tensor | None) -> Tensor:
+    """Return where c p_i > cap: pairs of dimensions are compared, since a sort costs more."""
+    ahead = logits.unsqueeze(-2) - logits.unsqueeze(-1)  # z_j - z_i, as p may underflow
+    ahead = ahead.clamp_max(torch.finfo(logits.dtype).max)
+    rest = torch.where(ahead > 0.0, 0.0, ahead.exp()).sum(-1)
+    if free_logit is not None:
+        rest = rest + (free_logit - logits).exp()
+    left = 1.0 - cap * (ahead > 0.0).to(logits.dtype).sum(-1)
+    # ln (c_n p_j) of each n; what is not positive is no c
+    log_shares = ((left.clamp_min(0.0) / rest).log().unsqueeze(-1) + ahead).amax(-2)
+    if free_logit is not None:  # with every dimension at its cap, the free share is what is left
+        room = torch.zeros_like(logits) + 1.0 - cap * logits.shape[-1]
+        log_shares = torch.maximum(log_shares, room.clamp_min(0.0).log() + logits - free_logit)
+    return log_shares.exp() > cap

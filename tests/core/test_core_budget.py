@@ -80,6 +80,22 @@ def test_ties_and_infinite_differences() -> None:
 
 
 @pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("gap", [45.0, 80.0, 300.0])
+def test_gradients_are_finite_however_far_a_share_is_ahead(gap: float, free: bool) -> None:
+    """What is left to others is shared by their softmax: the same in float32 as in float64."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        rows = torch.tensor([[gap, 0.0, 1.0], [gap, gap, 0.0], [0.0, 1.0, -gap]], dtype=dtype)
+        logits = rows.requires_grad_()
+        free_logit = torch.zeros(3, 1, dtype=dtype) if free else None
+        shares = capped_softmax(logits, 0.6, free_logit)
+        (gradient,) = torch.autograd.grad((shares * torch.arange(3.0, dtype=dtype)).sum(), logits)
+        found.append((shares.double(), gradient.double()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+    assert found[1][1][0, 2] > 0.01
+
+
+@pytest.mark.parametrize("free", [False, True])
 def test_gradient(free: bool) -> None:
     """gradcheck in float64, with and without a free logit, away from where a cap is just met."""
     generator = torch.Generator().manual_seed(3)
