@@ -55,6 +55,19 @@ class RolloutMixin(ERAMixin, OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         as_number("ent_coef", self.ent_coef, "a number: only SAC's kin tune it")
         super()._setup_model()
+        self._refuse_minibatches_of_one()
+
+    def _refuse_minibatches_of_one(self) -> None:
+        """Raise ValueError where the host would divide an advantage by the std of it alone, NaN."""
+        steps, batch_size = self.n_steps * self.n_envs, getattr(self, "batch_size", None)
+        if not (batch_size and getattr(self, "normalize_advantage", False)):
+            return
+        if batch_size == 1 or steps % batch_size == 1:
+            raise ValueError(
+                f"batch_size={batch_size} must leave no minibatch of one of the {steps} steps of a "
+                "rollout, as advantages are divided by their std: take a divisor of it, 2 or more, or "
+                "normalize_advantage=False"
+            )
 
     def collect_rollouts(self, env: Any, *args: Any, **kwargs: Any) -> bool:
         """Collect a rollout (SB3's hook); FloatingPointError before an action that is not finite."""
@@ -147,6 +160,9 @@ class RolloutTrainingMixin(CompilingMixin, OnPolicyERAMixin):  # pyright: ignore
     def _planned_calls(self, total_timesteps: int) -> int:
         rollouts = math.ceil(total_timesteps / (self.n_steps * self.n_envs))
         return rollouts * (self.n_steps + getattr(self, "n_epochs", 1) * self._minibatches)
+
+    def _refuse_minibatches_of_one(self) -> None:
+        """Refuse none: the loss leaves an advantage alone as it is."""
 
     def _objective(self) -> Objective:
         """Return the loss."""

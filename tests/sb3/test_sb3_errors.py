@@ -170,6 +170,16 @@ def test_a_policy_alone_does_not_act_by_what_is_not_finite(name: str, tmp_path: 
     type(policy).load(path).predict(obs)
 
 
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("name", ["MaskablePPOERA", "RecurrentPPOERA"])
+def test_no_minibatch_of_one_is_standardised(name: str, batch_size: int) -> None:
+    """(A - mean) / std is NaN of one; the hosts train by it, but for PPO. 17 steps are 2 * 8 + 1."""
+    settings = {"n_steps": 17, "batch_size": batch_size, "n_epochs": 1}
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} must leave no minibatch of one"):
+        small(name, **settings)
+    small(name, **settings, normalize_advantage=False).learn(17)
+
+
 @pytest.mark.parametrize("name", REPLAY)
 def test_batches_are_large_enough_for_the_networks(name: str) -> None:
     """Batch statistics need two rows: of one they were torch's error, or networks that were lost."""
