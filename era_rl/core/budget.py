@@ -22,6 +22,8 @@ def capped_softmax(logits: Tensor, cap: float | Tensor, free_logit: Tensor | Non
         w, shape (..., action_dim). They sum to one up to rounding; with a free logit, to one less its
         share.
     """
+    if isinstance(cap, Tensor):
+        cap = cap.to(logits.dtype)
     with torch.no_grad():
         capped = _is_capped(logits, cap, free_logit)
     left = (1.0 - cap * capped.to(logits.dtype).sum(-1, keepdim=True)).clamp_min(0.0)

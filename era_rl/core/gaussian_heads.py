@@ -303,17 +303,17 @@ class TruncatedGaussianHead(_GaussianParams):
         least = settings.pop("min_entropy_per_dim")
         if self.floor == "gaussian":
             return super().check(**settings)
+        if (highest := settings["log_std_max"]) != 0.0:
+            raise ValueError(
+                f"log_std_max={highest} needs floor='gaussian'; the exact floor has none"
+            )
+        check_truncated_floor(settings["target_entropy"], self.action_dim, settings["log_std_min"])
         if self._caps_shares:
             check_min_entropy(least, settings["target_entropy"], self.action_dim)
         elif least != -math.inf:
             raise ValueError(
                 f"min_entropy_per_dim={least} needs a head that was constructed with one"
             )
-        if (highest := settings["log_std_max"]) != 0.0:
-            raise ValueError(
-                f"log_std_max={highest} needs floor='gaussian'; the exact floor has none"
-            )
-        check_truncated_floor(settings["target_entropy"], self.action_dim, settings["log_std_min"])
 
     def params(self, raw: Tensor) -> Params:
         """Return (loc, log_std), each (..., action_dim), of raw outputs (..., raw_dim)."""

@@ -26,6 +26,7 @@ HALF_RANGE = torch.tensor([0.5, 1.0, 4.0])
 FAMILY: dict[str, tuple[Callable[[], Head], float, float]] = {
     "exact": (lambda: TruncatedGaussianHead(3), 0.5, 2.08),
     "slack": (lambda: TruncatedGaussianHead(3, slack=0.2), 0.5, 2.08),
+    "each": (lambda: TruncatedGaussianHead(3, min_entropy_per_dim=-1.0), 0.5, 2.08),
     "gaussian": (lambda: TruncatedGaussianHead(3, floor="gaussian", delta=0.2), 0.5, 4.3),
     "tanh": (lambda: TanhGaussianHead(3, target_entropy=0.0), 0.5, 4.3),
     "normal": (lambda: GaussianHead(3, half_range=HALF_RANGE), 0.5, 4.3),

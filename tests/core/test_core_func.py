@@ -203,11 +203,12 @@ def test_inductor_gives_the_eager_result() -> None:
     "head",
     [
         TruncatedGaussianHead(DIM, slack=0.2),
+        TruncatedGaussianHead(DIM, slack=0.2, min_entropy_per_dim=-1.0),
         TruncatedGaussianHead(DIM, floor="gaussian", target_entropy=0.5),
         CategoricalHead(2 * DIM, method="lambert"),
         pytest.param(CategoricalHead(2 * DIM), marks=pytest.mark.slow),
     ],
-    ids=["exact", "gaussian", "lambert", "temperature"],
+    ids=["exact", "each", "gaussian", "lambert", "temperature"],
 )
 def test_strict_export_with_a_free_batch(head) -> None:
     width = getattr(head, "raw_dim", 2 * DIM)

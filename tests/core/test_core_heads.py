@@ -164,6 +164,10 @@ def test_a_traced_policy_head_is_saved(tmp_path: Path) -> None:
     head, logits = MultiCategoricalHead([3, 2]), 9.0 * torch.randn(4, 5)
     torch.jit.save(torch.jit.trace(head, torch.randn(2, 5)), tmp_path / "head.pt")
     torch.testing.assert_close(torch.jit.load(tmp_path / "head.pt")(logits), head(logits))
+    each, raw = TruncatedGaussianHead(2, min_entropy_per_dim=-1.0), 9.0 * torch.randn(4, 4)
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(each, torch.randn(2, 4)), tmp_path / "each.pt")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "each.pt")(raw), each(raw))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning", "ignore::DeprecationWarning")
