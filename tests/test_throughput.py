@@ -12,7 +12,8 @@ from benchmarks import measuring, throughput
 def test_throughput_writes_ratios_and_raw_times(tmp_path: Path) -> None:
     out = tmp_path / "throughput.json"
     arguments = ["--env", "Pendulum-v1", "--width", "8", "--batch-size", "8", "--blocks", "3"]
-    throughput.main([*arguments, "--steps", "5", "--warmup", "10", "--out", str(out)])
+    arguments += ["--steps", "5", "--warmup", "10", "--out", str(out)]
+    assert measuring.run(throughput.Throughput, throughput.measure, arguments) == 0
     result = json.loads(out.read_text())
     assert {row["algorithm"] for row in result["ratios"]} == {"sac", "exact", "gaussian"}
     for row in result["ratios"]:
@@ -43,5 +44,6 @@ def test_an_algorithm_of_half_the_time_has_twice_the_speed() -> None:
 
 
 def test_throughput_needs_its_reference_among_the_algorithms(tmp_path: Path, capsys) -> None:
-    assert throughput.main(["--algorithms", "exact", "--out", str(tmp_path / "x.json")]) == 2
+    arguments = ["--algorithms", "exact", "--out", str(tmp_path / "x.json")]
+    assert measuring.run(throughput.Throughput, throughput.measure, arguments) == 2
     assert "reference='sac' must be among algorithms" in capsys.readouterr().err
