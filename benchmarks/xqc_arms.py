@@ -60,7 +60,7 @@ class FixedNoiseHead(GaussianHead):
         (loc,) = self._location(raw)
         return loc, torch.full_like(loc, math.log(NOISE))
 
-    def sample(self, params: Params, noise: Tensor) -> Tensor:
+    def sample(self, params: Params, noise: Tensor, shared: Any = None) -> Tensor:
         """Return loc + ``NOISE`` noise within [-1, 1], (..., action_dim)."""
         return super().sample(params, noise).clamp(-1.0, 1.0)
 
