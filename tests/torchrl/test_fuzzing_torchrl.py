@@ -31,6 +31,9 @@ ARGUMENTS = {
 ARGUMENTS["one-hot"] = ARGUMENTS["categorical"]
 
 
+VOID = pytest.mark.filterwarnings("ignore:target_entropy=.* has no effect")
+
+
 def _actor(kind: str, **arguments: Any) -> tuple[ERAActor, int]:
     spec, options = SPECS[kind], PolicyOptions(**arguments)
     return ERAActor(nn.Identity(), spec, options), raw_dim(spec, options)
@@ -55,12 +58,14 @@ def fuzz(kind: str, count: int) -> None:
     check()
 
 
+@VOID
 @pytest.mark.parametrize("kind", SPECS)
 def test_an_actor_refuses_its_arguments_by_name_or_holds_its_floor(kind: str) -> None:
     fuzz(kind, FEW)
 
 
 @pytest.mark.slow
+@VOID
 @pytest.mark.parametrize("kind", SPECS)
 def test_an_actor_refuses_or_holds_over_many_arguments(kind: str) -> None:
     fuzz(kind, MANY)
