@@ -4,9 +4,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def orthogonal(layer: nn.Linear) -> nn.Linear:
-    """Return a linear layer after its weights were made orthogonal, of gain one, and its biases 0."""
-    nn.init.orthogonal_(layer.weight)
+def orthogonal(layer: nn.Linear, gain: float = 1.0) -> nn.Linear:
+    """Return a linear layer after its weights were made orthogonal, of that gain, and its biases 0."""
+    nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
 

@@ -9,6 +9,7 @@ from torchrl.envs import EnvBase
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
+from era_rl.networks import orthogonal
 from era_rl.torchrl.config import PPOConfig
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.networks import make_actor, make_critic
@@ -107,6 +108,5 @@ def _initialised(network: nn.Module, last_gain: float) -> Any:
     """Give linear layers orthogonal weights of gain sqrt(2), the last of last_gain, and no bias."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     for layer in layers:
-        nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else 2.0**0.5)
-        nn.init.zeros_(layer.bias)
+        orthogonal(layer, last_gain if layer is layers[-1] else 2.0**0.5)
     return network
