@@ -75,7 +75,8 @@ class Objective:
         if self.clips_values:
             limit = weights.clip_range_vf
             values = data.old_values + torch.clamp(values - data.old_values, -limit, limit)
-        value_loss = F.mse_loss(data.returns, values)
+        # torch 2.11 has no gradient of mse_loss in two dtypes
+        value_loss = F.mse_loss(data.returns.to(values.dtype), values)
         entropy_loss = -(-log_prob if entropy is None else entropy).mean()
         bonus = entropy_loss if self.rewards_entropy else entropy_loss.detach()
         loss = policy_loss + weights.ent_coef * bonus + weights.vf_coef * value_loss

@@ -145,6 +145,8 @@ def rolled_out(name: str, space: Any, **options: Any) -> Any:
         name, space, target_entropy=floor, learning_rate=0.0, policy_kwargs=extractor, **options
     )
     model.policy.double()
+    if name == "MaskablePPOERA":  # torch 2.11 has no gradient of the host's mse_loss in two dtypes
+        model.rollout_buffer.to_torch = lambda array: torch.tensor(array, dtype=torch.float64)
     with torch.no_grad():  # actions that the floor takes probability from
         model.policy.action_net.weight.mul_(30.0 if space is BOX else 2000.0)
     model.learn(32)

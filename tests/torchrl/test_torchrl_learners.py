@@ -45,18 +45,14 @@ COMMON = {
 
 def _actors(learner: Learner) -> list[nn.Module]:
     """Return a copy of each agent's network."""
-    copies = []
-    for params in learner.params[ACTOR].data:
-        with params.to_module(learner.actor):
-            copies.append(copy.deepcopy(learner.actor[0][0].module).requires_grad_())
-    return copies
+    return _copies(learner.actor[0][0].module, learner.params[ACTOR])
 
 
 def _copies(network: nn.Module, params: TensorDictBase) -> list[nn.Module]:
     """Return copies of a network with each of the stacked parameters, shape (n,)."""
     copies = [copy.deepcopy(network).requires_grad_() for _ in range(len(params))]
     for clone, values in zip(copies, params.data.clone(), strict=True):
-        clone.load_state_dict(values["module"].flatten_keys(".").to_dict())
+        clone.load_state_dict({name: _value(values, name) for name in clone.state_dict()})
     return copies
 
 
@@ -67,12 +63,13 @@ def _assert_after_adam(
     for values, network in zip(params.data, networks, strict=True):
         for name, parameter in network.named_parameters():
             expected = after_adam(parameter.data, parameter.grad, **settings)
-            torch.testing.assert_close(values.flatten_keys(".")[_key(values, name)], expected)
+            torch.testing.assert_close(_value(values, name), expected)
 
 
-def _key(params: TensorDictBase, name: str) -> str:
-    (key,) = (key for key in params.flatten_keys(".").keys() if key.endswith(f"module.{name}"))  # noqa: SIM118
-    return key
+def _value(params: TensorDictBase, name: str) -> Tensor:
+    """Return the value in a learner of the parameter of a network that has this name."""
+    (value,) = (v for k, v in params.flatten_keys(".").items() if k.endswith(f"module.{name}"))
+    return value
 
 
 def _transitions(*shape: int) -> TensorDict:
