@@ -135,7 +135,7 @@ class CompilingMixin(ERAMixin):
 
     def learn(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and note how long it took for the next decision; arguments as the host's."""
-        with self.policy.watched_modes():  # type: ignore[operator]
+        with self.policy.watched():  # type: ignore[operator]
             result = super().learn(*args, **kwargs)
         self.payoff.note(self._kind(), bool(self._compiled))
         return result

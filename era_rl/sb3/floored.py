@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from era_rl.core import PolicyOptions
 from era_rl.sb3.finite import (
+    kept_state,
     refuse_lost,
     refuse_lost_networks,
     refuse_lost_outputs,
@@ -63,6 +64,8 @@ class FlooredPolicyMixin(BasePolicy):
     critic: Any
     trained_for: int | None = None
     """Steps of its training, which an algorithm keeps here for messages; None for a policy alone."""
+    watched_state: dict[str, Tensor] | None = None
+    """Parameters and statistics by name, within :meth:`watched`."""
     _watched: list[nn.Module] | None = None
 
     def __init__(self, *args: Any, options: PolicyOptions | None = None, **kwargs: Any) -> None:
@@ -76,17 +79,21 @@ class FlooredPolicyMixin(BasePolicy):
         super().__init__(*args, **kwargs)
 
     @contextmanager
-    def watched_modes(self) -> Iterator[None]:
-        """Within the block, have modes set where passes read them alone: walking all layers is slow."""
+    def watched(self) -> Iterator[None]:
+        """Within the block, have modes set where passes read them alone: walking all layers is slow.
+
+        So are parameters and statistics gathered once.
+        """
         parts = [self.actor, self.critic] if hasattr(self, "critic") else [self]
         modules = [module for part in parts for module in part.modules()]
         if not any(type(module).train is not nn.Module.train for module in modules):
             readers = (module for module in modules if reads_mode(type(module)))
             self._watched = list(dict.fromkeys([self, *parts, *readers]))
+        self.watched_state = kept_state(self)
         try:
             yield
         finally:
-            self._watched = None
+            self._watched = self.watched_state = None
             self.set_training_mode(self.training)
 
     def set_training_mode(self, mode: bool) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from era_rl.core.compiling import compiled, gradients_by_transform, set_gradients
 from era_rl.networks import CategoricalValue, RunningNorm
-from era_rl.sb3.fused_adam import FusedAdamSteps
+from era_rl.sb3.steps import CompiledRMSpropSteps, DirectSteps, FusedAdamSteps
 
 Network = Callable[..., Any]
 Gradients = tuple[tuple[Tensor | None, ...], Tensor, Any, tuple[Tensor, ...]]
@@ -165,7 +165,7 @@ class GradientStep:
         what: str,
     ) -> None:
         self.loss, self.optimizer, self.modes, self.what = loss, optimizer, tuple(modes), what
-        self.step = FusedAdamSteps(optimizer)
+        self.step: DirectSteps = FusedAdamSteps(optimizer)
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         named = loss.named_parameters()
         self.parameters: dict[str, Tensor] = {
@@ -185,9 +185,11 @@ class GradientStep:
         optimizer.zero_grad()  # or a parameter frozen since would go on along its last gradient
 
     def compile(self) -> None:
-        """Compile the gradients at their first call; the eager ones take over where that fails."""
+        """Compile gradients and RMSprop's steps at first calls; eager ones take over where it fails."""
         fast = compiled(self.by_transform, f"the gradients of {self.what}", self.by_autograd)
         self.gradients = torch.no_grad()(fast) if self.parameters else self.by_autograd
+        if isinstance(self.optimizer, CompiledRMSpropSteps.kinds):
+            self.step = CompiledRMSpropSteps(self.optimizer)
 
     @property
     def inputs(self) -> dict[str, Tensor]:

@@ -128,15 +128,25 @@ class ClippedStep(GradientStep):
 class OnPolicyUpdate(Update):
     """Steps of an actor-critic policy along the clipped gradient of an objective."""
 
+    _weights: Weights
+
     def __init__(self, policy: Any, objective: Objective) -> None:
         super().__init__(policy)
         self.objective = objective
+        self._numbers: tuple[float, ...] = ()
         self.step = ClippedStep(PolicyLoss(policy, objective), policy.optimizer, [], "the policy")
         for group in policy.optimizer.param_groups:
             # the fastest of torch's implementations that there is, unless another was asked for
             fast = next((name for name in ("fused", "foreach") if name in group), None)
             if fast is not None and group.get("fused") is None and group.get("foreach") is None:
                 group[fast] = True
+
+    def weights(self, *numbers: float) -> Weights:
+        """Return the numbers as a loss takes them; the tensors of before, where they are equal."""
+        if numbers != self._numbers:
+            tensor = next(self.policy.parameters()).new_tensor(numbers)
+            self._numbers, self._weights = numbers, Weights(*tensor.unbind())
+        return self._weights
 
     def compile(self) -> None:
         """Have gradients and acting compiled at the first calls."""

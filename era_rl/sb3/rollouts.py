@@ -103,7 +103,8 @@ class RolloutMixin(ERAMixin, OnPolicyAlgorithm):
         try:
             slopes = self._train_policy()
         finally:  # torch's error for a distribution that is not finite does not say why
-            refuse_lost_networks(self.policy, self.num_timesteps)
+            policy = self.era_policy
+            refuse_lost_networks(policy, self.num_timesteps, policy.watched_state)
         self._log_price(slopes[: self._minibatches])
 
     def _train_policy(self) -> list[Tensor]:
@@ -174,20 +175,19 @@ class RolloutTrainingMixin(CompilingMixin, OnPolicyERAMixin):  # pyright: ignore
     def _is_bound(self) -> bool:
         return super()._is_bound() and self._update.objective == self._objective()
 
-    def _weights(self) -> Weights:
+    def _weights(self, update: OnPolicyUpdate) -> Weights:
         clips = (getattr(self, name, None) for name in ("clip_range", "clip_range_vf"))
         remaining = self._current_progress_remaining
         numbers = [math.inf if clip is None else clip(remaining) for clip in clips]
         numbers += [self.ent_coef, self.vf_coef, self.max_grad_norm]
-        parameter = next(self.policy.parameters())
-        return Weights(*parameter.new_tensor(numbers).unbind())
+        return update.weights(*numbers)
 
     def _train_policy(self) -> list[Tensor]:
         with self.payoff.timing(self._planned_calls(1)):
             update = self._bound_update()
             self.policy.set_training_mode(True)
             self._update_learning_rate(self.policy.optimizer)
-            weights, slopes = self._weights(), []
+            weights, slopes = self._weights(update), []
             seen: list[list[Tensor]] = []
             for _ in range(getattr(self, "n_epochs", 1)):
                 figures, near = self._epoch(update, weights, slopes)

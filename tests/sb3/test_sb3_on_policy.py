@@ -79,7 +79,7 @@ def test_settings_may_change_between_trainings(compiled_as_is: list[Any]) -> Non
     update = model._update
     model.clip_range, model.vf_coef, model.max_grad_norm = (lambda _: 0.3), 0.1, 1.0
     assert model._bound_update() is update
-    assert model._weights().clip_range.item() == pytest.approx(0.3)
+    assert model._weights(update).clip_range.item() == pytest.approx(0.3)
     model.ent_coef = 0.1
     assert model._bound_update() is not update
 
@@ -107,7 +107,7 @@ def test_modes_are_set_where_passes_read_them(name: str, layer: Any) -> None:
     for mode in (True, False):
         policy.set_training_mode(mode)
         expected[mode] = modes(True), modes(False)
-    with policy.watched_modes():
+    with policy.watched():
         assert (policy._watched is None) == (layer is Frozen)
         for mode in (True, False, True):
             policy.set_training_mode(mode)

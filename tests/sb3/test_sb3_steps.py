@@ -1,14 +1,14 @@
-"""Steps of fused Adam without its Python end bit by bit where ``step`` does."""
+"""Steps of optimizers without their Python end where ``step`` does: Adam's bit by bit."""
 
 import copy
 from typing import Any
 
 import pytest
 import torch
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from era_rl.networks.batch_norm import UnitRowAdam
-from era_rl.sb3.fused_adam import FusedAdamSteps
+from era_rl.sb3.steps import CompiledRMSpropSteps, DirectSteps, FusedAdamSteps
 
 
 def layers() -> list[torch.nn.Parameter]:
@@ -29,7 +29,7 @@ def descend(optimizer: Optimizer, step: Any, steps: int = 4, frozen: int | None 
         step()
 
 
-CASES: dict[str, tuple[type[Optimizer], dict[str, Any], bool]] = {
+CASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "adam": (Adam, {"fused": True, "eps": 1e-5, "betas": (0.8, 0.9)}, True),
     "adamw": (AdamW, {"fused": True, "weight_decay": 0.1}, True),
     "decay": (Adam, {"fused": True, "weight_decay": 0.1, "maximize": True}, True),
@@ -37,33 +37,44 @@ CASES: dict[str, tuple[type[Optimizer], dict[str, Any], bool]] = {
     "foreach": (Adam, {"foreach": True}, False),
     "unit rows": (UnitRowAdam, {"fused": True}, False),
     "sgd": (SGD, {"fused": True}, False),
+    "rmsprop": (RMSprop, {"alpha": 0.8, "eps": 1e-5}, True),
+    "momentum": (RMSprop, {"momentum": 0.5}, False),
 }
+
+
+def steps_of(optimizer: Optimizer) -> DirectSteps:
+    kind = CompiledRMSpropSteps if isinstance(optimizer, RMSprop) else FusedAdamSteps
+    return kind(optimizer)
+
+
+def assert_equal(own: Any, others: Any, kind: type[Optimizer]) -> None:
+    rounding = 1e-6 if kind is RMSprop else 0.0
+    torch.testing.assert_close(own, others, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("frozen", [None, 1])
 @pytest.mark.parametrize("name", CASES)
-def test_it_steps_as_the_optimizer_does(name: str, frozen: int | None) -> None:
+def test_it_steps_as_the_optimizer_does(
+    name: str, frozen: int | None, compiled_as_is: list[Any]
+) -> None:
     kind, options, quick = CASES[name]
     found = []
     for quickly in (False, True):
         params = layers()
         optimizer = kind(params, lr=0.1, **options)
-        steps = FusedAdamSteps(optimizer)
+        steps = steps_of(optimizer)
         descend(optimizer, steps if quickly else optimizer.step, frozen=frozen)
         found.append((params, optimizer.state_dict()["state"]))
     assert bool(steps._lists) == quick
-    for plain, fast in zip(found[0][0], found[1][0], strict=True):
-        assert torch.equal(plain, fast)
-    assert found[0][1].keys() == found[1][1].keys()
-    for index, state in found[0][1].items():
-        assert all(torch.equal(value, found[1][1][index][key]) for key, value in state.items())
+    assert_equal(found[0], found[1], kind)
 
 
-def test_what_changes_is_followed() -> None:
+@pytest.mark.parametrize("kind", [Adam, RMSprop])
+def test_what_changes_is_followed(kind: Any, compiled_as_is: list[Any]) -> None:
     """Loaded states, hooks, and a parameter that is frozen."""
     params = layers()
-    optimizer = Adam(params, lr=0.1, fused=True)
-    steps = FusedAdamSteps(optimizer)
+    optimizer = kind(params, lr=0.1, **({"fused": True} if kind is Adam else {}))
+    steps = steps_of(optimizer)
     descend(optimizer, steps)
     twin = copy.deepcopy(optimizer)
     others = twin.param_groups[0]["params"]
@@ -79,4 +90,4 @@ def test_what_changes_is_followed() -> None:
     descend(optimizer, steps)
     descend(twin, twin.step)
     assert len(called) == 4
-    assert all(torch.equal(a, b) for a, b in zip(params, others, strict=True))
+    assert_equal(params, others, kind)
