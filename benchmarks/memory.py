@@ -26,6 +26,10 @@ WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
         SACERA,
         {"compile": False, "replay_buffer_class": DeviceReplayBuffer},
     ),
+    "SACERA, compiled, DeviceReplayBuffer": (
+        SACERA,
+        {"compile": True, "replay_buffer_class": DeviceReplayBuffer},
+    ),
 }
 
 

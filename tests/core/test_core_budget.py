@@ -97,13 +97,14 @@ def test_gradients_are_finite_however_far_a_share_is_ahead(gap: float, free: boo
 
 @pytest.mark.parametrize("free", [False, True])
 def test_gradient(free: bool) -> None:
-    """gradcheck in float64, with and without a free logit, away from where a cap is just met."""
+    """gradcheck by logits, free logit and cap in float64, away from where a cap is just met."""
     generator = torch.Generator().manual_seed(3)
     logits = 2.0 * torch.randn(7, 6, dtype=torch.float64, generator=generator)
     free_logit = torch.randn(7, 1, dtype=torch.float64, generator=generator)
-    inputs = (logits.requires_grad_(), free_logit.requires_grad_())
+    cap = torch.tensor(0.25, dtype=torch.float64)
+    inputs = (logits.requires_grad_(), free_logit.requires_grad_(), cap.requires_grad_())
     assert torch.autograd.gradcheck(
-        lambda z, z0: capped_softmax(z, 0.25, z0 if free else None), inputs
+        lambda z, z0, cap: capped_softmax(z, cap, z0 if free else None), inputs
     )
 
 
@@ -124,3 +125,7 @@ def test_under_transforms() -> None:
     required = logits.clone().requires_grad_()
     capped_softmax(required, 0.25)[0, 0].backward()
     assert torch.equal(by_transform, required.grad)
+    rows = torch.compile(torch.func.vmap(Shares()), fullgraph=True, backend="aot_eager")
+    assert torch.equal(rows(logits), plain)
+    slopes = torch.func.vmap(torch.func.grad(lambda z: capped_softmax(z, 0.25)[0]))(logits)
+    torch.testing.assert_close(slopes[0], by_transform[0])
