@@ -5,9 +5,11 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import torch
 from torchrl.envs import (
     Compose,
     DoubleToFloat,
+    DTypeCastTransform,
     EnvBase,
     GymWrapper,
     InitTracker,
@@ -45,8 +47,9 @@ def make_env(
         env = GymWrapper(RandomStream(env, stream))
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise ValueError(f"env={env_id!r} cannot be made: {error}") from error
+    to_float32 = DoubleToFloat(), DTypeCastTransform(torch.float16, torch.float32)
     # TorchRL's collectors warn where InitTracker is absent
-    return TransformedEnv(env, Compose(DoubleToFloat(), RewardSum(), InitTracker()))
+    return TransformedEnv(env, Compose(*to_float32, RewardSum(), InitTracker()))
 
 
 def make_envs(config: Config, n_envs: int, purpose: int) -> EnvBase:

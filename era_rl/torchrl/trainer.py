@@ -127,19 +127,26 @@ class Trainer:
                 rate = (self.learner.steps - begun_at) / (time.monotonic() - started)
                 metrics["steps_per_second"] = torch.full((self.config.seeds,), rate)
                 self._log({**metrics, **self.learner.entropies()})
-            returns = self.evaluate() if self._due(self.config.eval_freq, before) else None
-            if self._due(self.config.save_freq, before):
+            is_last = self.learner.steps >= self.config.steps
+            # before the checkpoint: what was logged before it is logged once
+            returns = (
+                self.evaluate() if is_last or self._due(self.config.eval_freq, before) else None
+            )
+            if is_last or self._due(self.config.save_freq, before):
                 self._checkpoint()
-        if self.learner.steps > self.saved_at:
-            self._checkpoint()
-        return self.evaluate() if returns is None else returns
+        return (
+            self._returns() if returns is None else returns
+        )  # of a run that had ended: logged then
 
     def evaluate(self) -> Tensor:
         """Return and log the returns of deterministic episodes, shape (agents, episodes)."""
-        returns = episode_rollouts(self.evaluation_envs, self.learner.policy, seed=0)
-        returns = returns.view(self.config.seeds, -1)
+        returns = self._returns()
         self._log({"eval_return": returns.mean(1), "eval_return_min": returns.amin(1)})
         return returns
+
+    def _returns(self) -> Tensor:
+        returns = episode_rollouts(self.evaluation_envs, self.learner.policy, seed=0)
+        return returns.view(self.config.seeds, -1)
 
     def close(self, *_: object) -> None:
         """Close the log, end the collector and the environments, and let go of the folder."""

@@ -214,6 +214,18 @@ def test_steps_that_are_done_again_are_logged_once(tmp_path: Path) -> None:
     assert float(rows[2]["value"]) != 0.0
 
 
+def test_a_run_that_had_ended_logs_its_evaluation_once(tmp_path: Path) -> None:
+    """Resumed again, it returns what it had returned, and its logs stay as they are."""
+    config, returns, logs = replace(SAC, out=tmp_path, resume=True), [], []
+    for _ in range(2):
+        with Trainer(config) as trainer:
+            returns.append(trainer.run())
+        logs.append((tmp_path / LOG).read_text())
+    assert torch.equal(*returns)
+    assert logs[0] == logs[1]
+    assert logs[0].count("eval_return,") == 1
+
+
 def test_a_failed_start_lets_go_of_the_folder_and_the_processes(tmp_path: Path) -> None:
     collectors = []
 

@@ -3,9 +3,11 @@
 import sys
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.env_util import make_vec_env
 from torchrl.envs import SerialEnv
 
@@ -94,6 +96,15 @@ def test_an_id_and_a_seed_are_one_environment_through_sb3_and_torchrl(
     for column, expected in zip(ours, other, strict=True):
         np.testing.assert_array_equal(column, expected.astype(column.dtype))
     assert ours[0].dtype == np.float32
+
+
+def test_observations_of_half_precision_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks, of float32, raised torch's error about scalar types."""
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float16)
+    env = TransformObservation(gymnasium.make("Pendulum-v1"), np.float16, space)
+    monkeypatch.setattr("gymnasium.make", lambda *_, **__: env)
+    data = make_env("Half-v0", (1,)).rollout(2)
+    assert data["observation"].dtype == data["next", "observation"].dtype == torch.float32
 
 
 def test_repeated_actions_are_one_step_with_their_rewards_summed() -> None:
