@@ -44,6 +44,8 @@ from torch import Tensor
 
 Tokens = Literal["top", "bottom", "random"]
 ApplyTo = Literal["response", "forking"]
+MOST = 1e6
+"""The largest k: long before, softmax(k z) has one token; beyond, float32 loses log p_s, then k z."""
 
 
 def token_entropies(logits: Tensor) -> Tensor:
@@ -141,13 +143,13 @@ def era_scale(
         advantages: Advantages of the responses; those at most 0 are never scaled.
         low: Entropy under which the update is computed on sharpened logits, which raises entropy.
         high: Entropy above which it is computed on flattened logits, which lowers entropy.
-        k: Factor of the logits, above 1.
+        k: Factor of the logits, above 1 and at most 1e6.
 
     Returns:
         Scales, in the broadcast shape and the dtype of h_resp.
 
     Raises:
-        ValueError: If k is at most 1 or low is not below high.
+        ValueError: If k is not in (1, 1e6] or low is not below high.
     """
     check_thresholds(low, high, k)
     positive = advantages > 0
@@ -258,9 +260,9 @@ def _unpacked(values: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 def check_thresholds(low: float, high: float, k: float) -> None:
-    """Raise ValueError unless k > 1 and low < high."""
-    if not k > 1:
-        raise ValueError(f"k must be above 1, got {k}")
+    """Raise ValueError unless 1 < k <= 1e6 and low < high."""
+    if not 1 < k <= MOST:
+        raise ValueError(f"k must be above 1 and at most {MOST:g}, got {k}")
     if not low < high:
         raise ValueError(f"low must be below high, got low={low}, high={high}")
 

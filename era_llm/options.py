@@ -8,6 +8,7 @@ from typing import Any, get_args
 from era_llm.functional import ApplyTo, Tokens, check_selection, check_thresholds
 
 logger = logging.getLogger(__name__)
+_NUMBERS = ("era_entropy_high", "era_k", "era_top_ratio", "era_patience")
 
 
 def option(about: str, **default: Any) -> Any:
@@ -34,7 +35,7 @@ class ERAOptions:
         default=0.45,
     )
     era_entropy_high: float = option("Flattened above it (nats).", default=3.0)
-    era_k: float = option("Factor of the logits, above 1.", default=2.0)
+    era_k: float = option("Factor of the logits, above 1 and at most 1e6.", default=2.0)
     era_top_ratio: float = option("Share of tokens selected.", default=0.2)
     era_tokens: Tokens = option("Which tokens to select.", default="top")
     era_apply_to: ApplyTo = option(
@@ -47,7 +48,11 @@ class ERAOptions:
         """Check the options, after those of the configuration that they are mixed into."""
         getattr(super(), "__post_init__", lambda: None)()
         low, places = self.era_entropy_low, get_args(ApplyTo)
-        if isinstance(low, str) and low != "auto":
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        if low != "auto" and not isinstance(low, int | float):
             raise ValueError(f"era_entropy_low must be a number of nats or 'auto', got {low!r}")
         check_thresholds(-inf if isinstance(low, str) else low, self.era_entropy_high, self.era_k)
         check_selection(self.era_top_ratio, self.era_tokens)

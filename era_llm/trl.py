@@ -172,10 +172,20 @@ class ERAMixin(_Trainer):
             write_json(path, self._running_low.seen)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Go on from TRL's checkpoint, and from what a running threshold had seen."""
+        """Go on from TRL's checkpoint, and from what a running threshold had seen.
+
+        Raises:
+            ValueError: If the threshold is "auto" and the checkpoint is of a run with a number.
+        """
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.args.era_entropy_low == "auto" and checkpoint is not None:
-            self._running_low.seen = read_json(Path(checkpoint) / _RUNNING)
+            seen = Path(checkpoint) / _RUNNING
+            if not seen.exists():
+                raise ValueError(
+                    f"era_entropy_low='auto' cannot go on from {checkpoint}, which has none of what "
+                    "its first steps saw: give the number that the run began with"
+                )
+            self._running_low.seen = read_json(seen)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write TRL's model card, and below it the options of ERA."""

@@ -1,5 +1,6 @@
 """XQCERA: batch-normalised networks and categorical critics under a policy with guaranteed entropy."""
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolic
 from stable_baselines3.sac.sac import SAC
 from torch import Tensor, nn
 
+from era_rl.core.feasibility import check_count
 from era_rl.networks import BatchNormMLP, CategoricalValue, RewardScale
 from era_rl.networks.batch_norm import MOMENTUM, UnitRowAdam
 from era_rl.networks.values import categorical_loss, least_categorical, project_categorical
@@ -93,7 +95,7 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
 
     Raises:
         ValueError: For an ``activation_fn`` other than ReLU or ``layer_norm``: there is BatchNorm; for
-            a ``net_arch`` without a layer.
+            a ``net_arch`` without a layer, and ``bins`` or a ``bound`` out of range.
     """
 
     actor_class = SACERAActor
@@ -124,6 +126,9 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
             raise ValueError(
                 f"net_arch={net_arch} must have one layer or more for actor and critics each"
             )
+        check_count("bins", bins, 2)
+        if not 0.0 < bound < math.inf:
+            raise ValueError(f"bound={bound} must be positive and finite")
         self.bins, self.bound = bins, bound
         super().__init__(*args, net_arch=net_arch, optimizer_class=optimizer_class, **kwargs)
 
@@ -190,8 +195,7 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
         policy_delay: int = 3,
         **kwargs: Any,
     ) -> None:
-        if policy_delay < 1:
-            raise ValueError(f"policy_delay={policy_delay} must be at least 1")
+        check_count("policy_delay", policy_delay)
         self.policy_delay = policy_delay
         super().__init__(policy, env, *args, **kwargs)
 
@@ -202,6 +206,13 @@ class XQCERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
             if isinstance(module, nn.BatchNorm1d):
                 module.momentum = 1.0 - (1.0 - MOMENTUM) ** self.policy_delay
         self.reward_scale = RewardScale(self.gamma, self.policy.bound, self.n_envs)  # type: ignore[arg-type]
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        before = self._last_obs
+        found = super()._setup_learn(*args, **kwargs)
+        if self._last_obs is not before:  # the environments have begun new episodes
+            self.reward_scale.returns.zero_()
+        return found
 
     def _make_update(self) -> Update:
         losses = CriticLoss(self.policy, xqc_critic_loss), ActorLoss(self.policy, least_value)

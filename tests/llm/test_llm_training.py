@@ -115,6 +115,18 @@ def test_an_automatic_threshold_is_a_quantile_of_what_was_seen_and_resumes(
         assert part in card
 
 
+def test_an_automatic_threshold_needs_a_checkpoint_of_one(tmp_path: Path, toy: Any) -> None:
+    """After a run with a number it would never sharpen: its first steps were not seen."""
+
+    def build(low: Any) -> Any:
+        saved = options(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+        return trainer(GRPOERATrainer, GRPOERAConfig(**saved, era_entropy_low=low), toy)
+
+    build(0.45).train()
+    with pytest.raises(ValueError, match=r"'auto' cannot go on from .*checkpoint-1, which"):
+        build("auto").train(resume_from_checkpoint=True)
+
+
 def test_an_automatic_threshold_stays_below_the_high_one() -> None:
     running = threshold.RunningLow()
     assert running.value(3.0) == float("-inf")

@@ -105,7 +105,12 @@ def test_an_episode_that_a_checkpoint_cut_off_does_not_go_on_in_the_scale(tmp_pa
     model.learn(1, reset_num_timesteps=False)
     assert model.reward_scale.returns.item() > 1e5
     model.save(tmp_path / "model")
-    loaded: Any = XQCERA.load(tmp_path / "model", env=TargetEnv(), device="cpu")
+    for _ in range(2):  # by its default learn begins a new training
+        model.learn(1)
+        assert model.reward_scale.returns.abs().item() < 1e3
+    env = TargetEnv(horizon=10_000)  # not of one step, which would end the episode itself
+    loaded: Any = XQCERA.load(tmp_path / "model", env=env, device="cpu")
+    assert loaded.reward_scale.returns.item() > 1e5
     loaded.learn(1, reset_num_timesteps=False)
     assert loaded.reward_scale.returns.abs().item() < 1e3
 
@@ -134,12 +139,15 @@ def test_rows_keep_unit_norm_and_the_actor_waits() -> None:
     [
         ({"layer_norm": True}, "layer_norm=True must be False"),
         ({"policy_delay": 0}, "policy_delay=0 must be at least 1"),
+        ({"policy_delay": 1.5}, r"policy_delay=1\.5 must be at least 1, an integer"),
         ({"ent_coef": 0.1}, r"ent_coef=0\.1 must be 0"),
         ({"policy_kwargs": {"activation_fn": nn.Tanh}}, "activation_fn=.*Tanh.* must be left out"),
         ({"policy_kwargs": {"bins": 1}}, "bins=1 must be at least 2"),
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch=\[\] must have one layer or more"),
         ({"policy_kwargs": {"net_arch": {"pi": [8], "qf": []}}}, "'qf': .* one layer or more"),
-        ({"policy_kwargs": {"bound": 0.0}}, r"low=-0\.0 must be below high=0\.0"),
+        ({"policy_kwargs": {"bins": 2.5}}, r"bins=2\.5 must be at least 2, an integer"),
+        ({"policy_kwargs": {"bound": 0.0}}, r"bound=0\.0 must be positive and finite"),
+        ({"policy_kwargs": {"bound": float("inf")}}, "bound=inf must be positive and finite"),
     ],
 )
 def test_refuses_what_it_has_no_use_for(options: dict[str, Any], message: str) -> None:
