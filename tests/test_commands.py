@@ -1,4 +1,4 @@
-"""Every command reads its arguments before it loads what takes seconds."""
+"""Every command runs as a module, and reads its arguments before it loads what takes seconds."""
 
 import subprocess
 import sys
@@ -14,10 +14,10 @@ COMMANDS = {
     "benchmarks.gpu.__main__": ["run", "--help"],
 }
 CODE = """
-import importlib, sys
-main = importlib.import_module(sys.argv[1]).main
+import runpy, sys
+module = sys.argv.pop(1)
 try:
-    main(sys.argv[2:])
+    runpy.run_module(module, run_name="__main__")
 finally:
     sys.stderr.write(" ".join(sys.modules))
 """

@@ -219,3 +219,7 @@ def _split(
         raise SettingsError("--algo and --env must be given (or --resume, with train)")
     own = {name: given[name] for name in kind.__dataclass_fields__.keys() & given.keys()}
     return kind(**own), {name: value for name, value in given.items() if name not in own}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 from textwrap import indent
 from typing import Any
 
@@ -84,6 +85,19 @@ def new_folder(out: Path, run: Run) -> Path:
             raise SettingsError(f"--out {out} must be a writable folder: {error}") from error
 
 
+def writable(folder: Path) -> Path:
+    """Return a folder to write to, which is made if it is not there; SettingsError if it cannot be.
+
+    Asked for before what takes time.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise SettingsError(f"--out {folder} must be a writable folder: {error}") from error
+
+
 def numbers(runs: Path, name: str) -> list[int]:
     """Return the numbers of the runs on an environment."""
     found = (path.name.removeprefix(f"{name}_") for path in runs.glob(f"{name}_*"))
@@ -103,10 +117,14 @@ def run_folder(agent: Agent) -> Path:
 def load(agent: Agent, **env_kwargs: Any) -> tuple[BaseAlgorithm, VecEnv]:
     """Return a run's agent and its environment, wrapped as in training, and say which agent it is."""
     set_threads(0, 0)  # a state at a time
-    folder = run_folder(agent)
-    changed = override({}, agent.env_kwargs)
-    sys.stdout.write(f"loading {agent_files(folder, agent.best)[0]}\n")
     options = {"best": agent.best, "seed": agent.seed, "device": agent.device}
+    changed = override({}, agent.env_kwargs)
+    if own := sorted({"folder", *options, *env_kwargs} & changed.keys()):
+        raise SettingsError(
+            f"--env-kwargs {own[0]}=... must be left out: {own[0]} is the command's own"
+        )
+    folder = run_folder(agent)
+    sys.stdout.write(f"loading {agent_files(folder, agent.best)[0]}\n")
     return Run.load(folder, **options, **changed, **env_kwargs)
 
 
@@ -156,6 +174,7 @@ def episodes(agent: Evaluate, model: BaseAlgorithm, env: VecEnv) -> tuple[Any, A
 
 def export(agent: Export) -> None:
     """Write the policy as one file for other runtimes, and say how far its actions are off."""
+    writable(agent.out.parent)
     model, env = load(agent)
     with closing(env):
         difference = export_policy(model, agent.out, stochastic=agent.stochastic)
@@ -164,9 +183,10 @@ def export(agent: Export) -> None:
 
 def record_video(agent: Film) -> Path:
     """Film so many steps as an mp4, and return its path."""
+    folder = writable(agent.out or run_folder(agent) / "videos")
     model, env = load(agent, render_mode="rgb_array")
     name = f"{agent.algo}-{file_name(agent.env)}-step-0-to-step-{agent.steps}.mp4"
-    path = (agent.out or run_folder(agent) / "videos") / name
+    path = folder / name
     frames = (env.render() for _ in _play(model, env, agent))
     write_video(path, frames, env.get_attr("metadata")[0].get("render_fps") or 30)
     env.close()

@@ -18,6 +18,7 @@ from era_rl.sb3.callbacks import read_table
 from era_rl.sb3.run_checkpoint import ENTROPY
 from era_rl.sb3.run_parts import file_name
 from era_rl.zoo.cli import Plot
+from era_rl.zoo.commands import writable
 
 NAMED = 10
 """Most dimensions that are named in a legend."""
@@ -35,6 +36,7 @@ def plot(args: Plot) -> None:
     formats = figure.canvas.get_supported_filetypes()
     if args.out.suffix[1:] not in formats:
         raise SettingsError(f"--out {args.out} must end in one of .{', .'.join(sorted(formats))}")
+    writable(args.out.parent)
     axes = np.atleast_1d(figure.subplots(1, len(panels)))
     for (env_id, algos), axis in zip(panels, axes, strict=True):
         axis.set(title=env_id, xlabel="steps", ylabel=ylabel)
@@ -42,7 +44,6 @@ def plot(args: Plot) -> None:
             said = draw(axis, algo, args.runs / algo / file_name(env_id))
             sys.stdout.write(f"{algo} on {env_id}: {said}\n")
         axis.legend(title=", ".join(algos) if apart else None)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=120)
     sys.stdout.write(f"{args.out}\n")
 

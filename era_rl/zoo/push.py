@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from huggingface_sb3 import EnvironmentName, ModelName
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,7 +26,7 @@ from era_rl.runs.yaml_files import write_mapping
 from era_rl.sb3.export import export_policy
 from era_rl.sb3.run import Run, agent_files
 from era_rl.zoo.cli import Agent, Film, Push
-from era_rl.zoo.commands import episodes, load, record_video, run_folder
+from era_rl.zoo.commands import episodes, load, record_video, run_folder, writable
 
 PACKAGES = ("era-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium")
 LOGGED = {
@@ -32,6 +34,9 @@ LOGGED = {
     "train/entropy_price": "price of the floor at the end, return a nat",
 }
 """What training logs and the card says, by the name that it has there."""
+
+OPTIONAL = ("policy.onnx", "policy.onnx.json", "replay.mp4", "vec_normalize.pkl")
+"""Files that not every push has."""
 
 CARD = """---
 {{ card_data }}
@@ -72,23 +77,38 @@ def push(agent: Push) -> None:
     """Write the repository's folder, and upload it unless it is a dry run."""
     if agent.repo is None and not agent.dry_run:
         raise SettingsError("--repo must be given, ORGANISATION/NAME, or --dry-run")
-    folder = agent.out or run_folder(agent) / "hub"
+    try:
+        validate_repo_id(agent.repo or "agent")
+    except HFValidationError as error:
+        raise SettingsError(f"--repo {agent.repo!r} must be ORGANISATION/NAME: {error}") from error
+    folder = writable(agent.out or run_folder(agent) / "hub")
     package(agent, folder)
     sys.stdout.write(f"{folder}\n")
     if agent.repo is not None and not agent.dry_run:
-        api = HfApi()
-        address = api.create_repo(agent.repo, exist_ok=True)
-        api.upload_folder(repo_id=agent.repo, folder_path=folder)
-        sys.stdout.write(f"{address}\n")
+        _upload(agent.repo, folder)
+
+
+def _upload(repo: str, folder: Path) -> None:
+    """Upload a folder, and remove what only an earlier push had; SettingsError where it fails."""
+    api = HfApi()
+    try:
+        address = api.create_repo(repo, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, delete_patterns=[*OPTIONAL])
+    except (OSError, *HfHubHTTPError.__bases__) as error:  # the second is of the Hub's HTTP library
+        raise SettingsError(
+            f"{folder} is whole, but cannot be uploaded to {repo}: {error}"
+        ) from error
+    sys.stdout.write(f"{address}\n")
 
 
 def package(agent: Push, folder: Path) -> None:
     """Write everything of a repository to a folder; SettingsError where it holds something else."""
     source, name = run_folder(agent), EnvironmentName(agent.env)
     file = ModelName(agent.algo, name).filename
-    if folder.exists() and any(folder.iterdir()) and not (folder / file).exists():
+    if any(folder.iterdir()) and not (folder / file).exists():
         raise SettingsError(f"--out {folder} must be empty, or a folder of an earlier push")
-    folder.mkdir(parents=True, exist_ok=True)
+    for optional in OPTIONAL:  # an earlier push's, which may be of another agent
+        (folder / optional).unlink(missing_ok=True)
     _copy(agent, source, folder, file)
     model, env = load(agent)
     with closing(env):

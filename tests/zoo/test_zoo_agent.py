@@ -272,6 +272,31 @@ def test_frames_of_another_kind_are_refused(frames: list[Any], tmp_path: Path) -
         commands.write_video(str(tmp_path / "film.mp4"), frames, np.int64(20))
 
 
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [("record-video", ""), ("push", ""), ("export", "/policy.onnx"), ("plot", "/curves.png")],
+)
+def test_what_cannot_be_written_is_refused_before_the_work(
+    command: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a traceback, once the agent had been evaluated or filmed; here there is none yet."""
+    (tmp_path / "taken").touch()
+    out = f"{tmp_path / 'taken'}/out{file}"
+    dry = ["--dry-run"] if command == "push" else []
+    assert cli.main([command, *names(tmp_path, "sac_era"), "--out", out, *dry]) == 2
+    assert capsys.readouterr().err.startswith(f"era-zoo: --out {tmp_path / 'taken'}/out must be a ")
+
+
+@pytest.mark.parametrize("name", ["render_mode", "seed", "device"])
+def test_what_a_command_gives_an_environment_is_not_given_twice(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was Python's error about several values of an argument."""
+    out = ["--out", str(tmp_path), "--env-kwargs", f"{name}=human"]
+    assert cli.main(["record-video", *names(tmp_path, "sac_era"), *out]) == 2
+    assert f"--env-kwargs {name}=... must be left out" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # imageio's pipes from ffmpeg
 def test_record_video_films_an_agent(logs, tmp_path, capsys):
     film = ["record-video", *names(logs, "ppo_era"), "-n", "12", "-o", str(tmp_path)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from zoo_runs import SMALL, train
 
 from era_rl.sb3 import SACERA
@@ -62,8 +63,13 @@ def test_push_writes_what_the_hub_and_rl_zoo3_expect(
 
 
 def test_what_cannot_be_exported_is_pushed_with_the_reason(logs: Path) -> None:
-    folder = pushed(logs, "recurrent_ppo_era", "--video-steps", "0")
-    assert not (folder / "policy.onnx").exists()
+    """Beside it stays nothing of an earlier push: no policy or statistics of another agent."""
+    folder = logs / "recurrent_ppo_era" / "Pendulum-v1_1" / "hub"
+    folder.mkdir()
+    for name in ("recurrent_ppo_era-Pendulum-v1.zip", *push.OPTIONAL):
+        (folder / name).touch()
+    assert pushed(logs, "recurrent_ppo_era", "--video-steps", "0") == folder
+    assert not {path.name for path in folder.iterdir()} & {*push.OPTIONAL}
     card = (folder / "README.md").read_text()
     assert "There is no exported policy: model=RecurrentPPOERA cannot be exported" in card
 
@@ -77,6 +83,8 @@ def test_push_refuses_to_write_over_other_files(
     assert "must be empty" in capsys.readouterr().err
     assert cli.main(["push", *names]) == 2
     assert "--repo must be given" in capsys.readouterr().err
+    assert cli.main(["push", *names, "--repo", "my agent!"]) == 2
+    assert "--repo 'my agent!' must be ORGANISATION/NAME" in capsys.readouterr().err
 
 
 def test_push_uploads_the_folder(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +103,32 @@ def test_push_uploads_the_folder(logs: Path, monkeypatch: pytest.MonkeyPatch) ->
     names = ["--algo", "sac_era", "--env", "Pendulum-v1", "--runs", str(logs)]
     assert cli.main(["push", *names, "--repo", "someone/agent"]) == 0
     folder = logs / "sac_era" / "Pendulum-v1_1" / "hub"
-    assert calls == ["someone/agent", {"repo_id": "someone/agent", "folder_path": folder}]
+    files = {"folder_path": folder, "delete_patterns": [*push.OPTIONAL]}
+    assert calls == ["someone/agent", {"repo_id": "someone/agent", **files}]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OfflineModeIsEnabled("no network"), HfHubHTTPError.__bases__[0]("no network")],
+    ids=["offline", "http"],
+)
+def test_an_upload_that_fails_is_a_line(
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It says that the folder is whole: the evaluation and the film are not lost."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(push.HfApi, "create_repo", fails)
+    monkeypatch.setattr(push, "package", lambda agent, folder: None)
+    names = ["--algo", "sac_era", "--env", "Pendulum-v1", "--out", str(tmp_path)]
+    assert cli.main(["push", *names, "--repo", "someone/agent"]) == 2
+    said = f"{tmp_path} is whole, but cannot be uploaded to someone/agent: no network\n"
+    assert capsys.readouterr().err == f"era-zoo: {said}"
 
 
 def test_a_tracker_that_is_not_installed_is_named(
