@@ -12,6 +12,8 @@ from era_rl.core.compiling import compiled
 
 _TORCH: Any = torch
 """torch, by the names that its optimizers call."""
+_ONE = torch.ones((), dtype=torch.float32, device="cpu")
+"""What counts steps: a number would be made a tensor for each of them, which takes longer."""
 
 
 class _Lists(NamedTuple):
@@ -54,7 +56,7 @@ class DirectSteps:
             self._bind()
             return
         for group, lists in zip(self.optimizer.param_groups, self._lists, strict=True):
-            _TORCH._foreach_add_(lists.steps, 1)
+            _TORCH._foreach_add_(lists.steps, _ONE, alpha=1.0)
             self._call(group, lists, [param.grad for param in lists.params])
 
     def _is_bound(self) -> bool:
