@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -25,6 +26,13 @@ def set_up_training() -> None:
 
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong, and which options come close to a misspelt one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # argparse, before Python 3.14, takes -5e-1 for an option
+        self._negative_number_matcher = re.compile(
+            r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE
+        )
 
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  (overloads)
         self, args: Iterable[str] | None = None, namespace: Any = None

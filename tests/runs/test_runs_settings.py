@@ -201,6 +201,14 @@ def test_whole_numbers_may_be_written_with_an_exponent(text: str, steps: int) ->
         parser.parse_args(["-n", "2.5"])
 
 
+@pytest.mark.parametrize("text", ["-5e-1", "-.5", "-5.E-1", "-0.5"])
+def test_negative_numbers_may_be_written_with_an_exponent(text: str) -> None:
+    """argparse took -5e-1 for an option, and said that --x has no argument."""
+    parser = Parser(prog="x")
+    parser.add_subparsers().add_parser("train").add_argument("--x", type=float, nargs="+")
+    assert parser.parse_args(["train", "--x", text, "1"]).x == [-0.5, 1.0]
+
+
 def test_a_command_whose_output_nobody_reads_ends_without_a_word() -> None:
     """As of ``era-zoo list | head -1``: status 1, and nothing on stderr."""
     code = "from era_rl.runs.command import exit_status; import sys; "
