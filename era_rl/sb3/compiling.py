@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from torch.torch_version import TorchVersion
 
 from era_rl.core.compiling import compiler, has_compiler
+from era_rl.sb3 import payoff
 from era_rl.sb3.base import ERAMixin
 from era_rl.sb3.payoff import Payoff
 
@@ -88,12 +89,17 @@ class CompilingMixin(ERAMixin):
         """Return how often the compiled function is called in this ``learn``, 0 where unknown."""
         raise NotImplementedError
 
+    def _least_calls(self) -> int:
+        """Return from how many calls on compiling pays, where nothing has been measured."""
+        return payoff.MIN_CALLS_TO_COMPILE
+
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(total_timesteps, *args, **kwargs)
         wanted = self.compile is True
         vars(self).pop("_payoff", None)
         if self.compile == "auto" and self._compiled is None:
-            wanted, why = Payoff.pays(self._kind(), self._planned_calls(total_timesteps))
+            planned = self._planned_calls(total_timesteps)
+            wanted, why = Payoff.pays(self._kind(), planned, self._least_calls())
             self.logger.info(f"compile='auto': {'compiled' if wanted else 'eager'}, as {why}")
         if wanted and self._compiled is None:
             self._compiled, self._update = has_compiler(), None

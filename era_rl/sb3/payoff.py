@@ -12,7 +12,9 @@ from typing import Any
 from era_rl.runs.folder import write_json
 
 MIN_CALLS_TO_COMPILE = 50_000
-"""From how many calls on compiling pays, where nothing has been measured."""
+"""From how many calls on compiling pays on-policy, where nothing has been measured."""
+MIN_UPDATES_TO_COMPILE = 20_000
+"""From how many updates on it does so off-policy, of which each saves more."""
 MIN_SECONDS = 1.0
 """What is timed for less tells little, and leaves no note."""
 FIRST = 5
@@ -55,15 +57,14 @@ class Payoff:
             write_json(_path(kind), {**_known(kind), **times})
 
     @staticmethod
-    def pays(kind: Mapping[str, Any], calls: int) -> tuple[bool, str]:
-        """Return whether to compile so many calls, and why."""
+    def pays(kind: Mapping[str, Any], calls: int, least: int) -> tuple[bool, str]:
+        """Return whether to compile so many calls, or the least, if nothing is known, and why."""
         known = _known(kind)
         if known.keys() >= {"eager", "compiled", "compiling"}:
             saved = calls * (known["eager"] - known["compiled"])
             why = f"{calls} calls save {saved:.0f} s and compiling takes {known['compiling']:.0f} s"
             return saved > known["compiling"], why
-        why = f"{calls or 'unknown'} calls are planned and {MIN_CALLS_TO_COMPILE} pay"
-        return calls >= MIN_CALLS_TO_COMPILE, why
+        return calls >= least, f"{calls or 'unknown'} calls are planned and {least} pay"
 
 
 def _known(kind: Mapping[str, Any]) -> dict[str, float]:

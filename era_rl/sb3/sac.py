@@ -37,7 +37,7 @@ class SACERA(ReplayTrainingMixin, SAC):  # pyright: ignore[reportIncompatibleVar
         layer_norm: Whether the critics have a LayerNorm after each hidden layer.
         compile: Whether the gradients of an update, and the sampling of actions, run under
             torch.compile, which takes tens of seconds at the first step: True, False, or "auto" where
-            it pays, by what trainings of the same kind took on this machine, else from 50,000 updates
+            it pays, by what trainings of the same kind took on this machine, else from 20,000 updates
             on (unless ``train_freq`` counts episodes and ``gradient_steps`` is fixed: their number is
             unknown then); the logger says which it is. On CUDA gradients and optimizer steps become
             one CUDA graph besides. Equal to the eager update up to rounding: where runs are to be

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from era_rl.core.compiling import graphed
+from era_rl.sb3 import payoff
 from era_rl.sb3.base import NO_ENTROPY_TERM, refuse_sde
 from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.compiling import CompilingMixin, Update
@@ -219,6 +220,9 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
         if train_freq.unit == TrainFrequencyUnit.EPISODE:
             return 0
         return total_timesteps // (train_freq.frequency * self.n_envs) * self.gradient_steps
+
+    def _least_calls(self) -> int:
+        return payoff.MIN_UPDATES_TO_COMPILE
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Take gradient steps on batches of the replay buffer (SB3's hook)."""

@@ -92,7 +92,7 @@ def test_compiles_where_it_pays(
     compiled_as_is: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(payoff, "MIN_CALLS_TO_COMPILE", 100)
+    monkeypatch.setattr(payoff, "MIN_UPDATES_TO_COMPILE", 100)
     model = small_sacera(learning_starts=5, **options)
     for part, steps in enumerate(calls):  # counted are the updates of the run, not of those before
         assert not compiled_as_is

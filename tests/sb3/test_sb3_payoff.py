@@ -7,10 +7,11 @@ import pytest
 from sb3_family import BOX, small
 
 from era_rl.sb3 import payoff
-from era_rl.sb3.payoff import FIRST, MIN_CALLS_TO_COMPILE, Payoff
+from era_rl.sb3.payoff import FIRST, Payoff
 
 PATH = payoff._path
 KIND = {"algorithm": "PPOERA", "threads": 1}
+LEAST = 5_000
 
 
 @pytest.fixture(autouse=True)
@@ -50,22 +51,25 @@ def trained(clock: Clock, call: float, compiling: float | None = None) -> None:
 
 def test_compiles_where_it_saves_more_than_it_takes(clock: Clock) -> None:
     """calls (t_eager - t_compiled) > t_compiling: of 1,000 calls 200 s are saved."""
-    assert Payoff.pays(KIND, MIN_CALLS_TO_COMPILE)[0]
-    assert not Payoff.pays(KIND, MIN_CALLS_TO_COMPILE - 1)[0]
+    assert Payoff.pays(KIND, LEAST, LEAST)[0]
+    assert not Payoff.pays(KIND, LEAST - 1, LEAST)[0]
     trained(clock, 0.5)
-    assert Payoff.pays(KIND, MIN_CALLS_TO_COMPILE)[0]  # still unknown
+    assert Payoff.pays(KIND, LEAST, LEAST)[0]  # still unknown
     trained(clock, 0.3, compiling=100.0)
-    assert Payoff.pays(KIND, 1_000) == (True, "1000 calls save 200 s and compiling takes 100 s")
-    assert Payoff.pays(KIND, 501)[0]
-    assert not Payoff.pays(KIND, 499)[0]
-    assert not Payoff.pays(KIND, 0)[0]
-    assert not Payoff.pays({**KIND, "threads": 2}, 1_000)[0]
+    assert Payoff.pays(KIND, 1_000, LEAST) == (
+        True,
+        "1000 calls save 200 s and compiling takes 100 s",
+    )
+    assert Payoff.pays(KIND, 501, LEAST)[0]
+    assert not Payoff.pays(KIND, 499, LEAST)[0]
+    assert not Payoff.pays(KIND, 0, LEAST)[0]
+    assert not Payoff.pays({**KIND, "threads": 2}, 1_000, LEAST)[0]
 
 
 def test_what_is_no_faster_is_never_compiled(clock: Clock) -> None:
     trained(clock, 0.5)
     trained(clock, 0.5, compiling=1.0)
-    assert not Payoff.pays(KIND, 10**9)[0]
+    assert not Payoff.pays(KIND, 10**9, LEAST)[0]
 
 
 def test_short_trainings_and_torn_notes_say_nothing(clock: Clock, cache: Path) -> None:
@@ -74,7 +78,7 @@ def test_short_trainings_and_torn_notes_say_nothing(clock: Clock, cache: Path) -
     trained(clock, 0.5)
     (file,) = cache.rglob("*.json")
     file.write_text('{"eager": 0.')
-    assert Payoff.pays(KIND, MIN_CALLS_TO_COMPILE)[0]
+    assert Payoff.pays(KIND, LEAST, LEAST)[0]
     trained(clock, 0.3, compiling=100.0)
     assert '"compiled"' in file.read_text()
 

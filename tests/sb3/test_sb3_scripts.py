@@ -167,7 +167,8 @@ def test_compiling_is_decided_by_the_calls_that_are_planned(
     assert model._planned_calls(32) == planned
     for least, said in ((planned + 1, "eager"), (planned, "compiled")):
         if planned:
-            monkeypatch.setattr(payoff, "MIN_CALLS_TO_COMPILE", least)
+            limit = "MIN_CALLS_TO_COMPILE" if name in ON_POLICY else "MIN_UPDATES_TO_COMPILE"
+            monkeypatch.setattr(payoff, limit, least)
         model.set_logger(configure(None, ["stdout"]))
         capsys.readouterr()
         model._setup_learn(32)
