@@ -207,4 +207,6 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
     }
     order = [label for label in labels if label in handles]
     found = [handles[label] for label in order]
-    figure.legend(found, order, loc="outside lower center", ncols=min(len(order), 4))
+    longest = 0.7 + 0.09 * max(map(len, order), default=0)  # inches of a line and its label
+    columns = max(1, min(len(order), 4, int(figure.get_figwidth() / longest)))
+    figure.legend(found, order, loc="outside lower center", ncols=columns)

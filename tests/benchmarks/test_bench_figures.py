@@ -102,6 +102,18 @@ def test_learning_curves_are_iqms_beside_what_is_had_for_nothing(
     assert {line.get_linestyle() for line in axis.lines[:2]} == {"-"}
 
 
+@pytest.mark.parametrize("about", ["era", "an-arm-of-a-longer-name"])
+def test_a_legend_is_not_wider_than_its_figure(
+    tmp_path: Path, drawn: list[Figure], about: str
+) -> None:
+    """0 <= left, right <= width, of one panel with four lines."""
+    figures.learning_curves(findings(tmp_path, (ERA, ERA.replace("era:", f"{about}:"))), tmp_path)
+    drawn[0].draw_without_rendering()
+    box = drawn[0].legends[0].get_window_extent()
+    assert box.x0 >= 0.0
+    assert box.x1 <= drawn[0].bbox.x1
+
+
 def test_a_single_seed_is_dashed_and_has_no_band(tmp_path: Path, drawn: list[Figure]) -> None:
     figures.learning_curves(findings(tmp_path, ("[0, 1]", "[0]")), tmp_path / "x.png")
     assert {line.get_linestyle() for line in drawn[0].axes[0].lines[:2]} == {"--"}
