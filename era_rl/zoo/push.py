@@ -35,6 +35,8 @@ LOGGED = {
 }
 """What training logs and the card says, by the name that it has there."""
 
+FAILURES: Any = (OSError, *HfHubHTTPError.__bases__)
+"""Of an upload; the bases are those of the Hub's HTTP library, whichever it is."""
 OPTIONAL = ("policy.onnx", "policy.onnx.json", "replay.mp4", "vec_normalize.pkl")
 """Files that not every push has."""
 
@@ -94,7 +96,7 @@ def _upload(repo: str, folder: Path) -> None:
     try:
         address = api.create_repo(repo, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, delete_patterns=[*OPTIONAL])
-    except (OSError, *HfHubHTTPError.__bases__) as error:  # the second is of the Hub's HTTP library
+    except FAILURES as error:
         raise SettingsError(
             f"{folder} is whole, but cannot be uploaded to {repo}: {error}"
         ) from error
