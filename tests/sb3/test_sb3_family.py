@@ -46,6 +46,19 @@ def test_losses_are_in_the_logger_after_each_update(name: str) -> None:
     assert all(seen[21:])
 
 
+@pytest.mark.parametrize("name", ["CrossQERA", "XQCERA"])
+def test_what_is_asked_after_training_is_of_running_statistics(name: str) -> None:
+    """entropy and distribution of a row are those it has in a batch; statistics stay as learned."""
+    model = small(name).learn(30)
+    policy: Any = model.policy
+    states, before = torch.as_tensor(some_states(model, 5)), copy.deepcopy(policy)
+    with torch.no_grad():
+        torch.testing.assert_close(policy.entropy(states[:1]), policy.entropy(states)[:1])
+        one, of_all = (policy.get_distribution(rows).distribution for rows in (states[:1], states))
+    torch.testing.assert_close(one.stddev, of_all.stddev[:1])
+    assert same_parameters(policy, before)
+
+
 # Dynamo looks at .grad of every input, with the warning hidden but not from an "error" filter
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("feature", FEATURES)
