@@ -134,9 +134,8 @@ class Trainer:
             )
             if is_last or self._due(self.config.save_freq, before):
                 self._checkpoint()
-        return (
-            self._returns() if returns is None else returns
-        )  # of a run that had ended: logged then
+        # where none are left to do, the run had ended, and they were logged then
+        return self._returns() if returns is None else returns
 
     def evaluate(self) -> Tensor:
         """Return and log the returns of deterministic episodes, shape (agents, episodes)."""
