@@ -57,17 +57,19 @@ class UnitRowAdam(torch.optim.Adam):
     def __init__(self, params: Any, *, stacked: int = 0, **kwargs: Any) -> None:
         self.stacked = stacked
         super().__init__(params, **kwargs)
-        self._project()
+        for group in self.param_groups:
+            self.project(group)
 
     def step(self, closure: Any = None) -> Any:
         """Take Adam's step and project; return the loss of the closure, if there is one."""
         loss = super().step(closure)
-        self._project()
+        for group in self.param_groups:
+            self.project(group)
         return loss
 
     @torch.no_grad()
-    def _project(self) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.ndim == 2 + self.stacked and parameter.requires_grad:
-                    parameter.copy_(unit_rows(parameter))
+    def project(self, group: dict[str, Any]) -> None:
+        """Put :func:`unit_rows` in the place of each matrix of a group that is not frozen."""
+        for parameter in group["params"]:
+            if parameter.ndim == 2 + self.stacked and parameter.requires_grad:
+                parameter.copy_(unit_rows(parameter))

@@ -101,7 +101,8 @@ class FlooredPolicyMixin(BasePolicy):
         if self._watched is None:
             super().set_training_mode(mode)
         for module in self._watched or ():
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the policy's distribution depends on."""

@@ -205,10 +205,11 @@ class GradientStep:
     def look(self, *args: Any) -> tuple[tuple[Tensor | None, ...], Tensor, Any]:
         """Return the gradients, the loss and what it gave beside, without a step."""
         for module, mode in self.modes:
-            module.training = mode
+            if module.training is not mode:  # setting it takes several times as long as looking
+                module.training = mode
         gradients, loss, beside, statistics = self.gradients(*args)
-        for statistic, value in zip(self.statistics.values(), statistics, strict=False):
-            statistic.copy_(value)
+        if statistics:
+            torch._foreach_copy_(list(self.statistics.values()), list(statistics))
         return gradients, loss, beside
 
     def descend(self, gradients: tuple[Tensor | None, ...]) -> None:

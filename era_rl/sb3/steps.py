@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer, RMSprop
 
 from era_rl.core.compiling import compiled
+from era_rl.networks.batch_norm import UnitRowAdam
 
 _TORCH: Any = torch
 """torch, by the names that its optimizers call."""
@@ -93,17 +94,17 @@ class DirectSteps:
 
 
 class FusedAdamSteps(DirectSteps):
-    """Steps of a fused Adam or AdamW, by torch's kernel."""
+    """Steps of a fused Adam or AdamW, by torch's kernel, and of :class:`UnitRowAdam`."""
 
-    kinds = (Adam, AdamW)
+    kinds = (Adam, AdamW, UnitRowAdam)
     state_names = ("exp_avg", "exp_avg_sq")
 
     def _is_plain(self, group: dict[str, Any]) -> bool:
         return bool(group.get("fused")) and _has_no(group, "amsgrad", "differentiable")
 
     def _call(self, group: dict[str, Any], lists: _Lists, gradients: list[Tensor | None]) -> None:
-        adam = type(self.optimizer) is Adam
-        kernel = _TORCH._fused_adam_ if adam else _TORCH._fused_adamw_
+        decoupled = group["decoupled_weight_decay"]
+        kernel = _TORCH._fused_adamw_ if decoupled else _TORCH._fused_adam_
         kernel(
             lists.params,
             gradients,
@@ -118,6 +119,8 @@ class FusedAdamSteps(DirectSteps):
             amsgrad=False,
             maximize=group["maximize"],
         )
+        if isinstance(self.optimizer, UnitRowAdam):
+            self.optimizer.project(group)
 
 
 class CompiledRMSpropSteps(DirectSteps):

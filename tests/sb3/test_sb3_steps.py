@@ -35,7 +35,12 @@ CASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "decay": (Adam, {"fused": True, "weight_decay": 0.1, "maximize": True}, True),
     "amsgrad": (Adam, {"fused": True, "amsgrad": True}, False),
     "foreach": (Adam, {"foreach": True}, False),
-    "unit rows": (UnitRowAdam, {"fused": True}, False),
+    "unit rows": (UnitRowAdam, {"fused": True}, True),
+    "unit rows, decay": (
+        UnitRowAdam,
+        {"fused": True, "weight_decay": 0.1, "decoupled_weight_decay": True},
+        True,
+    ),
     "sgd": (SGD, {"fused": True}, False),
     "rmsprop": (RMSprop, {"alpha": 0.8, "eps": 1e-5}, True),
     "momentum": (RMSprop, {"momentum": 0.5}, False),
