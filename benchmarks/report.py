@@ -134,11 +134,7 @@ def _rule_table(findings: Findings) -> Table:
 
 def _verdict_table(rows: list[Comparison]) -> Table:
     cells = [
-        [
-            f"{row.arm} against {row.baseline}, {row.task}",
-            str(row.improvement),
-            row.verdict,
-        ]
+        [f"{row.arm} against {row.baseline}, {row.task}", str(row.improvement), row.verdict]
         for row in rows
     ]
     # corrected p-values change with every other suite's runs: they stand in one place

@@ -15,12 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from era_rl.core import (
-    TruncatedGaussianHead,
-    normal_entropy,
-    softmax_era,
-    truncated_normal_entropy,
-)
+from era_rl.core import TruncatedGaussianHead, normal_entropy, softmax_era, truncated_normal_entropy
 
 FOLDER = Path(__file__).parent / "figures"
 ABLATION = Path(__file__).parents[1] / "benchmarks/results/entropy-ablation"
@@ -99,11 +94,7 @@ def floors() -> Figure:
         head = TruncatedGaussianHead(dims, target_entropy=asked * dims, **options)
         loc, log_std = head.params(raw[:, : head.raw_dim])
         axes.plot(
-            states,
-            truncated_normal_entropy(loc, log_std).mean(-1),
-            style,
-            color=color,
-            label=label,
+            states, truncated_normal_entropy(loc, log_std).mean(-1), style, color=color, label=label
         )
     axes.axhline(asked, color="black", linewidth=0.8)
     axes.annotate("floor asked for", (-5.9, asked - 0.02), fontsize=9, va="top")

@@ -22,10 +22,7 @@ PARTS = {
     ],
     "sb3": ["era_rl/sb3", "era_rl/runs/yaml_files.py", "era_rl/demo.py", "era_rl/demo_run.py"],
     "torchrl": ["era_rl/torchrl"],
-    "bench": [
-        *("era_rl/envs", "era_rl/zoo"),
-        *("benchmarks/*.py", "benchmarks/gpu"),
-    ],
+    "bench": [*("era_rl/envs", "era_rl/zoo"), *("benchmarks/*.py", "benchmarks/gpu")],
     "rsl_rl": ["era_rl/rsl_rl"],
     "vision": ["era_vision", "era_rl/runs/yaml_files.py", "benchmarks/vision"],
     "llm": ["era_llm"],

@@ -10,7 +10,7 @@ PACKAGES = ("era_rl", "era_vision", "era_llm", "benchmarks", "docs", "zoo_config
 
 # path, call: why it is safe
 ALLOWED = {
-    ("era_rl/runs/yaml_files.py", "yaml.load"): "with a subclass of yaml.SafeLoader, checked below",
+    ("era_rl/runs/yaml_files.py", "yaml.load"): "with a subclass of yaml.SafeLoader, checked below"
 }
 # modules whose every function runs what it reads
 PICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from era_rl.core.budget import capped_softmax
-from era_rl.core.categorical import (
-    lambert_lower,
-    lambert_lower_approximation,
-    temperature_logits,
-)
+from era_rl.core.categorical import lambert_lower, lambert_lower_approximation, temperature_logits
 from era_rl.core.entropy import at_least_float32, truncated_normal_log_std
 from era_rl.core.feasibility import (
     LOG_STD_MIN,

@@ -26,13 +26,7 @@ from era_rl.core.feasibility import (
     check_min_entropy,
     check_truncated_floor,
 )
-from era_rl.core.head import (
-    Head,
-    Params,
-    Setting,
-    as_number,
-    resolve_target_entropy,
-)
+from era_rl.core.head import Head, Params, Setting, as_number, resolve_target_entropy
 from era_rl.core.truncation import (
     HALF_LOG_2PI,
     Truncation,

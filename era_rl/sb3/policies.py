@@ -185,11 +185,7 @@ class LayerNormCriticMixin(FusedAdamMixin):
     critic: Any
 
     def __init__(
-        self,
-        *args: Any,
-        layer_norm: bool = False,
-        critic_weight_decay: float = 0.0,
-        **kwargs: Any,
+        self, *args: Any, layer_norm: bool = False, critic_weight_decay: float = 0.0, **kwargs: Any
     ) -> None:
         self.layer_norm = layer_norm
         self.critic_weight_decay = critic_weight_decay
@@ -274,9 +270,7 @@ class CrossQERAPolicy(ERAPolicyMixin, CrossQPolicy):
                 module.__class__ = TraceableBatchRenorm
 
 
-def add_layer_norm(
-    critic: ContinuousCritic | TQCCritic,
-) -> ContinuousCritic | TQCCritic:
+def add_layer_norm(critic: ContinuousCritic | TQCCritic) -> ContinuousCritic | TQCCritic:
     """Put a LayerNorm after every hidden linear layer of every Q-network, in place."""
     for index, q_net in enumerate(critic.q_networks):
         *hidden, output = q_net.children()

@@ -36,10 +36,7 @@ OBJECTS: dict[str, dict[str, type]] = {
         "silu": nn.SiLU,
         "tanh": nn.Tanh,
     },
-    "noise_type": {
-        "normal": NormalActionNoise,
-        "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise,
-    },
+    "noise_type": {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise},
     "optimizer_class": {"adam": optim.Adam, "adamw": optim.AdamW},
     "replay_buffer_class": {"device": DeviceReplayBuffer, "her": HerReplayBuffer},
 }

@@ -9,11 +9,7 @@ from stable_baselines3.sac.sac import SAC
 
 from era_rl.sb3.compiling import Update
 from era_rl.sb3.gradients import ActorLoss, CriticLoss, least_value, sac_critic_loss
-from era_rl.sb3.policies import (
-    SACERACnnPolicy,
-    SACERAMultiInputPolicy,
-    SACERAPolicy,
-)
+from era_rl.sb3.policies import SACERACnnPolicy, SACERAMultiInputPolicy, SACERAPolicy
 from era_rl.sb3.simba import SACERASimbaMultiInputPolicy, SACERASimbaPolicy
 from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin
 

@@ -39,11 +39,7 @@ class OffPolicyUpdate(Update):
     """
 
     def __init__(
-        self,
-        policy: Any,
-        critic_loss: nn.Module,
-        actor_loss: nn.Module,
-        joint: bool = False,
+        self, policy: Any, critic_loss: nn.Module, actor_loss: nn.Module, joint: bool = False
     ) -> None:
         super().__init__(policy)
         self.joint = joint

@@ -8,14 +8,7 @@ if TYPE_CHECKING:
     from era_rl.torchrl.objectives import DeltaLoss, SACERALoss, XQCERALoss
     from era_rl.torchrl.specs import raw_dim
 
-__all__ = [
-    "DeltaLoss",
-    "ERAActor",
-    "ERAParamExtractor",
-    "SACERALoss",
-    "XQCERALoss",
-    "raw_dim",
-]
+__all__ = ["DeltaLoss", "ERAActor", "ERAParamExtractor", "SACERALoss", "XQCERALoss", "raw_dim"]
 _MODULES = {
     "ERAActor": "actors",
     "ERAParamExtractor": "actors",

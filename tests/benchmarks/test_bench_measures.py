@@ -19,23 +19,9 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO, SAC
 from torch import Tensor
 
-from benchmarks import (
-    family,
-    floor_audit,
-    memory,
-    overhead,
-    reaching,
-    suite,
-    tables,
-    throughput,
-)
+from benchmarks import family, floor_audit, memory, overhead, reaching, suite, tables, throughput
 from benchmarks.measuring import run
-from benchmarks.trace import (
-    COLUMNS,
-    PolicyTrace,
-    actor_parameters,
-    entropies_and_log_std,
-)
+from benchmarks.trace import COLUMNS, PolicyTrace, actor_parameters, entropies_and_log_std
 from era_rl.sb3 import PPOERA, SACERA
 from era_rl.sb3.callbacks import read_table
 

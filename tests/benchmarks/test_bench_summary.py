@@ -31,8 +31,7 @@ def compared(folder: Path, era: float, *changes: tuple[str, str]) -> list[compar
 
 
 @pytest.mark.parametrize(
-    ("era", "verdict"),
-    [(-400.0, compare.BETTER), (-800.0, compare.EQUAL), (-900.0, compare.WORSE)],
+    ("era", "verdict"), [(-400.0, compare.BETTER), (-800.0, compare.EQUAL), (-900.0, compare.WORSE)]
 )
 def test_verdicts(tmp_path: Path, era: float, verdict: str) -> None:
     (row,) = compared(tmp_path, era, FIVE)

@@ -15,10 +15,7 @@ import pytest
 
 HERE = Path(__file__).parent
 # test_utils.py and test_logger.py look at the hosts' tools, with packages that ours do not need
-CHECKOUTS = {
-    "ERA_SB3_CHECKOUT": ["--ignore=tests/test_utils.py"],
-    "ERA_SB3_CONTRIB_CHECKOUT": [],
-}
+CHECKOUTS = {"ERA_SB3_CHECKOUT": ["--ignore=tests/test_utils.py"], "ERA_SB3_CONTRIB_CHECKOUT": []}
 
 
 @pytest.mark.slow

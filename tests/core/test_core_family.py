@@ -250,8 +250,7 @@ def test_a_component_without_a_valid_action_is_uniform() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high"),
-    [(-3.4e38, 3.4e38), (0.5, 0.5), (1.0, -1.0), (-math.inf, 1.0), (0.0, math.nan)],
+    ("low", "high"), [(-3.4e38, 3.4e38), (0.5, 0.5), (1.0, -1.0), (-math.inf, 1.0), (0.0, math.nan)]
 )
 def test_bounds_without_a_range_are_named_by_their_dimension(low: float, high: float) -> None:
     lows, highs = torch.tensor([[-1.0, low]]), torch.tensor([[1.0, high]])

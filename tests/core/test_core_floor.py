@@ -105,10 +105,7 @@ def test_every_dimension_has_its_floor_and_the_sum_stays_exact(action_dim, dtype
     """h_i >= m in every state and dimension; sum h_i >= H0, and = H0 without slack or clamp."""
     for floor, least in ((-0.5, -0.5), (-0.5, -0.6), (-0.5, -1.5), (0.25, -3.0), (-3.0, -4.0)):
         head = TruncatedGaussianHead(
-            action_dim,
-            target_entropy=floor * action_dim,
-            slack=slack,
-            min_entropy_per_dim=least,
+            action_dim, target_entropy=floor * action_dim, slack=slack, min_entropy_per_dim=least
         )
         raw = raw_states(40_000 // action_dim + 600, action_dim, dtype)
         if slack is not None:

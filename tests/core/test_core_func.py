@@ -61,10 +61,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[], tuple[Tensor, ...
     "categorical_entropy": (categorical_entropy, lambda: (_rows(3.0),)),
     "tanh_normal_entropy": (tanh_normal_entropy, lambda: (_rows(), _rows())),
     "truncated_normal_entropy": (truncated_normal_entropy, lambda: (_loc(), _rows())),
-    "truncated_normal_log_std": (
-        truncated_normal_log_std,
-        lambda: (_loc(), 0.6 - _rows().exp()),
-    ),
+    "truncated_normal_log_std": (truncated_normal_log_std, lambda: (_loc(), 0.6 - _rows().exp())),
     "truncated_normal_sample": (
         lambda loc, log_std: truncated_normal_sample(loc, log_std, torch.full_like(loc, 0.37)),
         lambda: (_loc(), _rows()),

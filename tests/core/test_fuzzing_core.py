@@ -151,12 +151,7 @@ CHECKS: dict[str, tuple[Any, Strategies, Strategies]] = {
             "tau": st.floats(math.e, 4.5),
             "method": METHODS,
         },
-        {
-            "num_classes": SIZES,
-            "target_entropy": NUMBERS | WORDS,
-            "tau": NUMBERS,
-            "method": WORDS,
-        },
+        {"num_classes": SIZES, "target_entropy": NUMBERS | WORDS, "tau": NUMBERS, "method": WORDS},
     ),
     "multi": (
         check_multi,
@@ -192,10 +187,7 @@ def test_a_head_refuses_its_arguments_by_name_or_holds_its_floor(name: str, coun
 
 @examples(FEW)
 @given(
-    st.integers(-1, 3),
-    st.integers(2, 5),
-    METHODS,
-    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(-1, 3), st.integers(2, 5), METHODS, st.sampled_from([torch.float32, torch.float64])
 )
 def test_softmax_era_along_any_dimension(dim, width, method, dtype) -> None:
     shape = [3, 2, 4, 3]

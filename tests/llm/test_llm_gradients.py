@@ -28,13 +28,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from era_llm.options import ERAOptions
-from era_llm.trl import (
-    ERAMixin,
-    GRPOERAConfig,
-    GRPOERATrainer,
-    RLOOERAConfig,
-    RLOOERATrainer,
-)
+from era_llm.trl import ERAMixin, GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATrainer
 
 every_loss = pytest.mark.parametrize(
     "loss_type", ["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]

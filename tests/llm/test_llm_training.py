@@ -9,12 +9,7 @@ from llm_helpers import NEVER, options, trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from era_llm import threshold
-from era_llm.trl import (
-    GRPOERAConfig,
-    GRPOERATrainer,
-    RLOOERAConfig,
-    RLOOERATrainer,
-)
+from era_llm.trl import GRPOERAConfig, GRPOERATrainer, RLOOERAConfig, RLOOERATrainer
 
 TIMES = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
 
@@ -52,8 +47,7 @@ def test_a_run_that_scales_nothing_logs_what_stock_grpo_logs(
 
 def test_num_iterations_reuses_the_frozen_scales_in_training(tmp_path: Path, toy: Any) -> None:
     args = GRPOERAConfig(
-        **options(tmp_path, num_iterations=3, max_steps=3, learning_rate=3e-2),
-        era_entropy_low=2.2,
+        **options(tmp_path, num_iterations=3, max_steps=3, learning_rate=3e-2), era_entropy_low=2.2
     )
     era = trainer(GRPOERATrainer, args, toy)
     era.train()

@@ -245,8 +245,7 @@ def test_a_discrete_policy_names_what_is_not_finite(
 
 
 @pytest.mark.parametrize(
-    ("name", "buffer"),
-    [("XQCERA", "actor.latent_pi.0.running_var"), ("PPOERA", "head.delta")],
+    ("name", "buffer"), [("XQCERA", "actor.latent_pi.0.running_var"), ("PPOERA", "head.delta")]
 )
 def test_networks_with_lost_statistics_are_not_saved(name: str, buffer: str) -> None:
     """Huge observations overflow a running variance; all states look the same from then on."""

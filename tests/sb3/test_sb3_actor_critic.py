@@ -137,11 +137,7 @@ def test_the_floor_bounds_the_density_and_so_the_ratio(log_std_min: float) -> No
             "delta='auto' must be left out with distribution='normal'",
         ),
         (BOX, {"delta": "auto"}, "delta='auto' needs floor='gaussian'"),
-        (
-            DISCRETE,
-            {"distribution": "normal"},
-            "distribution='normal' is for bounded actions",
-        ),
+        (DISCRETE, {"distribution": "normal"}, "distribution='normal' is for bounded actions"),
         (DISCRETE, {"slack": 0.2}, "slack=0.2 is for bounded actions"),
         (DISCRETE, {"target_entropy": 1.4}, "target_entropy=1.4 must be in [0, 1.38629)"),
         (DISCRETE, {"target_entropy": -0.1}, "target_entropy=-0.1 must be in [0, 1.38629)"),

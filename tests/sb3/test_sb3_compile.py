@@ -277,11 +277,7 @@ DROPOUT = {"module": nn.Dropout, "argument": 0.5}
     ],
 )
 def test_every_policy_is_traced_and_equals_eager(
-    name: str,
-    policy: str,
-    space: spaces.Space,
-    extractor: dict[str, Any] | None,
-    traced: None,
+    name: str, policy: str, space: spaces.Space, extractor: dict[str, Any] | None, traced: None
 ) -> None:
     if not compiling.TRACES_IMAGES and policy != "MlpPolicy":
         pytest.skip(f"torch {torch.__version__} does not trace policies on images")

@@ -67,12 +67,7 @@ from era_rl.sb3 import PPOERA, DiscreteSACERA, EntropyMonitor
             "critic_weight_decay=-0.1 must be at least 0",
         ),
         (
-            {
-                "policy_kwargs": {
-                    "critic_weight_decay": 0.1,
-                    "optimizer_class": torch.optim.RMSprop,
-                }
-            },
+            {"policy_kwargs": {"critic_weight_decay": 0.1, "optimizer_class": torch.optim.RMSprop}},
             "critic_weight_decay=0.1 needs optimizer_class Adam or AdamW, not RMSprop",
         ),
     ],

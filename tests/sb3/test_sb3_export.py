@@ -157,8 +157,7 @@ def test_runs_in_onnxruntime_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model",
-    [*(lambda c=c: small(*c) for c in OURS), *(lambda c=c: host_model(*c) for c in HOSTS)],
+    "model", [*(lambda c=c: small(*c) for c in OURS), *(lambda c=c: host_model(*c) for c in HOSTS)]
 )
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_onnx_of_every_model(model: Any, stochastic: bool, tmp_path: Path) -> None:

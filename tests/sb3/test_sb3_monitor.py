@@ -11,14 +11,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_family import BOX, MULTI_DISCRETE, small
-from sb3_toys import (
-    NormalisedExtractor,
-    TargetEnv,
-    logging_to,
-    read_rows,
-    small_sacera,
-    trained,
-)
+from sb3_toys import NormalisedExtractor, TargetEnv, logging_to, read_rows, small_sacera, trained
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv

@@ -17,13 +17,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from era_rl.sb3 import (
-    SACERA,
-    SACERACnnPolicy,
-    SACERAMultiInputPolicy,
-    SACERAPolicy,
-    paper_preset,
-)
+from era_rl.sb3 import SACERA, SACERACnnPolicy, SACERAMultiInputPolicy, SACERAPolicy, paper_preset
 from era_rl.sb3.policies import SACERAActor
 
 

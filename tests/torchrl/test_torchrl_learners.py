@@ -6,14 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
-from torchrl_helpers import (
-    GAMMA,
-    TARGET,
-    advantages,
-    after_adam,
-    clipped_objective,
-    sac_losses,
-)
+from torchrl_helpers import GAMMA, TARGET, advantages, after_adam, clipped_objective, sac_losses
 
 from era_rl.torchrl.config import PPOConfig, SACConfig
 from era_rl.torchrl.envs import make_env

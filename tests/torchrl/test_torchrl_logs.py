@@ -16,12 +16,7 @@ from toy_runs import PPO, SAC
 from era_rl.envs.wrappers import RandomStream, derived_seed
 from era_rl.torchrl.config import Config
 from era_rl.torchrl.learner import ACTOR
-from era_rl.torchrl.trainer import (
-    EVALUATION,
-    LOG,
-    Trainer,
-    episode_returns,
-)
+from era_rl.torchrl.trainer import EVALUATION, LOG, Trainer, episode_returns
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No target network updater"),

@@ -45,8 +45,7 @@ ATTRIBUTES: list[tuple[str, Any, tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(
-    ("package", "owner", "names"),
-    [pytest.param(*case, id=case[1].__name__) for case in ATTRIBUTES],
+    ("package", "owner", "names"), [pytest.param(*case, id=case[1].__name__) for case in ATTRIBUTES]
 )
 def test_the_attributes_are_there(package: str, owner: Any, names: tuple[str, ...]) -> None:
     for name in names:

@@ -17,12 +17,7 @@ from era_rl.torchrl import DeltaLoss, ERAActor, raw_dim
 from era_rl.torchrl.config import PRESETS, Config, SACConfig
 from era_rl.torchrl.learner import ACTOR, Learner
 from era_rl.torchrl.ppo import clip_agent_norms
-from era_rl.torchrl.trainer import (
-    LOG,
-    STATE,
-    Trainer,
-    agents_first,
-)
+from era_rl.torchrl.trainer import LOG, STATE, Trainer, agents_first
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No target network updater"),
@@ -96,8 +91,7 @@ def test_a_checkpoint_at_the_last_step_is_written_once(
 ) -> None:
     steps: list[int] = []
     monkeypatch.setattr(
-        "era_rl.runs.folder.save_state",
-        lambda _, state: steps.append(state["learner"]["steps"]),
+        "era_rl.runs.folder.save_state", lambda _, state: steps.append(state["learner"]["steps"])
     )
     _run(replace(SAC, steps=60, save_freq=20), tmp_path / "due")
     _run(replace(SAC, steps=50, save_freq=20), tmp_path / "not-due")

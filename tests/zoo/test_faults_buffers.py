@@ -11,9 +11,7 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
-from era_rl.runs.folder import (
-    checkpoints,
-)
+from era_rl.runs.folder import checkpoints
 from era_rl.runs.settings import SettingsError
 from era_rl.sb3 import SACERA, run_checkpoint
 from era_rl.sb3.buffers import DeviceReplayBuffer

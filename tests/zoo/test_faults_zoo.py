@@ -206,11 +206,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused(
     ("name", "text", "message"),
     [
         ("args.yml", "algo: [", "args.yml: not plain YAML"),
-        (
-            "args.yml",
-            "algo: sac_era\nenv: Pendulum-v1\n",
-            "args.yml is damaged, device,",
-        ),
+        ("args.yml", "algo: sac_era\nenv: Pendulum-v1\n", "args.yml is damaged, device,"),
         ("config.yml", "policy: MlpPolicy\nn_times", "config.yml: not plain YAML"),
         ("config.yml", "- 1", "config.yml must be a mapping"),
         ("config.yml", "n_timesteps: 10\n", "'policy' is missing"),
@@ -218,11 +214,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused(
     ids=["args-syntax", "args-short", "config-cut", "config-list", "config-short"],
 )
 def test_damaged_settings_of_a_run_are_named(
-    name: str,
-    text: str,
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    name: str, text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path, "sac_era", 10) == 0
     (tmp_path / RUN / "Pendulum-v1" / name).write_text(text)

@@ -22,8 +22,7 @@ HOOKS: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "parameters"),
-    [pytest.param(*hook, id=hook[1].strip("_")) for hook in HOOKS],
+    ("owner", "name", "parameters"), [pytest.param(*hook, id=hook[1].strip("_")) for hook in HOOKS]
 )
 def test_the_hook_is_there(owner: Any, name: str, parameters: str) -> None:
     check_hook("rl_zoo3", owner, name, parameters)
