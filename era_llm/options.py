@@ -6,8 +6,10 @@ from math import inf
 from typing import Any, get_args
 
 from era_llm.functional import ApplyTo, Tokens, check_selection, check_thresholds
+from era_rl.core.feasibility import check_flag
 
 logger = logging.getLogger(__name__)
+_FLAGS = ("era_enabled", "era_advantage_scale")
 _NUMBERS = ("era_entropy_high", "era_k", "era_top_ratio", "era_patience")
 
 
@@ -48,17 +50,19 @@ class ERAOptions:
         """Check the options, after those of the configuration that they are mixed into."""
         getattr(super(), "__post_init__", lambda: None)()
         low, places = self.era_entropy_low, get_args(ApplyTo)
+        for name in _FLAGS:
+            check_flag(name, getattr(self, name))
         for name in _NUMBERS:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ValueError(f"{name} must be a number, got {value!r}")
-        if low != "auto" and not isinstance(low, int | float):
+        if low != "auto" and (not isinstance(low, int | float) or isinstance(low, bool)):
             raise ValueError(f"era_entropy_low must be a number of nats or 'auto', got {low!r}")
         check_thresholds(-inf if isinstance(low, str) else low, self.era_entropy_high, self.era_k)
         check_selection(self.era_top_ratio, self.era_tokens)
         if self.era_apply_to not in places:
             raise ValueError(f"era_apply_to must be one of {places}, got {self.era_apply_to!r}")
-        if self.era_patience < 1:
+        if not self.era_patience >= 1:
             raise ValueError(f"era_patience must be at least 1, got {self.era_patience}")
 
 

@@ -88,6 +88,7 @@ class CategoricalHead(_CategoricalParams):
     ) -> None:
         super().__init__()
         check_count("num_classes", num_classes, 2)
+        as_number("tau", tau)
         self.num_classes = self.raw_dim = num_classes
         self.tau = tau
         self.method: SoftmaxMethod = method

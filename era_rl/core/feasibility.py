@@ -61,8 +61,14 @@ def check_delta(delta: float) -> None:
 
 def check_count(name: str, value: int, least: int = 1) -> None:
     """Raise ValueError unless an argument is an integer of at least ``least``."""
-    if not isinstance(value, Integral) or value < least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r} must be at least {least}, an integer")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise ValueError unless an argument is True or False: "no" and 0.5 would count as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
 
 
 def check_gaussian_floor(

@@ -189,7 +189,7 @@ class Head(nn.Module):
 def as_number(name: str, value: Any, allowed: str = "a number") -> float:
     """Return an argument as a float; ValueError unless it is a number."""
     try:
-        if isinstance(value, str):  # of which float takes some
+        if isinstance(value, str | bool):  # of which float takes some
             raise TypeError
         return float(value)
     except (TypeError, ValueError):

@@ -101,7 +101,8 @@ class CrossQERA(ReplayTrainingMixin, CrossQ):
     ) -> None:
         if kwargs.get("layer_norm"):
             raise ValueError(
-                "layer_norm=True must be False: CrossQ's critics are batch-renormalised"
+                f"layer_norm={kwargs['layer_norm']!r} must be False: CrossQ's critics are "
+                "batch-renormalised"
             )
         super().__init__(policy, env, *args, **kwargs)
 

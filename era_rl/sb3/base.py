@@ -271,12 +271,12 @@ class ERAMixin(BaseAlgorithm):
         super().dump_logs(*args, **kwargs)  # type: ignore[misc]
 
 
-def refuse_sde(use_sde: bool) -> None:
+def refuse_sde(use_sde: Any) -> None:
     """Raise ValueError where gSDE is asked for."""
     if use_sde:
         raise ValueError(
-            "use_sde=True must be False: gSDE's noise is shared between states and steps, so no "
-            "entropy floor can be set per state"
+            f"use_sde={use_sde!r} must be False: gSDE's noise is shared between states and steps, so "
+            "no entropy floor can be set per state"
         )
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from era_rl.core.feasibility import check_count, check_flag
+from era_rl.core.head import as_number
 from era_rl.sb3.metrics import std_figures
 
 ENTROPY_COLUMNS = ("entropy_mean", "entropy_min", "entropy_max", "floor", "margin_min")
@@ -50,8 +52,7 @@ class MeasuringCallback(BaseCallback):
         verbose: int,
     ) -> None:
         super().__init__(verbose)
-        if check_freq < 1:
-            raise ValueError(f"check_freq={check_freq} must be at least 1")
+        check_count("check_freq", check_freq)
         self.prefix = prefix
         self.columns = tuple(columns)
         self.unlogged: frozenset[str] = frozenset()
@@ -211,7 +212,8 @@ class EntropyMonitor(VisitedStatesCallback):
         per_dim: bool = False,
     ) -> None:
         super().__init__("entropy", (), check_freq, csv_path, verbose)
-        if not spike_factor > 1.0:
+        check_flag("per_dim", per_dim)
+        if not as_number("spike_factor", spike_factor) > 1.0:
             raise ValueError(f"spike_factor={spike_factor} must be above 1")
         self.spike_factor, self.per_dim = spike_factor, per_dim
         self.minimum = self.margin = float("inf")

@@ -23,6 +23,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor, nn
 
 from era_rl.core import MultiCategoricalHead, TanhGaussianHead
+from era_rl.core.feasibility import check_count
 from era_rl.sb3.callbacks import MeasuringCallback
 from era_rl.sb3.discrete_sac import expected, least_values
 from era_rl.sb3.distributions import HeadDistribution
@@ -93,8 +94,7 @@ class GradientConflict(MeasuringCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__("gradient_conflict", CONFLICT_COLUMNS, check_freq, csv_path, verbose)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        check_count("batch_size", batch_size)
         self.batch_size = batch_size
 
     def _init_callback(self) -> None:

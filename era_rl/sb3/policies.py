@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from era_rl.core import PolicyOptions
 from era_rl.core.compiling import compiled
+from era_rl.core.feasibility import check_flag
+from era_rl.core.head import as_number
 from era_rl.networks.batch_norm import UnitRowAdam
 from era_rl.sb3.distributions import HeadDistribution, make_head
 from era_rl.sb3.floored import CompiledPassesMixin, FlooredPolicyMixin
@@ -187,8 +189,9 @@ class LayerNormCriticMixin(FusedAdamMixin):
     def __init__(
         self, *args: Any, layer_norm: bool = False, critic_weight_decay: float = 0.0, **kwargs: Any
     ) -> None:
+        check_flag("layer_norm", layer_norm)
         self.layer_norm = layer_norm
-        self.critic_weight_decay = critic_weight_decay
+        self.critic_weight_decay = as_number("critic_weight_decay", critic_weight_decay)
         optimizer_class = kwargs.get("optimizer_class", torch.optim.Adam)
         is_adam = optimizer_class in (torch.optim.Adam, torch.optim.AdamW)
         if not 0.0 <= critic_weight_decay < math.inf:

@@ -19,6 +19,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import Tensor, nn
 
+from era_rl.core.feasibility import check_flag
 from era_rl.networks import RunningNorm, SimbaEncoder, orthogonal
 from era_rl.sb3.policies import (
     SACERAMultiInputPolicy,
@@ -102,6 +103,7 @@ class SimbaMixin(BasePolicy):
                 raise ValueError(f"{name}={kwargs[name]!r} must be left out: SimBa has its own")
         if optimizer_kwargs is None and optimizer_class is torch.optim.AdamW:
             optimizer_kwargs = {"weight_decay": 1e-2}
+        check_flag("normalize_obs", normalize_obs)
         self.normalize_obs = normalize_obs
         optimizer = {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
         super().__init__(*args, net_arch=net_arch, **{**kwargs, **own, **optimizer})

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from era_rl.core.compiling import graphed
+from era_rl.core.feasibility import check_count, check_flag
 from era_rl.sb3 import payoff
 from era_rl.sb3.base import NO_ENTROPY_TERM, refuse_sde
 from era_rl.sb3.buffers import DeviceReplayBuffer
@@ -152,6 +153,7 @@ class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
         elif ent_coef != 0:
             raise ValueError(f"ent_coef={ent_coef!r} must be 0: {NO_ENTROPY_TERM}")
         refuse_sde(use_sde)
+        check_flag("layer_norm", layer_norm)
         self._layer_norm = layer_norm
         super().__init__(*args, **{**kwargs, "ent_coef": 0.0})
 
@@ -202,8 +204,7 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
     def _check_batch_size(self) -> None:
         size: int = self.batch_size  # type: ignore[attr-defined]
         kinds = BatchRenorm | nn.BatchNorm1d
-        if size < 1:
-            raise ValueError(f"batch_size={size} must be at least 1")
+        check_count("batch_size", size)
         if size < 2 and any(isinstance(module, kinds) for module in self.policy.modules()):
             raise ValueError(
                 f"batch_size={size} must be at least 2: the networks normalise by the batch's variance"

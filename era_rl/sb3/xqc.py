@@ -14,6 +14,7 @@ from stable_baselines3.sac.sac import SAC
 from torch import Tensor, nn
 
 from era_rl.core.feasibility import check_count
+from era_rl.core.head import as_number
 from era_rl.networks import BatchNormMLP, CategoricalValue, RewardScale
 from era_rl.networks.batch_norm import MOMENTUM, UnitRowAdam
 from era_rl.networks.values import categorical_loss, least_categorical, project_categorical
@@ -117,7 +118,7 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
     ) -> None:
         if layer_norm:
             raise ValueError(
-                "layer_norm=True must be False: XQCERA's networks are batch-normalised"
+                f"layer_norm={layer_norm!r} must be False: XQCERA's networks are batch-normalised"
             )
         if (activation := kwargs.get("activation_fn", nn.ReLU)) is not nn.ReLU:
             raise ValueError(f"activation_fn={activation!r} must be left out: XQCERA's is ReLU")
@@ -127,7 +128,7 @@ class XQCERAPolicy(ERAPolicyMixin, SACPolicy):
                 f"net_arch={net_arch} must have one layer or more for actor and critics each"
             )
         check_count("bins", bins, 2)
-        if not 0.0 < bound < math.inf:
+        if not 0.0 < as_number("bound", bound) < math.inf:
             raise ValueError(f"bound={bound} must be positive and finite")
         self.bins, self.bound = bins, bound
         super().__init__(*args, net_arch=net_arch, optimizer_class=optimizer_class, **kwargs)

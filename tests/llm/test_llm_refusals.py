@@ -36,6 +36,10 @@ from era_llm.trl import ERAMixin, GRPOERAConfig, GRPOERATrainer, RLOOERAConfig
         ({"era_tokens": "middle"}, "tokens must be one of"),
         ({"era_apply_to": "token"}, "era_apply_to must be one of"),
         ({"era_patience": 0}, "era_patience must be at least 1"),
+        ({"era_patience": float("nan")}, "era_patience must be at least 1, got nan"),
+        ({"era_enabled": "no"}, "era_enabled='no' must be True or False"),
+        ({"era_advantage_scale": 0}, "era_advantage_scale=0 must be True or False"),
+        ({"era_entropy_low": False}, "must be a number of nats or 'auto', got False"),
     ],
     ids=str,
 )

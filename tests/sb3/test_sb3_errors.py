@@ -61,6 +61,20 @@ from era_rl.sb3 import PPOERA, DiscreteSACERA, EntropyMonitor
         ({"log_std_min": 1.0, "floor": "gaussian"}, "log_std_min=1.0"),
         ({"log_std_max": -1.0}, "log_std_max=-1.0 needs floor='gaussian'"),
         ({"compile": 1}, "compile=1 must be True, False or 'auto'"),
+        ({"layer_norm": "no"}, "layer_norm='no' must be True or False"),
+        ({"policy_kwargs": {"layer_norm": 0.5}}, "layer_norm=0.5 must be True or False"),
+        ({"use_sde": "no"}, "use_sde='no' must be False"),
+        (
+            {"policy": "SimbaPolicy", "policy_kwargs": {"net_arch": [4], "normalize_obs": "no"}},
+            "normalize_obs='no' must be True or False",
+        ),
+        ({"target_entropy": False}, "target_entropy=False must be a number of nats or 'auto'"),
+        ({"delta": True, "floor": "gaussian"}, "delta=True must be a number of nats, at least 0"),
+        ({"batch_size": 2.5}, "batch_size=2.5 must be at least 1, an integer"),
+        (
+            {"policy_kwargs": {"critic_weight_decay": "x"}},
+            "critic_weight_decay='x' must be a number",
+        ),
         ({"policy_kwargs": {"head_kwargs": {}}}, "policy_kwargs={'head_kwargs': ...} must be left"),
         (
             {"policy_kwargs": {"critic_weight_decay": -0.1}},
@@ -137,6 +151,9 @@ def test_the_monitor_refuses_a_stock_algorithm() -> None:
     ("arguments", "message"),
     [
         ({"check_freq": 0}, "check_freq=0 must be at least 1"),
+        ({"check_freq": "5"}, "check_freq='5' must be at least 1, an integer"),
+        ({"per_dim": "no"}, "per_dim='no' must be True or False"),
+        ({"spike_factor": "3"}, "spike_factor='3' must be a number"),
         ({"spike_factor": 1.0}, "spike_factor=1.0 must be above 1"),
         ({"spike_factor": float("nan")}, "spike_factor=nan must be above 1"),
     ],

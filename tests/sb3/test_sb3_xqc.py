@@ -138,6 +138,8 @@ def test_rows_keep_unit_norm_and_the_actor_waits() -> None:
     ("options", "message"),
     [
         ({"layer_norm": True}, "layer_norm=True must be False"),
+        ({"policy_delay": True}, "policy_delay=True must be at least 1, an integer"),
+        ({"policy_kwargs": {"bound": "5"}}, "bound='5' must be a number"),
         ({"policy_delay": 0}, "policy_delay=0 must be at least 1"),
         ({"policy_delay": 1.5}, r"policy_delay=1\.5 must be at least 1, an integer"),
         ({"ent_coef": 0.1}, r"ent_coef=0\.1 must be 0"),
