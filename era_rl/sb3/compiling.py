@@ -143,8 +143,6 @@ class CompilingMixin(ERAMixin):
         """Train, and note how long it took for the next decision; arguments as the host's."""
         with self.policy.watched():  # type: ignore[operator]
             result = super().learn(*args, **kwargs)
-        # batch statistics are for updates: what a script asks of the policy next is of the learned ones
-        self.policy.set_training_mode(False)
         self.payoff.note(self._kind(), bool(self._compiled))
         return result
 

@@ -105,6 +105,7 @@ class RolloutMixin(ERAMixin, OnPolicyAlgorithm):
         finally:  # torch's error for a distribution that is not finite does not say why
             policy = self.era_policy
             refuse_lost_networks(policy, self.num_timesteps, policy.watched_state)
+        self.policy.set_training_mode(False)  # what a callback or script asks next is after updates
         self._log_price(slopes[: self._minibatches])
 
     def _train_policy(self) -> list[Tensor]:

@@ -244,6 +244,8 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
             losses.append(results[:2])
         for obs in seen if self.learn_delta else ():
             self._update_delta(self._entropy(obs))
+        # batch statistics are for updates: what a callback or script asks next is of the learned ones
+        self.policy.set_training_mode(False)
         if self.device.type == "cpu":  # a look at another device would wait for it
             self._record_losses(losses)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -25,7 +25,7 @@ from sb3_family import (
     space_of,
 )
 from sb3_toys import NormalisedExtractor
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 
 from era_rl.sb3 import EntropyMonitor
@@ -48,15 +48,32 @@ def test_losses_are_in_the_logger_after_each_update(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["CrossQERA", "XQCERA"])
 def test_what_is_asked_after_training_is_of_running_statistics(name: str) -> None:
-    """entropy and distribution of a row are those it has in a batch; statistics stay as learned."""
-    model = small(name).learn(30)
+    """entropy and distribution of a row are those it has in a batch; statistics stay as learned.
+
+    So they are where a callback asks, at the end of training.
+    """
+    model = small(name)
     policy: Any = model.policy
-    states, before = torch.as_tensor(some_states(model, 5)), copy.deepcopy(policy)
-    with torch.no_grad():
-        torch.testing.assert_close(policy.entropy(states[:1]), policy.entropy(states)[:1])
-        one, of_all = (policy.get_distribution(rows).distribution for rows in (states[:1], states))
-    torch.testing.assert_close(one.stddev, of_all.stddev[:1])
-    assert same_parameters(policy, before)
+    states, asked = torch.as_tensor(some_states(model, 5)), []
+
+    class Asks(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        @torch.no_grad()
+        def _on_training_end(self) -> None:
+            before = copy.deepcopy(policy)
+            torch.testing.assert_close(policy.entropy(states[:1]), policy.entropy(states)[:1])
+            rows = states[:1], states
+            one, of_all = (policy.get_distribution(row).distribution for row in rows)
+            torch.testing.assert_close(one.stddev, of_all.stddev[:1])
+            assert same_parameters(policy, before)
+            asked.append(policy)
+
+    ask = Asks()
+    model.learn(30, callback=ask)
+    ask.on_training_end()
+    assert len(asked) == 2
 
 
 # Dynamo looks at .grad of every input, with the warning hidden but not from an "error" filter
