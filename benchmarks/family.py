@@ -41,18 +41,6 @@ from era_rl.sb3 import (
 )
 from era_rl.sb3.compiling import CompilingMixin
 
-Name = Literal[
-    "SACERA",
-    "SACERA, SimBa",
-    "TQCERA",
-    "CrossQERA",
-    "XQCERA",
-    "PPOERA",
-    "A2CERA",
-    "RecurrentPPOERA",
-    "MaskablePPOERA",
-    "DiscreteSACERA",
-]
 HOSTS: dict[str, tuple[Any, Any, bool]] = {
     "SACERA": (SACERA, SAC, True),
     "SACERA, SimBa": (SACERA, SAC, False),
@@ -68,6 +56,7 @@ HOSTS: dict[str, tuple[Any, Any, bool]] = {
 """Class, host, and whether both have the same networks."""
 DISCRETE = ("MaskablePPOERA", "DiscreteSACERA")
 """Which take discrete actions alone."""
+Name = Literal[tuple(HOSTS)]  # pyright: ignore[reportInvalidTypeForm]
 IN_SBX = ("SAC", "TQC", "CrossQ", "PPO")
 EAGER, COMPILED, PRODUCTS = "", ", compiled", "products"
 STEP, UPDATE = "env_step", "update"

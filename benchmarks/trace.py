@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN
 from torch import Tensor
 
-from era_rl.sb3.callbacks import VisitedStatesCallback, read_table
+from era_rl.sb3.callbacks import VisitedStatesCallback, gradient_norm, read_table
 from era_rl.sb3.gradient_conflict import actor_parameters, policy_at
 
 COLUMNS = (
@@ -60,16 +60,12 @@ class PolicyTrace(VisitedStatesCallback):
         floors, entropies, log_std = measured
         entropy = entropies.sum(-1)
         row = [entropy.mean(), entropy.min(), entropy.max(), floors[-1], (entropy - floors).min()]
-        row += [log_std.mean(), log_std.min(), self._gradient_norm()]
+        norm = gradient_norm(actor_parameters(self.model), before=math.nan)
+        row += [log_std.mean(), log_std.min(), norm]
         row.append(self._seconds_before + time.monotonic() - self._started)
         if self._dims:
             row += [*np.exp(log_std).mean(0), *entropies.mean(0), *entropies.min(0)]
         self._record([float(value) for value in row])
-
-    def _gradient_norm(self) -> float:
-        """Return the norm of the gradients that the last update left in the actor."""
-        gradients = [p.grad for p in actor_parameters(self.model) if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients).item() if gradients else math.nan
 
 
 def entropies_and_log_std(model: Any, obs: Any) -> tuple[Tensor, Tensor]:

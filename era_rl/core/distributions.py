@@ -105,9 +105,8 @@ def truncated_normal_mean(loc: Tensor, log_std: Tensor) -> Tensor:
     loc, log_std = torch.broadcast_tensors(*at_least_float32(loc, log_std))
     low, high = truncation(loc, log_std).ratios.unbind()
     negative = loc < 0.0
-    distance = torch.where(
-        negative, -loc, loc
-    )  # its slope at 0 is one side's, not 0 as that of abs
+    # its slope at 0 is one side's, not 0 as that of abs
+    distance = torch.where(negative, -loc, loc)
     factor = -torch.expm1(-2.0 * distance * torch.exp(-2.0 * log_std))
     return loc + log_std.exp() * torch.where(negative, low, high) * factor
 

@@ -39,7 +39,6 @@ the gradient is no longer well conditioned in float32."""
 LOG_STD_LOWEST = -20.0
 """Lowest log_std_min: below it float32 cannot resolve actions in [-1, 1] anyway."""
 
-
 LOWEST_ENTROPY = -1e30
 """Far below it a floor times a weight of zero is NaN in float32; no policy has so little anyway."""
 

@@ -164,7 +164,10 @@ class PolicyOptions:
     @property
     def scheduled(self) -> bool:
         """Whether the floor is to change while training."""
-        return any(callable(getattr(self, name)) for name in _FLOORS)
+        return bool(self._schedules())
+
+    def _schedules(self) -> dict[str, Any]:
+        return {name: value for name in _FLOORS if callable(value := getattr(self, name))}
 
     def at(self, progress_remaining: float) -> Self:
         """Return the options with what a schedule gives at a remaining progress in its place.
@@ -172,8 +175,7 @@ class PolicyOptions:
         Below 0, where a host's last rollout passes the end, it stays what it is at 0.
         """
         progress_remaining = max(progress_remaining, 0.0)
-        schedules = {name: value for name in _FLOORS if callable(value := getattr(self, name))}
-        now = {n: as_number(n, value(progress_remaining)) for n, value in schedules.items()}
+        now = {n: as_number(n, f(progress_remaining)) for n, f in self._schedules().items()}
         return replace(self, **now) if now else self
 
     def with_floor(self, target_entropy: Any) -> Self:
@@ -201,8 +203,7 @@ class PolicyOptions:
 
     def _refuse_schedule(self) -> None:
         """Raise ValueError where nothing would follow a schedule."""
-        if self.scheduled:
-            given = {name: value for name in _FLOORS if callable(value := getattr(self, name))}
+        if given := self._schedules():
             raise ValueError(
                 f"the schedule in {given} must be followed by what trains: take options.at(1.0), and "
                 "set head.target_entropy as the training goes on"

@@ -90,8 +90,8 @@ class RunningNorm(nn.Module):
         return standardise(x, mean, var, eps=self.eps, clip=self.clip)
 
 
-def reward_scale(mean: Tensor, var: Tensor, *, bound: float, eps: float = 1e-8) -> Tensor:
-    """Return what rewards are divided by: max(s, (|mean| + 2 s) / bound) with s = sqrt(var + eps).
+def reward_scale(mean: Tensor, var: Tensor, *, bound: float) -> Tensor:
+    """Return what rewards are divided by: max(s, (|mean| + 2 s) / bound) with s = sqrt(var + 1e-8).
 
     The first makes discounted returns vary by one (XQC's). The second keeps returns that hardly vary
     within [-bound, bound], where the bins of a categorical value end; it is smaller where
@@ -102,11 +102,10 @@ def reward_scale(mean: Tensor, var: Tensor, *, bound: float, eps: float = 1e-8) 
         mean: Of the discounted returns.
         var: Their variance, of the same shape.
         bound: Positive.
-        eps: Added to the variance.
 
     Source: XQC, arXiv 2509.25174; SimbaV2, arXiv 2502.15280.
     """
-    std = (var + eps).sqrt()
+    std = (var + 1e-8).sqrt()
     return torch.maximum(std, (mean.abs() + 2.0 * std) / bound)
 
 

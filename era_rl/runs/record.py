@@ -77,9 +77,9 @@ def command_line() -> str:
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
-def rounded(value: float, digits: int = 6) -> float | None:
+def rounded(value: float) -> float | None:
     """Return a number of six significant digits, as results in a repository are kept; None for NaN."""
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def peak_memory_mib() -> float | None:

@@ -203,12 +203,9 @@ def _fits(value: Any, kind: Any, setting: Setting) -> bool:
         return isinstance(value, tuple) and all(_fits(entry, element, setting) for entry in value)
     if kind in (int, float):
         number = isinstance(value, int if kind is int else int | float)
-        return number and not isinstance(value, bool) and _in_range(value, setting)
+        finite = number and not isinstance(value, bool) and math.isfinite(value)
+        return finite and setting.low <= value <= setting.high
     return isinstance(value, kind)
-
-
-def _in_range(value: float, setting: Setting) -> bool:
-    return math.isfinite(value) and setting.low <= value <= setting.high
 
 
 def _words(kind: Any, setting: Setting) -> str:

@@ -275,7 +275,7 @@ class EntropyMonitor(VisitedStatesCallback):
     def _check(self, *measured: np.ndarray) -> None:
         floor, entropies, *log_std = measured
         entropy = entropies.sum(-1)
-        norm = _gradient_norm(self._policy.actor_parameters())
+        norm = gradient_norm(self._policy.actor_parameters())
         margin = float((entropy - floor).min())
         self.minimum = float(np.minimum(self.minimum, entropy.min()))  # NaN, if there is one
         self.margin = float(np.minimum(self.margin, margin))
@@ -341,7 +341,7 @@ def _concatenate(observations: list[Any]) -> Any:
     return np.concatenate(observations)
 
 
-def _gradient_norm(parameters: list[torch.nn.Parameter]) -> float:
-    """Return the norm of the gradients left by the last update, 0 before the first."""
+def gradient_norm(parameters: list[torch.nn.Parameter], before: float = 0.0) -> float:
+    """Return the norm of the gradients left by the last update, ``before`` until the first."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
+    return torch.nn.utils.get_total_norm(gradients).item() if gradients else before

@@ -16,8 +16,12 @@ from torch.nn import functional as F
 
 from era_rl.sb3.compiling import Update
 from era_rl.sb3.gradients import Transitions
-from era_rl.sb3.policies import ERAActorMixin, ERAPolicyMixin, LayerNormCriticMixin
-from era_rl.sb3.simba import replace_q_networks
+from era_rl.sb3.policies import (
+    ERAActorMixin,
+    ERAPolicyMixin,
+    LayerNormCriticMixin,
+    replace_q_networks,
+)
 from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin
 
 
@@ -116,26 +120,18 @@ class DiscreteCriticsMixin(SACPolicy):
         return DiscreteCritic(**kwargs).to(self.device)
 
 
-class DiscreteSACERAPolicy(ERAPolicyMixin, LayerNormCriticMixin, DiscreteCriticsMixin, SACPolicy):
+class DiscreteSACERAPolicy(ERAPolicyMixin, LayerNormCriticMixin, DiscreteCriticsMixin):
     """``MlpPolicy`` of DiscreteSACERA."""
 
     actor_class = DiscreteSACERAActor
 
 
-class DiscreteSACERACnnPolicy(
-    ERAPolicyMixin, LayerNormCriticMixin, DiscreteCriticsMixin, CnnPolicy
-):
+class DiscreteSACERACnnPolicy(DiscreteSACERAPolicy, CnnPolicy):
     """``CnnPolicy`` of DiscreteSACERA."""
 
-    actor_class = DiscreteSACERAActor
 
-
-class DiscreteSACERAMultiInputPolicy(
-    ERAPolicyMixin, LayerNormCriticMixin, DiscreteCriticsMixin, MultiInputPolicy
-):
+class DiscreteSACERAMultiInputPolicy(DiscreteSACERAPolicy, MultiInputPolicy):
     """``MultiInputPolicy`` of DiscreteSACERA, for Dict observations."""
-
-    actor_class = DiscreteSACERAActor
 
 
 class _DiscreteActions(OffPolicyAlgorithm):

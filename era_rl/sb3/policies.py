@@ -1,6 +1,7 @@
 """SB3's off-policy policies with actors that end in an ERA head; everything else is the host's."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -9,10 +10,9 @@ from sb3_contrib.crossq.policies import Actor as CrossQActor
 from sb3_contrib.crossq.policies import CrossQPolicy
 from sb3_contrib.tqc.policies import Actor as TQCActor
 from sb3_contrib.tqc.policies import CnnPolicy as TQCCnnPolicy
-from sb3_contrib.tqc.policies import Critic as TQCCritic
 from sb3_contrib.tqc.policies import MultiInputPolicy as TQCMultiInputPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, CnnPolicy, MultiInputPolicy, SACPolicy
@@ -208,7 +208,9 @@ class LayerNormCriticMixin(FusedAdamMixin):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Return the critics (SB3's hook)."""
         critic = super().make_critic(features_extractor)  # type: ignore[misc]
-        return add_layer_norm(critic).to(self.device) if self.layer_norm else critic
+        if not self.layer_norm:
+            return critic
+        return replace_q_networks(critic, with_layer_norm).to(self.device)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]
@@ -231,16 +233,12 @@ class SACERAPolicy(ERAPolicyMixin, LayerNormCriticMixin, SACPolicy):
     actor_class = SACERAActor
 
 
-class SACERACnnPolicy(ERAPolicyMixin, LayerNormCriticMixin, CnnPolicy):
+class SACERACnnPolicy(SACERAPolicy, CnnPolicy):
     """``CnnPolicy`` of SACERA."""
 
-    actor_class = SACERAActor
 
-
-class SACERAMultiInputPolicy(ERAPolicyMixin, LayerNormCriticMixin, MultiInputPolicy):
+class SACERAMultiInputPolicy(SACERAPolicy, MultiInputPolicy):
     """``MultiInputPolicy`` of SACERA, for Dict observations."""
-
-    actor_class = SACERAActor
 
 
 class TQCERAPolicy(ERAPolicyMixin, LayerNormCriticMixin, TQCPolicy):
@@ -249,16 +247,12 @@ class TQCERAPolicy(ERAPolicyMixin, LayerNormCriticMixin, TQCPolicy):
     actor_class = TQCERAActor
 
 
-class TQCERACnnPolicy(ERAPolicyMixin, LayerNormCriticMixin, TQCCnnPolicy):
+class TQCERACnnPolicy(TQCERAPolicy, TQCCnnPolicy):
     """``CnnPolicy`` of TQCERA."""
 
-    actor_class = TQCERAActor
 
-
-class TQCERAMultiInputPolicy(ERAPolicyMixin, LayerNormCriticMixin, TQCMultiInputPolicy):
+class TQCERAMultiInputPolicy(TQCERAPolicy, TQCMultiInputPolicy):
     """``MultiInputPolicy`` of TQCERA, for Dict observations."""
-
-    actor_class = TQCERAActor
 
 
 class CrossQERAPolicy(ERAPolicyMixin, CrossQPolicy):
@@ -273,15 +267,20 @@ class CrossQERAPolicy(ERAPolicyMixin, CrossQPolicy):
                 module.__class__ = TraceableBatchRenorm
 
 
-def add_layer_norm(critic: ContinuousCritic | TQCCritic) -> ContinuousCritic | TQCCritic:
-    """Put a LayerNorm after every hidden linear layer of every Q-network, in place."""
+def replace_q_networks(critic: Any, network: Callable[[Any], nn.Module]) -> Any:
+    """Put ``network(q_net)`` in the place of each Q-network of SB3's or TQC's critics; return these."""
     for index, q_net in enumerate(critic.q_networks):
-        *hidden, output = q_net.children()
-        layers: list[nn.Module] = []
-        for layer in hidden:
-            layers.append(layer)
-            if isinstance(layer, nn.Linear):
-                layers.append(nn.LayerNorm(layer.out_features))
-        critic.q_networks[index] = nn.Sequential(*layers, output)
+        critic.q_networks[index] = network(q_net)
         critic.add_module(f"qf{index}", critic.q_networks[index])
     return critic
+
+
+def with_layer_norm(q_net: nn.Sequential) -> nn.Sequential:
+    """Return a network with a LayerNorm after each hidden linear layer."""
+    *hidden, output = q_net.children()
+    layers: list[nn.Module] = []
+    for layer in hidden:
+        layers.append(layer)
+        if isinstance(layer, nn.Linear):
+            layers.append(nn.LayerNorm(layer.out_features))
+    return nn.Sequential(*layers, output)

@@ -2,7 +2,6 @@
 
 import inspect
 import warnings
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +25,7 @@ from era_rl.sb3.policies import (
     SACERAPolicy,
     TQCERAMultiInputPolicy,
     TQCERAPolicy,
+    replace_q_networks,
 )
 
 
@@ -145,14 +145,6 @@ class SimbaMixin(BasePolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "normalize_obs": self.normalize_obs}
-
-
-def replace_q_networks(critic: Any, network: Callable[[Any], nn.Module]) -> Any:
-    """Put ``network(q_net)`` in the place of each Q-network of SB3's or TQC's critics; return these."""
-    for index, q_net in enumerate(critic.q_networks):
-        critic.q_networks[index] = network(q_net)
-        critic.add_module(f"qf{index}", critic.q_networks[index])
-    return critic
 
 
 class ObservingMixin(BaseAlgorithm):

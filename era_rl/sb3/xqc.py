@@ -20,8 +20,7 @@ from era_rl.networks.batch_norm import MOMENTUM, UnitRowAdam
 from era_rl.networks.values import categorical_loss, least_categorical, project_categorical
 from era_rl.sb3.compiling import Update
 from era_rl.sb3.gradients import ActorLoss, CriticLoss, Transitions, least_value
-from era_rl.sb3.policies import ERAPolicyMixin, SACERAActor
-from era_rl.sb3.simba import replace_q_networks
+from era_rl.sb3.policies import ERAPolicyMixin, SACERAActor, replace_q_networks
 from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin
 
 

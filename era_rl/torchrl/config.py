@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from era_rl.core import OnPolicyOptions, PolicyOptions
+from era_rl.core.gaussian_heads import Floor
 from era_rl.runs.settings import Setting, Settings, SettingsError
 
 Activation = Literal["relu", "elu", "tanh"]
@@ -13,7 +14,6 @@ Network = Literal["mlp", "simba", "batchnorm"]
 Auto = float | Literal["auto"]
 Line = tuple[float, ...]
 """A floor that changes: at the start, at the end, and from which fraction of the training on."""
-Floor = Literal["exact", "gaussian"]
 SAVE_FREQ = "steps between checkpoints, each of which begins new episodes; 0: at the end alone"
 FLOOR = "H0 in nats: one number, or START END [END_FRACTION of the steps] for one that changes"
 
@@ -196,8 +196,7 @@ _FASTSAC |= {"hidden": (512, 256, 128), "gamma": 0.97, "tau": 0.05, "learning_st
 _SIMBA = {"network": "simba", "actor_hidden": (128,), "lr": 1e-4, "updates": 2}
 _SIMBA |= {"learning_starts": 5_000, "critic_weight_decay": 1e-2, "actor_weight_decay": 1e-2}
 _XQC = {"network": "batchnorm", "hidden": (256,) * 4, "updates": 2, "learning_starts": 5_000}
-PRESETS: dict[str, dict[str, Any]] = {
-    **{"paper": _PAPER, "fastsac": _FASTSAC, "simba": _SIMBA, "xqc": _XQC}
-}
+PRESETS: dict[str, dict[str, Any]]
+PRESETS = {"paper": _PAPER, "fastsac": _FASTSAC, "simba": _SIMBA, "xqc": _XQC}
 """SAC settings under a name: the paper's, FastSAC's many environments and large batches, SimBa's and
 XQC's networks with their settings (XQC's policy delay and falling rate are left out)."""
