@@ -26,7 +26,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from benchmarks.measuring import CPU, Out, Times, interleaved, quartiles, run
 from benchmarks.results import RESULTS
-from benchmarks.throughput import SBX, SideBySide, flops, multiply
+from benchmarks.throughput import SBX, SideBySide, Threaded, flops, multiply
 from era_rl.runs.settings import Setting
 from era_rl.sb3 import (
     A2CERA,
@@ -63,19 +63,25 @@ STEP, UPDATE = "env_step", "update"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family(SideBySide):
+class Blocks(Threaded):
+    """Sizes of the blocks in which a class trains."""
+
+    steps: Annotated[int, Setting("steps a block, off-policy", low=1)] = 20
+    rollout: Annotated[int, Setting("steps a block, on-policy; PPO's n_steps", low=64)] = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(SideBySide, Blocks):
     """What is measured, and with which sizes."""
 
     algorithms: Annotated[tuple[Name, ...], Setting("algorithms")] = tuple(  # type: ignore[assignment]
         name for name in HOSTS if name not in DISCRETE
     )
     blocks: Annotated[int, Setting("blocks of each algorithm", low=2)] = 15
-    steps: Annotated[int, Setting("steps a block, off-policy", low=1)] = 20
-    rollout: Annotated[int, Setting("steps a block, on-policy; PPO's n_steps", low=64)] = 512
     out: Out = RESULTS / "throughput" / "family" / "cpu-threads1.json"
 
 
-def arguments(host: Any, settings: Family, own_networks: bool = False) -> dict[str, Any]:
+def arguments(host: Any, settings: Blocks, own_networks: bool = False) -> dict[str, Any]:
     """Return the arguments of a host and of what takes its place, which SBX understands too."""
     networks = {} if own_networks else {"net_arch": [settings.width, settings.width]}
     given: dict[str, Any] = {"policy_kwargs": networks}
@@ -85,7 +91,7 @@ def arguments(host: Any, settings: Family, own_networks: bool = False) -> dict[s
     return given | ({} if host is A2C else {"n_steps": settings.rollout})
 
 
-def build(algorithm: Any, policy: str, settings: Family, given: dict[str, Any]) -> Any:
+def build(algorithm: Any, policy: str, settings: Blocks, given: dict[str, Any]) -> Any:
     """Return an algorithm, silent, that has been trained for a few steps."""
     env: Any = settings.env
     if issubclass(algorithm, MaskablePPO):
@@ -96,7 +102,7 @@ def build(algorithm: Any, policy: str, settings: Family, given: dict[str, Any]) 
     return model.learn(settings.rollout if on_policy else settings.steps)
 
 
-def models(name: str, settings: Family, built: Mapping[str, Any]) -> dict[str, Any]:
+def models(name: str, settings: Blocks, built: Mapping[str, Any]) -> dict[str, Any]:
     """Return a class, eager and, if it can be, compiled, and its host unless built, by their names."""
     era, host, same = HOSTS[name]
     given = arguments(host, settings, own_networks=not same)

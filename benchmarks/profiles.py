@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.family import HOSTS, Family, models
+from benchmarks.family import HOSTS, Blocks, models
 from benchmarks.measuring import Out, run
 from benchmarks.results import RESULTS
 from benchmarks.torchrl.speed import Speed, updates
@@ -30,7 +30,7 @@ TORCHRL = "TorchRL, "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile(Family):
+class Profile(Blocks):
     """What is profiled, and with which sizes."""
 
     what: Annotated[
@@ -39,6 +39,7 @@ class Profile(Family):
     ] = (
         "SACERA, compiled",
         "CrossQERA, compiled",
+        "XQCERA, compiled",
         "PPOERA",
         "A2CERA",
         "A2CERA, compiled",
@@ -53,7 +54,8 @@ def block(name: str, settings: Profile) -> tuple[Callable[[], Any], int]:
     """Return a call that trains for a block, and its number of steps."""
     if name.startswith(TORCHRL):
         calls = updates(Speed(steps=settings.steps, width=settings.width))
-        return calls[name.removeprefix(TORCHRL), "step"], settings.steps
+        if (key := (name.removeprefix(TORCHRL), "step")) in calls:
+            return calls[key], settings.steps
     for family in HOSTS:
         built = models(family, settings, {}) if name.startswith(family) else {}
         if name in built:
@@ -61,7 +63,8 @@ def block(name: str, settings: Profile) -> tuple[Callable[[], Any], int]:
             steps = settings.rollout if on_policy else settings.steps
             return partial(built[name].learn, steps, reset_num_timesteps=False), steps
     raise SettingsError(
-        f"what={name!r} must be a name of benchmarks.family's or of torchrl.speed's"
+        f"what={name!r} must be one of {', '.join(HOSTS)}, with ', compiled' or without, their hosts, "
+        "'TorchRL, ERA' or 'TorchRL, stock'"
     )
 
 

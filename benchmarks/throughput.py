@@ -52,18 +52,28 @@ PRODUCTS = "products"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SideBySide(Training):
-    """Settings of measurements beside SBX."""
+class Threaded(Training):
+    """Settings of measurements by threads."""
 
     threads: Annotated[int, Setting("threads of torch", low=1)] = 1
     device: Annotated[str, Setting("device of torch")] = "cpu"
+
+    def take_cores(self) -> None:
+        """Have torch take the threads."""
+        torch.set_num_threads(self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide(Threaded):
+    """Settings of measurements beside SBX."""
+
     sbx: Annotated[Path | None, Setting("interpreter of an environment with SBX")] = None
 
     def take_cores(self) -> None:
         """Have torch take the threads, on as many cores beside SBX: XLA starts a thread a core."""
         if self.sbx is not None:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: self.threads])
-        torch.set_num_threads(self.threads)
+        super().take_cores()
 
 
 @dataclass(frozen=True, kw_only=True)
