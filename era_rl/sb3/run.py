@@ -38,6 +38,7 @@ from era_rl.sb3.run_checkpoint import (
 )
 from era_rl.sb3.run_parts import RunParts
 from era_rl.sb3.run_settings import named_classes
+from era_rl.sb3.update import trains
 
 # arguments that runs of earlier versions did not record
 ADDED = frozenset(["eval_envs", "monitor", "settings"])
@@ -218,11 +219,20 @@ class Run(RunParts):
             env = self.make_env(n_envs, statistics=statistics, monitor=folder)
             held.callback(_close, env)
             if saved is None:
-                return self.model(env), found
+                model = self.model(env)
+                self._check_trains(model)
+                return model, found
         model = algorithm_class(self.algo).load(saved.model, env=env, device=self.device)
         # from the same seed the run would meet again the episodes and the noise that it began with
         model.set_random_seed(_seed_after(self.seed, model.num_timesteps))
         return model, found
+
+    def _check_trains(self, model: BaseAlgorithm) -> None:
+        if isinstance(model, OffPolicyAlgorithm) and not trains(model, self.total_steps):
+            raise SettingsError(
+                f"learning_starts={model.learning_starts} must be below steps={self.total_steps}: no "
+                "step would be trained on"
+            )
 
     def _learn(
         self,

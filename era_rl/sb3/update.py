@@ -1,5 +1,6 @@
 """What trains the off-policy algorithms: steps along gradients, eager, compiled or captured."""
 
+import math
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
@@ -137,6 +138,17 @@ def _running(network: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in network.named_buffers() if "running_" in name]
 
 
+def trains(model: Any, total_timesteps: int) -> bool:
+    """Return whether an off-policy model of no steps gets beyond ``learning_starts``, or may.
+
+    Where rollouts are of episodes nothing tells how many steps they have.
+    """
+    if model.train_freq.unit == TrainFrequencyUnit.EPISODE:
+        return True
+    rollout = model.train_freq.frequency * model.n_envs
+    return math.ceil(total_timesteps / rollout) * rollout > model.learning_starts
+
+
 class OffPolicyERAMixin(ObservingMixin, LearnedDeltaMixin):
     """What is an argument of an off-policy algorithm beside the options."""
 
@@ -209,6 +221,23 @@ class ReplayTrainingMixin(CompilingMixin, OffPolicyERAMixin):
             raise ValueError(
                 f"batch_size={size} must be at least 2: the networks normalise by the batch's variance"
             )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        # without a reset, the steps of several calls add up
+        if reset_num_timesteps and not trains(self, total_timesteps):
+            warnings.warn(
+                f"learning_starts={self.learning_starts} is not below total_timesteps="  # type: ignore[attr-defined]
+                f"{total_timesteps}: actions are random until then, and nothing is trained",
+                stacklevel=3,
+            )
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def _planned_calls(self, total_timesteps: int) -> int:
         if self.gradient_steps < 0:

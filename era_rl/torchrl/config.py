@@ -1,5 +1,6 @@
 """Every setting of a training run: what the command line fills in."""
 
+import math
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,12 @@ class SACConfig(Config):
             raise SettingsError(
                 f"batch_size={self.batch_size} must be at least 2: the networks normalise by the"
                 " batch's variance"
+            )
+        iterations = math.ceil(self.steps / self.steps_per_iteration)
+        if iterations * self.steps_per_iteration < self.learning_starts:
+            raise SettingsError(
+                f"learning_starts={self.learning_starts} must be at most steps={self.steps}: no step"
+                " would be trained on"
             )
 
     @property

@@ -1,6 +1,7 @@
 """Errors of SACERA's constructor name the argument, its value and what is allowed."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,24 @@ def test_the_monitor_refuses_a_stock_algorithm() -> None:
 def test_the_monitor_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         EntropyMonitor(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("steps", "n_envs", "trains"), [(20, 1, False), (21, 1, True), (19, 3, True)]
+)
+def test_training_that_ends_before_it_begins_is_said(steps: int, n_envs: int, trains: bool) -> None:
+    """SB3 trains from the step after learning_starts on; three environments are at step 21 by then."""
+    model: Any = small("SACERA", n_envs=n_envs)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.learn(steps)
+    assert (model._n_updates > 0) == trains
+    texts = [str(each.message) for each in said]
+    assert (
+        any(f"learning_starts=20 is not below total_timesteps={steps}" in t for t in texts)
+        != trains
+    )
+    assert model.learn(5, reset_num_timesteps=False)  # adds up: no error of what would be a warning
 
 
 @pytest.mark.parametrize("name", FAMILY)

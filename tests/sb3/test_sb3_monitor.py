@@ -304,7 +304,7 @@ def test_warns_once_of_an_entropy_that_never_leaves_the_floor(
 ) -> None:
     model = _with_entropy(monkeypatch, lambda n: torch.full((n,), -1.0), slack=0.3)
     with pytest.warns(UserWarning, match="at the floor on every visited state") as warned:
-        model.learn(100, callback=EntropyMonitor(5))
+        model.learn(100, callback=EntropyMonitor(5), reset_num_timesteps=False)
     assert len(warned) == 1
     assert "target_entropy" in str(warned[0].message)
 
@@ -326,7 +326,7 @@ def test_warns_once_of_nan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     model = _with_entropy(monkeypatch, lambda n: torch.tensor([0.0] * (n - 1) + [torch.nan]))
     monitor = EntropyMonitor(10, tmp_path / "entropy.csv")
     with pytest.warns(UserWarning, match="NaN on a visited state") as warned:
-        model.learn(40, callback=monitor)
+        model.learn(40, callback=monitor, reset_num_timesteps=False)
     assert np.isnan([monitor.minimum, monitor.margin]).all()
     assert len(warned) == 1
     assert "at step 10" in str(warned[0].message)

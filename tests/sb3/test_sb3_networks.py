@@ -100,12 +100,12 @@ def test_normalisers_are_part_of_an_exported_policy(name: str, tmp_path: Path) -
 def test_warns_where_both_scale_rewards() -> None:
     make = lambda **kwargs: VecNormalize(make_vec_env(TargetEnv, 1, seed=0), **kwargs)  # noqa: E731
     with pytest.warns(UserWarning, match="and XQCERA both scale rewards"):
-        model_of("XQCERA", make()).learn(1)
+        model_of("XQCERA", make()).learn(1, reset_num_timesteps=False)
     monitor = EntropyMonitor(check_freq=10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model_of("XQCERA", make(norm_reward=False)).learn(60, callback=monitor)
-        model_of("SACERA", make(norm_obs=False)).learn(1)
+        model_of("SACERA", make(norm_obs=False)).learn(1, reset_num_timesteps=False)
     assert monitor.margin >= 0.0
 
 

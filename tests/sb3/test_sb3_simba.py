@@ -144,11 +144,11 @@ def test_dict_observations_and_hindsight(name: str) -> None:
 def test_warns_where_both_normalise(name: str) -> None:
     env = VecNormalize(make_vec_env(lambda: TargetEnv(), 1, seed=0))
     with pytest.warns(UserWarning, match="both normalise observations"):
-        simba(name, env).learn(1)
+        simba(name, env).learn(1, reset_num_timesteps=False)
     model = simba(name, env, policy_kwargs={"normalize_obs": False})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.learn(1)
+        model.learn(1, reset_num_timesteps=False)
     assert norm(model).count == 0
 
 

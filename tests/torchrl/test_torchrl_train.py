@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
 
 def test_the_command_prints_the_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = "sac --env Toy-v0 --seeds 2 -n 20 --hidden 8 --eval-episodes 1"
+    arguments = "sac --env Toy-v0 --seeds 2 -n 20 --learning-starts 20 --hidden 8 --eval-episodes 1"
     assert main([*arguments.split(), "--out", str(tmp_path)]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["steps"] == 20
@@ -45,6 +45,7 @@ def test_a_preset_and_options_of_networks_are_read(tmp_path: Path) -> None:
         ),
         (["sac", "--target-entropy", "9"], "target_entropy=9"),
         (["sac", "--network", "batchnorm", "--batch-size", "1"], "batch_size=1 must be at least 2"),
+        (["sac", "-n", "999"], "learning_starts=1000 must be at most steps=999"),
         (["sac", "--nats-per-dim", "0", "9"], "target_entropy=9"),
         (["sac", "--nats-per-dim", "0", "1", "2"], "end_fraction=2.0 must be in (0, 1]"),
         (["sac", "--delta", "0.1"], "delta=0.1 needs floor"),
@@ -67,6 +68,7 @@ def test_a_preset_and_options_of_networks_are_read(tmp_path: Path) -> None:
             "hidden",
             "infeasible",
             "batch-of-one",
+            "nothing-trained",
             "infeasible-end",
             "no-schedule",
             "delta",

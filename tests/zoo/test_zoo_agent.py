@@ -133,7 +133,8 @@ def test_evaluate_counts_episodes_that_reach_the_bar(
     """The rewards of the stand-in are within -1 and 3, its episodes have 20 steps."""
     run = ["--algo", "sac_era", "--env", "humanoid_bench/h1-walk-v0", "-f", str(tmp_path)]
     short = ["-n", "6", "--eval-freq", "-1", "--verbose", "0"]
-    assert cli.main(["train", *run, *short, "--params", "policy_kwargs.net_arch=[4]"]) == 0
+    params = ["--params", "policy_kwargs.net_arch=[4]", "learning_starts=5"]
+    assert cli.main(["train", *run, *short, *params]) == 0
     monkeypatch.setattr("humanoid_bench.env.Task.success_bar", bar)
     assert cli.main(["evaluate", *run, "--episodes", "3"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"success (return of at least {bar}): {rate}"
@@ -319,7 +320,8 @@ def test_a_task_of_dm_control_is_filmed_without_a_display(tmp_path):
     """In a process of its own, in which nothing has chosen an OpenGL driver before."""
     run = ["--algo", "sac_era", "--env", "dm_control/walker-walk-v0", "-f", str(tmp_path)]
     short = ["-n", "20", "--eval-freq", "-1", "--verbose", "0"]
-    assert cli.main(["train", *run, *short, "--params", "policy_kwargs.net_arch=[8]"]) == 0
+    params = ["--params", "policy_kwargs.net_arch=[8]", "learning_starts=19"]
+    assert cli.main(["train", *run, *short, *params]) == 0
     code = "import sys; from era_rl.zoo.cli import main; sys.exit(main())"
     film = ["record-video", *run, "-n", "12", "-o", str(tmp_path)]
     environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}

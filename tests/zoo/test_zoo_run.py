@@ -103,6 +103,10 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
     run = replace(RUN, settings={**SETTINGS, "env_kwargs": {"foo": 1}})
     with pytest.raises(SettingsError, match=r"sac_era on Pendulum-v1: .*'foo'"):
         run.train(tmp_path / "new")
+    with pytest.raises(
+        SettingsError, match="learning_starts=5 must be below steps=5: no step would"
+    ):
+        replace(RUN, steps=5).train(tmp_path / "new")
     assert not any(tmp_path.iterdir())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()

@@ -43,7 +43,7 @@ def test_tune_searches_and_reports(algo, tmp_path, capsys):
     assert settings["env_kwargs"] == {"max_episode_steps": 20}
     *_, command = shown.splitlines()
     train = shlex.split(command.partition(": era-zoo ")[2])
-    assert cli.main([*train, "-f", str(tmp_path), "-n", "4", "--eval-freq", "0"]) == 0
+    assert cli.main([*train, "-f", str(tmp_path), "-n", "31", "--eval-freq", "0"]) == 0
 
 
 def diverging(monkeypatch: pytest.MonkeyPatch, trials: int) -> None:
