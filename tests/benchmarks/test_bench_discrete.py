@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bench_tiny import tiny
+from resuming import loaded_to_go_on
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -94,17 +95,7 @@ def test_resumed_training_of_the_plain_one_equals_uninterrupted(tmp_path: Path) 
     model = small(DiscreteSAC, **REPLAY).learn(40)
     assert math.isnan(model.policy.target_entropy)
     assert model.actor.log_alpha.item() != 0.0
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
-    env, states = copy.deepcopy(model.get_env()), (np.random.get_state(), torch.get_rng_state())
-    model.learn(20, reset_num_timesteps=False)
-    resumed: Any = DiscreteSAC.load(tmp_path / "model", env=env, force_reset=False, device="cpu")
-    resumed.load_replay_buffer(tmp_path / "buffer")
-    np.random.set_state(states[0])
-    torch.set_rng_state(states[1])
-    resumed.learn(20, reset_num_timesteps=False)
-    for name, value in model.policy.state_dict().items():
-        assert torch.equal(value, resumed.policy.state_dict()[name]), name
+    loaded_to_go_on(model, tmp_path, 20)
 
 
 @ALL

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from resuming import loaded_to_go_on
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
@@ -178,24 +179,14 @@ def test_resumed_training_equals_uninterrupted_training(
     """Weights, coefficient, moments of Adam and scale of rewards; no floor; acts in every way."""
     model = small(kind, **options).learn(40)
     assert math.isnan(model.policy.target_entropy)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
-    env, states = copy.deepcopy(model.get_env()), (np.random.get_state(), torch.get_rng_state())
-    model.learn(20, reset_num_timesteps=False)
-    resumed = kind.load(tmp_path / "model", env=env, force_reset=False, device="cpu")
-    resumed.load_replay_buffer(tmp_path / "buffer")
-    np.random.set_state(states[0])
-    torch.set_rng_state(states[1])
-    resumed.learn(20, reset_num_timesteps=False)
-    for name, value in model.policy.state_dict().items():
-        assert torch.equal(value, resumed.policy.state_dict()[name]), name
+    resumed = loaded_to_go_on(model, tmp_path, 20)
     for part in ("actor", "critic"):
         ours, theirs = (getattr(m, part).optimizer.state_dict() for m in (model, resumed))
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0)
     assert model.reward_scale().item() == resumed.reward_scale().item()
     acted = returns_by_action(model, lambda: make_vec_env(Target, 1, seed=0), 1)
     assert set(acted) == set(WAYS)
-    assert np.isfinite(evaluate_policy(model, env, 1)[0])
+    assert np.isfinite(evaluate_policy(model, resumed.get_env(), 1)[0])
 
 
 def test_exploration_has_the_price_of_a_floor_or_the_coefficient(tmp_path: Path) -> None:

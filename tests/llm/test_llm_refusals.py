@@ -106,8 +106,18 @@ def test_split_sequences_that_only_the_launcher_knows_of_are_refused(
         trainer(Launched, GRPOERAConfig(**options(tmp_path)))
 
 
-def test_another_kernel_of_trl_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", object())
+@pytest.mark.parametrize(
+    ("owner", "name", "other"),
+    [
+        (trl.trainer.utils, "_ChunkedLogProbFunction", object()),
+        (fused_head.ChunkedLogProbFunction, "forward", staticmethod(lambda ctx, hidden: hidden)),
+    ],
+    ids=["kernel", "signature"],
+)
+def test_another_kernel_of_trl_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, other: Any
+) -> None:
+    monkeypatch.setattr(owner, name, other)
     with pytest.raises(RuntimeError, match="computes log-probabilities in another way"):
         trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)))
 
@@ -118,16 +128,6 @@ def test_a_trainer_without_the_overridden_methods_is_refused(
 ) -> None:
     monkeypatch.delattr(trl.GRPOTrainer, name)
     with pytest.raises(RuntimeError, match=f"lacks {name}, which ERA overrides"):
-        trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)))
-
-
-def test_a_changed_kernel_signature_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        fused_head.ChunkedLogProbFunction, "forward", staticmethod(lambda ctx, hidden: hidden)
-    )
-    with pytest.raises(RuntimeError, match="computes log-probabilities in another way"):
         trainer(GRPOERATrainer, GRPOERAConfig(**options(tmp_path)))
 
 

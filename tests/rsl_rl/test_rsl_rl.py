@@ -1,7 +1,5 @@
 """rsl_rl's own runner with the floor's distribution: densities, learning, the floor, files, exports."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +154,3 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
     """ValueError naming argument, value and range, at construction."""
     with pytest.raises(ValueError, match=message):
         ERADistribution(2, **arguments)
-
-
-def test_the_adapter_loads_no_other_host() -> None:
-    """era_rl.rsl_rl imports rsl_rl and core, not Stable-Baselines3 or gymnasium."""
-    code = "import sys, era_rl.rsl_rl; sys.stdout.write(' '.join(sys.modules))"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    loaded = set(result.stdout.split())
-    assert "rsl_rl.modules.distribution" in loaded
-    assert not loaded & {"stable_baselines3", "gymnasium", "era_rl.sb3", "torchrl"}

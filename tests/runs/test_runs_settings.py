@@ -220,14 +220,3 @@ def test_a_command_whose_output_nobody_reads_ends_without_a_word() -> None:
     )
     os.close(writing)
     assert (result.returncode, result.stderr) == (1, "")
-
-
-def test_runs_needs_torch_alone() -> None:
-    """Importing era_rl.runs loads neither SB3, gymnasium, tensordict nor YAML."""
-    modules = "settings, era_rl.runs.command, era_rl.runs.folder, era_rl.runs.record"
-    code = f"import sys, era_rl.runs.{modules}; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    found = set(loaded.stdout.split())
-    assert not found & {"stable_baselines3", "gymnasium", "tensordict", "torchrl", "yaml"}

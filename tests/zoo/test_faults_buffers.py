@@ -18,6 +18,12 @@ from era_rl.sb3.buffers import DeviceReplayBuffer
 from era_rl.sb3.run_checkpoint import restore_buffer, save_checkpoint
 
 
+def model(kind: Any) -> SACERA:
+    options = {"learning_starts": 100, "policy_kwargs": {"net_arch": [4]}, "buffer_size": 50}
+    env = make_vec_env("Pendulum-v1", seed=0)
+    return SACERA("MlpPolicy", env, replay_buffer_class=kind, **options)
+
+
 # SB3 warns of the last trajectory, which is cut off on purpose
 @pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer")
 def test_her_infos_come_back_without_pickle(tmp_path: Path) -> None:
@@ -54,13 +60,7 @@ def test_her_infos_come_back_without_pickle(tmp_path: Path) -> None:
 
 def test_a_buffer_on_the_device_comes_back(tmp_path: Path) -> None:
     """With the rows used, and no others."""
-
-    def model() -> SACERA:
-        options = {"learning_starts": 100, "policy_kwargs": {"net_arch": [4]}, "buffer_size": 50}
-        env = make_vec_env("Pendulum-v1", seed=0)
-        return SACERA("MlpPolicy", env, replay_buffer_class=DeviceReplayBuffer, **options)
-
-    old, new = model().learn(30), model()
+    old, new = model(DeviceReplayBuffer).learn(30), model(DeviceReplayBuffer)
     save_checkpoint(old, tmp_path / "Pendulum-v1")
     restore_buffer(new, tmp_path / "checkpoint-30")
     assert (new.replay_buffer.pos, new.replay_buffer.size()) == (30, 30)
@@ -98,13 +98,7 @@ class PrioritisedBuffer(ReplayBuffer):
 
 def test_a_prioritised_buffer_comes_back_whole(tmp_path: Path) -> None:
     """Every attribute of the restored buffer equals that of the saved one."""
-
-    def model() -> SACERA:
-        options = {"learning_starts": 100, "policy_kwargs": {"net_arch": [4]}, "buffer_size": 50}
-        env = make_vec_env("Pendulum-v1", seed=0)
-        return SACERA("MlpPolicy", env, replay_buffer_class=PrioritisedBuffer, **options)
-
-    old, new = model().learn(20), model()
+    old, new = model(PrioritisedBuffer).learn(20), model(PrioritisedBuffer)
     save_checkpoint(old, tmp_path / "Pendulum-v1")
     restore_buffer(new, tmp_path / "checkpoint-20")
     before, after = vars(old.replay_buffer), vars(new.replay_buffer)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3.common.env_util import make_vec_env
-from zoo_runs import SMALL, episode_lengths, evaluated_at, train
+from zoo_runs import SMALL, episode_lengths, evaluated_at, killed_after, train
 
 from era_rl.runs.folder import (
     FolderError,
@@ -33,23 +33,10 @@ NAMES = ["--algo", "sac_era", "--env", "Pendulum-v1"]
 RUN = Path("sac_era", "Pendulum-v1_1")
 
 
-class Killed(BaseException):
-    """Ends a run at once, as a signal would."""
-
-
-def stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 45) -> Path:
+def stopped_run(folder: Path, steps: int = 45, error: BaseException | None = None) -> Path:
     """Return the folder of a run of 60 steps, evaluated every 10, that ended at one of them."""
-    calls, step = iter(range(steps + steps // 10 * 40)), PendulumEnv.step
-
-    def counting(self: Any, action: Any) -> Any:
-        if next(calls, None) is None:
-            raise Killed
-        return step(self, action)
-
-    monkeypatch.setattr(PendulumEnv, "step", counting)
-    with pytest.raises(Killed):
+    with killed_after(steps + steps // 10 * 40, error):
         train(folder, "sac_era", 60)
-    monkeypatch.undo()
     return folder / RUN
 
 
@@ -158,9 +145,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = stopped_run(tmp_path, monkeypatch)
+    run = stopped_run(tmp_path)
     newer = shutil.copytree(run / "checkpoint-40", run / "checkpoint-50")
     _damage(newer / "replay_buffer.npz", "truncated")
     assert cli.main(["train", "--resume", str(run)]) == 0
@@ -171,10 +158,8 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     assert not checkpoints(run)
 
 
-def test_a_run_killed_before_its_second_checkpoint_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = stopped_run(tmp_path, monkeypatch, steps=15)
+def test_a_run_killed_before_its_second_checkpoint_goes_on(tmp_path: Path) -> None:
+    run = stopped_run(tmp_path, steps=15)
     assert [path.name for path in checkpoints(run)] == ["checkpoint-0"]
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert episode_lengths(run) == [20, 20, 20]
@@ -191,9 +176,9 @@ def test_a_checkpoint_takes_the_place_of_a_damaged_one_of_the_same_step(tmp_path
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = stopped_run(tmp_path, monkeypatch)
+    run = stopped_run(tmp_path)
     _damage(run / "checkpoint-40" / "model.zip", "changed")
     assert cli.main(["train", "--resume", str(run)]) == 2
     assert "has no checkpoint to go on from: begin a new run" in capsys.readouterr().err
@@ -284,9 +269,9 @@ def test_a_run_that_ends_with_networks_that_are_not_finite_keeps_its_checkpoint(
 
 
 def test_a_run_that_is_worked_on_is_not_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = stopped_run(tmp_path, monkeypatch)
+    run = stopped_run(tmp_path)
     logs = sorted(path.name for path in run.rglob("*"))
     with locked(run):
         assert cli.main(["train", "--resume", str(run)]) == 2
@@ -322,23 +307,11 @@ def test_a_device_that_is_absent_is_a_line(
     ]
 
 
-def test_an_environment_that_raises_leaves_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_environment_that_raises_leaves_the_checkpoint(tmp_path: Path) -> None:
     """The error is the environment's own."""
-    calls, step = iter(range(45 + 4 * 40)), PendulumEnv.step
-
-    def failing(self: Any, action: Any) -> Any:
-        if next(calls, None) is None:
-            raise ZeroDivisionError("in the environment")
-        return step(self, action)
-
-    monkeypatch.setattr(PendulumEnv, "step", failing)
-    with pytest.raises(ZeroDivisionError, match="in the environment"):
-        train(tmp_path, "sac_era", 60)
-    monkeypatch.undo()
-    assert cli.main(["train", "--resume", str(tmp_path / RUN)]) == 0
-    assert episode_lengths(tmp_path / RUN) == [20, 20, 20]
+    run = stopped_run(tmp_path, error=ZeroDivisionError("in the environment"))
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert episode_lengths(run) == [20, 20, 20]
 
 
 def test_an_environment_process_that_dies_is_named(

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from zoo_runs import episode_lengths, evaluated_at, logged_at, train
+from zoo_runs import Killed, episode_lengths, evaluated_at, killed_after, logged_at, train
 
 from era_rl.runs.folder import checkpoints
 from era_rl.sb3 import SACERA, run_checkpoint
@@ -24,31 +23,6 @@ from era_rl.sb3 import run as runs
 from era_rl.sb3.run_callbacks import Evaluation
 from era_rl.sb3.run_checkpoint import CheckpointCallback, restore_buffer, save_checkpoint
 from era_rl.zoo import cli, commands
-
-
-class Killed(BaseException):
-    """Ends a run at once, as a signal would."""
-
-
-@pytest.fixture
-def kill_after(monkeypatch):
-    """Kill the process' run after so many steps of its training environment."""
-
-    def arm(steps: int) -> None:
-        counted = 0
-        step = PendulumEnv.step
-
-        def counting(self, action):
-            nonlocal counted
-            counted += 1
-            if counted > steps:
-                raise Killed
-            return step(self, action)
-
-        monkeypatch.setattr(PendulumEnv, "step", counting)
-
-    yield arm
-    monkeypatch.undo()
 
 
 def evaluations(run: Path) -> np.ndarray:
@@ -63,7 +37,7 @@ def steps_of(run: Path) -> int:
 
 # An evaluation, every 10 steps, takes two episodes of 20 steps.
 @pytest.mark.parametrize(
-    ("algo", "total", "killed_after", "saved_at"),
+    ("algo", "total", "steps", "saved_at"),
     [
         ("sac_era", 80, 63 + 6 * 40, 60),
         ("ppo_era", 80, 48 + 4 * 40, 40),
@@ -71,15 +45,13 @@ def steps_of(run: Path) -> int:
     ],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
-    algo, total, killed_after, saved_at, tmp_path, monkeypatch, kill_after
+    algo, total, steps, saved_at, tmp_path, monkeypatch
 ):
     assert train(tmp_path / "whole", algo, total) == 0
     whole = tmp_path / "whole" / algo / "Pendulum-v1_1"
     run = tmp_path / "killed" / algo / "Pendulum-v1_1"
-    kill_after(killed_after)
-    with pytest.raises(Killed):
+    with killed_after(steps):
         train(tmp_path / "killed", algo, total)
-    monkeypatch.undo()
     (saved,) = checkpoints(run)
     assert saved.name == f"checkpoint-{saved_at}"
     assert not (run / "Pendulum-v1.zip").exists()
@@ -109,16 +81,12 @@ def test_a_resumed_run_knows_its_best_evaluation(tmp_path):
     assert callback.evaluations_results == results.tolist()
 
 
-def test_killed_twice_from_one_checkpoint(tmp_path, monkeypatch, kill_after):
+def test_killed_twice_from_one_checkpoint(tmp_path):
     run = tmp_path / "sac_era" / "Pendulum-v1_1"
-    kill_after(45 + 4 * 40)
-    with pytest.raises(Killed):
+    with killed_after(45 + 4 * 40):
         train(tmp_path, "sac_era", 60)
-    monkeypatch.undo()
-    kill_after(12)
-    with pytest.raises(Killed):
+    with killed_after(12):
         cli.main(["train", "--resume", str(run)])
-    monkeypatch.undo()
     assert [path.name for path in checkpoints(run)] == ["checkpoint-40"]
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert steps_of(run) == 60

@@ -1,8 +1,13 @@
 """Small runs of era-zoo that the tests share, and what their folders say."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3.common.monitor import load_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,6 +27,27 @@ def train(folder: Path, algo: str, steps: int) -> int:
     every = ["--eval-freq", "10", "--eval-episodes", "2", "--save-freq", "20", "--verbose", "0"]
     env = ["--env-kwargs", "max_episode_steps=20"]
     return cli.main(["train", *names, *every, *env, "--params", *SMALL[algo]])
+
+
+class Killed(BaseException):
+    """Ends a run at once, as a signal would."""
+
+
+@contextmanager
+def killed_after(steps: int, error: BaseException | None = None) -> Iterator[None]:
+    """Have Pendulum raise an error after so many steps, which ends what is run in the block."""
+    error, left, step = error or Killed(), iter(range(steps)), PendulumEnv.step
+
+    def counting(self: Any, action: Any) -> Any:
+        if next(left, None) is None:
+            raise error
+        return step(self, action)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PendulumEnv, "step", counting)
+        with pytest.raises(type(error)) as caught:
+            yield
+    assert caught.value is error
 
 
 def episode_lengths(run: Path) -> list[int]:
