@@ -10,10 +10,11 @@ import ast
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from griffe import Attribute, Class, ExprSubscript, ExprTuple, Extension, GriffeLoader, Object
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return _OUTSIDE.sub(named, markdown)
 
 
-class Docstrings(Extension):
+class Docstrings(griffe.Extension):
     """Turns Sphinx's roles into links, ``::`` before a block into ``:``, and fields into parameters."""
 
     def __init__(self) -> None:
@@ -64,25 +65,25 @@ class Docstrings(Extension):
         paths = [path for page in pages for path in _PUBLIC.findall(page.read_text())]
         self.paths = {path.rpartition(".")[2]: path for path in paths}
 
-    def on_object(self, *, obj: Object, loader: GriffeLoader, **kwargs: Any) -> None:
+    def on_object(self, *, obj: griffe.Object, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
         """Rewrite the docstring of an object (griffe's hook)."""
         if obj.docstring is not None:
             text = _ROLE.sub(self._link, obj.docstring.value)
             obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
 
-    def on_attribute_instance(self, *, node: Any, attr: Attribute, **kwargs: Any) -> None:
-        """Keep what a field says of itself, and leave its type (griffe's hook)."""
-        about = _about(node)
-        if about is not None:
-            attr.extra["about"]["text"] = about
-            annotation = attr.annotation
-            if isinstance(annotation, ExprSubscript) and isinstance(annotation.slice, ExprTuple):
-                attr.annotation = annotation.slice.elements[0]
-
-    def on_class(self, *, cls: Class, loader: GriffeLoader, **kwargs: Any) -> None:
-        """List the fields of a dataclass in its docstring (griffe's hook)."""
-        texts = {name: attr.extra["about"].get("text") for name, attr in cls.attributes.items()}
-        lines = [f"    {name}: {text}" for name, text in texts.items() if text]
+    def on_class_members(self, *, node: Any, cls: griffe.Class, **kwargs: Any) -> None:
+        """List what fields say of themselves in the docstring; their types stay (griffe's hook)."""
+        names = cls.module.attributes
+        lines = []
+        for field in node.body:
+            match field:
+                case ast.AnnAssign(ast.Name(name), annotation, value):
+                    about = _about(annotation, names) or _about(value, names)
+                    if about is not None:
+                        lines.append(f"    {name}: {about}")
+                        cls.attributes[name].annotation = _kind(
+                            cls.attributes[name].annotation, names
+                        )
         if lines and cls.docstring is not None:
             text, raises, errors = cls.docstring.value.partition("Raises:")
             listed = "\n".join(["Args:", *lines])
@@ -94,20 +95,25 @@ class Docstrings(Extension):
         return f"`{match[1]}`" if path is None else f"[`{name}`][{path}]"
 
 
-def _about(node: Any) -> str | None:
-    """Return the text in ``Annotated[type, text]``, or in the metadata "help" of a field."""
+def _about(node: ast.AST | None, names: Mapping[str, griffe.Attribute]) -> str | None:
+    """Return the text in ``Annotated[type, Setting(text, ...)]`` or ``option(text, ...)``."""
     match node:
-        case ast.AnnAssign(
-            annotation=ast.Subscript(
-                value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[_, ast.Constant(value=text)])
+        case ast.Name(name) if name in names:
+            return _about(ast.parse(str(names[name].value), mode="eval").body, names)
+        case ast.Subscript(
+            ast.Name("Annotated"), ast.Tuple([_, ast.Call(_, [text, *_])])
+        ) | ast.Call(ast.Name("option"), [text, *_]):
+            return ast.literal_eval(
+                str(names[text.id].value) if isinstance(text, ast.Name) else text
             )
-        ):
-            return text
-        case ast.AnnAssign(value=ast.Call(keywords=keywords)):
-            for keyword in keywords:
-                match keyword:
-                    case ast.keyword(
-                        arg="metadata", value=ast.Dict(values=[ast.Constant(value=text)])
-                    ):
-                        return text
     return None
+
+
+def _kind(annotation: Any, names: Mapping[str, griffe.Attribute]) -> Any:
+    """Return the type in ``Annotated[type, ...]``, or in what a name of a type stands for."""
+    name = str(annotation)
+    annotation = names[name].value if name in names else annotation
+    match annotation:
+        case griffe.ExprSubscript(slice=griffe.ExprTuple(elements=[kind, griffe.ExprCall()])):
+            return kind
+    return annotation

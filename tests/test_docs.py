@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import dataclasses
 import json
 import logging
 import os
@@ -17,9 +18,12 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
+import griffe
 import pytest
 from mkdocs.config import load_config
 from mkdocs.structure.files import File, Files
+
+from era_rl.runs.settings import fields_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 ROOT = DOCS.parent
@@ -221,18 +225,29 @@ def test_figures_outside_the_documentation_are_taken_along(
     assert f"![curve](../{figure})" in shown
 
 
+def _settings(path: str) -> dict[str, str]:
+    return {field.name: field.setting.about for field in fields_of(resolve_name(path))}
+
+
+def _options(path: str) -> dict[str, str]:
+    return {field.name: field.metadata["help"] for field in dataclasses.fields(resolve_name(path))}
+
+
 @pytest.mark.parametrize(
-    ("field", "about"),
+    ("path", "fields"),
     [
-        ("seeds: Annotated[int, 'agents'] = 1", "agents"),
-        ("era_k: float = field(default=2.0, metadata={'help': 'Factor.'})", "Factor."),
-        ("head: Head = field(default=None)", None),
-        ("action_dim: int", None),
+        ("era_rl.torchrl.config.Config", _settings),
+        ("era_vision.config.Config", _settings),
+        ("era_llm.options.ERAOptions", _options),
     ],
-    ids=["annotated", "metadata", "field", "plain"],
 )
-def test_fields_say_what_they_are(hooks: Any, field: str, about: str | None) -> None:
-    assert hooks._about(ast.parse(field).body[0]) == about
+def test_reference_lists_what_fields_say(hooks: Any, path: str, fields: Any) -> None:
+    shown = griffe.load(
+        path, search_paths=[ROOT], extensions=griffe.load_extensions(hooks.Docstrings())
+    )
+    assert shown.docstring is not None
+    listed = re.findall(r"^    (\w+): (.+)$", shown.docstring.value, re.MULTILINE)
+    assert fields(path).items() <= dict(listed).items()
 
 
 def _page(uri: str) -> Any:
