@@ -4,9 +4,17 @@ import copy
 
 import pytest
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor, nn
-from torchrl_helpers import GAMMA, TARGET, advantages, after_adam, clipped_objective, sac_losses
+from torchrl_helpers import (
+    GAMMA,
+    TARGET,
+    advantages,
+    after_adam,
+    clipped_objective,
+    sac_losses,
+    transitions,
+)
 
 from era_rl.torchrl.config import PPOConfig, SACConfig
 from era_rl.torchrl.envs import make_env
@@ -24,6 +32,7 @@ pytestmark = [
 AGENTS = 2
 # its actions are in [-1, 1]
 ENV = "MountainCarContinuous-v0"
+SIZES = {"observations": 2, "actions": 1}
 COMMON = {
     "env": ENV,
     "seeds": AGENTS,
@@ -65,25 +74,6 @@ def _value(params: TensorDictBase, name: str) -> Tensor:
     return value
 
 
-def _transitions(*shape: int) -> TensorDict:
-    ended = torch.rand(*shape, 1)
-    return TensorDict(
-        {
-            "observation": torch.randn(*shape, 2),
-            "action": torch.rand(*shape, 1) * 2 - 1,
-            "noise": torch.rand(*shape, 1),
-            "next": {
-                "observation": torch.randn(*shape, 2),
-                "noise": torch.rand(*shape, 1),
-                "reward": torch.randn(*shape, 1),
-                "done": ended < 0.6,
-                "terminated": ended < 0.3,
-            },
-        },
-        shape,
-    )
-
-
 def test_a_sac_update_is_adam_on_both_losses_and_moves_the_targets_by_tau() -> None:
     tau, decay = 0.1, 0.3
     config = SACConfig(**COMMON, tau=tau, critic_weight_decay=decay)
@@ -91,7 +81,7 @@ def test_a_sac_update_is_adam_on_both_losses_and_moves_the_targets_by_tau() -> N
     for value in learner.params[TARGET_CRITIC].values(True, True):
         value.add_(0.1 * torch.randn_like(value))
     before = learner.params[TARGET_CRITIC].clone()
-    critic, batch = learner.loss.qvalue_network.module, _transitions(AGENTS, 8)
+    critic, batch = learner.loss.qvalue_network.module, transitions(AGENTS, 8, **SIZES)
     actors = _actors(learner)
     critics = [_copies(critic, params) for params in learner.params[CRITIC]]
     targets = [_copies(critic, params) for params in before]
@@ -116,7 +106,7 @@ def _ppo(**settings: float) -> tuple[PPOLearner, TensorDictBase, Tensor, Tensor]
     config = PPOConfig(**COMMON, **settings)
     learner = PPOLearner(config, make_env(ENV))
     learner.policy.normalize.update(3.0 + 2.0 * torch.randn(AGENTS, 100, 2))
-    data = _transitions(AGENTS, 2, 5)
+    data = transitions(AGENTS, 2, 5, **SIZES)
     data["action_log_prob"] = torch.randn(AGENTS, 2, 5)
     for time in (data, data["next"]):
         time["normalised"] = learner.policy.normalize(time["observation"].flatten(1, 2)).view(

@@ -11,7 +11,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MLP, ValueOperator
 from torchrl.objectives import ClipPPOLoss, SoftUpdate
 from torchrl.objectives.value import GAE
-from torchrl_helpers import GAMMA, TARGET, clipped_objective, sac_losses
+from torchrl_helpers import GAMMA, TARGET, clipped_objective, sac_losses, transitions
 
 from era_rl.core import PolicyOptions
 from era_rl.torchrl import DeltaLoss, ERAActor, SACERALoss, raw_dim
@@ -33,21 +33,7 @@ def _critic() -> ValueOperator:
 
 
 def _batch(n: int = 8) -> TensorDict:
-    return TensorDict(
-        {
-            "observation": torch.randn(n, 3),
-            "action": torch.rand(n, 2) * 2 - 1,
-            "noise": torch.rand(n, 2),
-            "next": {
-                "observation": torch.randn(n, 3),
-                "noise": torch.rand(n, 2),
-                "reward": torch.randn(n, 1),
-                "done": torch.rand(n, 1) < 0.5,
-                "terminated": torch.rand(n, 1) < 0.5,
-            },
-        },
-        [n],
-    )
+    return transitions(n, observations=3, actions=2)
 
 
 def _copy(network: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from era_rl.core import truncated_normal_era, truncated_normal_sample
@@ -11,6 +11,26 @@ from era_rl.core import truncated_normal_era, truncated_normal_sample
 GAMMA, TARGET = 0.9, -1.5
 
 Network = Callable[[Tensor], Tensor]
+
+
+def transitions(*shape: int, observations: int, actions: int) -> TensorDict:
+    """Return made-up transitions, with the noise of the losses' samples."""
+    ended = torch.rand(*shape, 1)
+    return TensorDict(
+        {
+            "observation": torch.randn(*shape, observations),
+            "action": torch.rand(*shape, actions) * 2 - 1,
+            "noise": torch.rand(*shape, actions),
+            "next": {
+                "observation": torch.randn(*shape, observations),
+                "noise": torch.rand(*shape, actions),
+                "reward": torch.randn(*shape, 1),
+                "done": ended < 0.6,
+                "terminated": ended < 0.3,
+            },
+        },
+        shape,
+    )
 
 
 def frozen(network: nn.Module) -> Network:
