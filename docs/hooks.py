@@ -81,9 +81,9 @@ class Docstrings(griffe.Extension):
                     about = _about(annotation, names) or _about(value, names)
                     if about is not None:
                         lines.append(f"    {name}: {about}")
-                        cls.attributes[name].annotation = _kind(
-                            cls.attributes[name].annotation, names
-                        )
+                        attribute = cls.attributes[name]
+                        attribute.annotation = _kind(attribute.annotation, names)
+                        attribute.value = _default(attribute.value)
         if lines and cls.docstring is not None:
             text, raises, errors = cls.docstring.value.partition("Raises:")
             listed = "\n".join(["Args:", *lines])
@@ -117,3 +117,15 @@ def _kind(annotation: Any, names: Mapping[str, griffe.Attribute]) -> Any:
         case griffe.ExprSubscript(slice=griffe.ExprTuple(elements=[kind, griffe.ExprCall()])):
             return kind
     return annotation
+
+
+def _default(value: Any) -> Any:
+    """Return the default in ``option(text, default=...)``, None where there is none, or the value."""
+    match value:
+        case griffe.ExprCall(function=griffe.ExprName(name="option"), arguments=given):
+            named = {
+                each.name: each.value for each in given if isinstance(each, griffe.ExprKeyword)
+            }
+            factory = named.get("default_factory")
+            return named.get("default", getattr(factory, "body", factory))
+    return value

@@ -242,12 +242,29 @@ def _options(path: str) -> dict[str, str]:
     ],
 )
 def test_reference_lists_what_fields_say(hooks: Any, path: str, fields: Any) -> None:
-    shown = griffe.load(
-        path, search_paths=[ROOT], extensions=griffe.load_extensions(hooks.Docstrings())
-    )
+    shown = _shown(hooks, path)
     assert shown.docstring is not None
     listed = re.findall(r"^    (\w+): (.+)$", shown.docstring.value, re.MULTILINE)
     assert fields(path).items() <= dict(listed).items()
+
+
+def test_reference_lists_the_defaults_of_options(hooks: Any) -> None:
+    """Not the calls that make them."""
+    attributes = _shown(hooks, "era_llm.data.DataArguments").attributes
+    fields = dataclasses.fields(resolve_name("era_llm.data.DataArguments"))
+    for field in fields:
+        shown, default = attributes[field.name].value, field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if default is dataclasses.MISSING:
+            assert shown is None
+        else:
+            assert ast.literal_eval(str(shown)) == default
+
+
+def _shown(hooks: Any, path: str) -> Any:
+    extensions = griffe.load_extensions(hooks.Docstrings())
+    return griffe.load(path, search_paths=[ROOT], extensions=extensions)
 
 
 def _page(uri: str) -> Any:
