@@ -55,6 +55,14 @@ def make_collector(config: Config, policy: StackedPolicy) -> BaseCollector:
     return Collector(envs[0], policy, **common)
 
 
+def shut_down(collector: BaseCollector) -> None:
+    """End a collector and what sends weights to its processes."""
+    collector.shutdown()
+    # left to the end of the interpreter, what has sent none starts a thread there, for which it waits
+    for scheme in (collector._weight_sync_schemes or {}).values():
+        scheme.shutdown()
+
+
 class Trainer:
     """One run of stacked agents, from its settings to its log and checkpoint; a context manager.
 
@@ -91,12 +99,14 @@ class Trainer:
             config.threads, config.rows * max(p.numel() for p in leaves(self.learner.params))
         )
         self.checkpoints = 0
+        self.ended = torch.zeros(2, config.seeds)
         if saved is not None:
             self.learner.load_state_dict(saved["learner"])
             self.checkpoints = saved["checkpoints"]
+            self.ended = saved.get("ended", self.ended)  # files of before have none
         self.saved_at = self.learner.steps
         self.collector = make_collector(config, self.learner.policy)
-        held.callback(self.collector.shutdown)
+        held.callback(shut_down, self.collector)
         self.batches = iter(self.collector)  # kept: a collector ends with its iterator
         files.cut_rows(config.out / LOG, self.learner.steps)
         self.log = held.enter_context((config.out / LOG).open("a", newline=""))
@@ -120,14 +130,14 @@ class Trainer:
             data = agents_first(next(self.batches), self.config.seeds)
             refuse_nonfinite(data)
             self.learner.follow_schedule()
-            metrics = {**self.learner.learn(data), **episode_returns(data)}
+            metrics = self.learner.learn(data)
+            self.ended = self.ended + episodes_ended(data)
             if self.config.collectors:
                 self.collector.update_policy_weights_()
-            if self._due(self.config.log_freq, before):
-                rate = (self.learner.steps - begun_at) / (time.monotonic() - started)
-                metrics["steps_per_second"] = torch.full((self.config.seeds,), rate)
-                self._log({**metrics, **self.learner.entropies()})
             is_last = self.learner.steps >= self.config.steps
+            if is_last or self._due(self.config.log_freq, before):
+                rate = (self.learner.steps - begun_at) / (time.monotonic() - started)
+                self._log({**metrics, **self._since_last_log(rate), **self.learner.entropies()})
             # before the checkpoint: what was logged before it is logged once
             returns = (
                 self.evaluate() if is_last or self._due(self.config.eval_freq, before) else None
@@ -156,6 +166,12 @@ class Trainer:
 
     __exit__ = close
 
+    def _since_last_log(self, rate: float) -> dict[str, Tensor]:
+        """Return each agent's mean return over the episodes since the last log line, and the rate."""
+        total, number = self.ended
+        self.ended = torch.zeros_like(self.ended)
+        return {"episode_return": total / number, "steps_per_second": torch.full_like(total, rate)}
+
     def _due(self, freq: int, before: int) -> bool:
         """Whether a multiple of ``freq`` lies after ``before`` and not after now."""
         return freq > 0 and self.learner.steps // freq > before // freq
@@ -175,6 +191,7 @@ class Trainer:
         self.checkpoints += 1
         config = plain({"algorithm": type(self.config).__name__, **asdict(self.config)})
         state = {"learner": learner.state_dict(), "checkpoints": self.checkpoints}
+        state["ended"] = self.ended
         with files.new_checkpoint(self.config.out, learner.steps) as folder:
             files.save_state(folder / STATE, {"config": config, **state})
         self.saved_at = learner.steps
@@ -224,11 +241,11 @@ def agents_first(data: TensorDictBase, agents: int) -> TensorDictBase:
     return split.transpose(0, 1).flatten(1, 2)
 
 
-def episode_returns(data: TensorDictBase) -> dict[str, Tensor]:
-    """Return each agent's mean return over the episodes that ended in a batch, NaN without any."""
+def episodes_ended(data: TensorDictBase) -> Tensor:
+    """Return each agent's sum of returns of the episodes that ended in a batch, and their number."""
     done = data["next", "done"]
     total = torch.where(done, data["next", "episode_reward"], 0.0).flatten(1).sum(1)
-    return {"episode_return": total / done.flatten(1).sum(1)}
+    return torch.stack([total, done.flatten(1).sum(1)])
 
 
 @torch.no_grad()

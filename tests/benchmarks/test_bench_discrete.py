@@ -153,7 +153,7 @@ def test_a_suite_of_discrete_actions_is_run_and_reported(
             "pole: {env: CartPole-v1, range: [0, 9]}",
         ),
         ("seeds: [0, 1]", "seeds: [0]"),
-        ("steps: 300\nevaluate_every: 100", "steps: 60\nevaluate_every: 60"),
+        ("steps: 300\nevaluate_every: 100", "steps: 120\nevaluate_every: 120"),
         ("sac: {algo: sac,", "sac: {algo: ppo, class: 'stable_baselines3:DQN',"),
         ("{algo: sac_era, nats_per_dim: -0.5, about", f"{{algo: discrete_sac_era, {params}"),
     )

@@ -100,7 +100,7 @@ def test_a_device_that_is_absent_ends_a_run_before_it_begins(tmp_path: Path) -> 
     assert not run.result(tmp_path / "results").exists()
 
 
-SMALL = "algo: sac_era, params: {learning_starts: 10000, policy_kwargs: {net_arch: [8]}}"
+SMALL = "algo: sac_era, params: {learning_starts: 299, policy_kwargs: {net_arch: [8]}}"
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_done(tmp_path: Path) -> None:

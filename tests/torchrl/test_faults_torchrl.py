@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torchrl.collectors import BaseCollector
 from toy import Toy
 from toy_runs import PPO
 
@@ -19,6 +20,7 @@ from era_rl.runs.folder import checkpoints, locked, read_state
 from era_rl.torchrl.config import Config, SACConfig
 from era_rl.torchrl.learner import ACTOR
 from era_rl.torchrl.sac import CRITIC, SACLearner
+from era_rl.torchrl.stacked import StackedPolicy
 from era_rl.torchrl.train import main
 from era_rl.torchrl.trainer import LOG, STATE, Trainer, episode_rollouts, make_collector
 
@@ -61,6 +63,24 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="has no whole checkpoint of this version"):
             Trainer(replace(SAC, resume=True, out=tmp_path))
+
+
+def test_what_sends_weights_ends_with_the_trainer(tmp_path: Path) -> None:
+    """TorchRL leaves it to the interpreter's end, where of a run that had ended it waited for ever."""
+    ended: list[str] = []
+
+    class Scheme:
+        def shutdown(self) -> None:
+            ended.append("policy")
+
+    def make(config: Config, policy: StackedPolicy) -> BaseCollector:
+        assert hasattr(BaseCollector, "_weight_sync_schemes")
+        collector = make_collector(config, policy)
+        collector._weight_sync_schemes = {"policy": Scheme()}
+        return collector
+
+    Trainer(replace(SAC, out=tmp_path), make).close()
+    assert ended == ["policy"]
 
 
 def test_a_folder_is_held_from_the_start_to_the_close(tmp_path: Path) -> None:
@@ -143,7 +163,7 @@ def test_networks_that_are_not_finite_leave_the_checkpoint_before(
 
 
 @pytest.mark.parametrize(
-    "config", [replace(SAC, learning_starts=99), SAC, PPO], ids=["random", "sac", "ppo"]
+    "config", [replace(SAC, learning_starts=99, steps=99), SAC, PPO], ids=["random", "sac", "ppo"]
 )
 @pytest.mark.parametrize("fault", ["observations", "rewards"])
 def test_what_is_not_finite_is_refused_before_it_is_trained_on(

@@ -16,7 +16,7 @@ from toy_runs import PPO, SAC
 from era_rl.envs.wrappers import RandomStream, derived_seed
 from era_rl.torchrl.config import Config
 from era_rl.torchrl.learner import ACTOR
-from era_rl.torchrl.trainer import EVALUATION, LOG, Trainer, episode_returns
+from era_rl.torchrl.trainer import EVALUATION, LOG, Trainer, episodes_ended
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No target network updater"),
@@ -105,9 +105,30 @@ def test_the_logged_return_is_the_mean_over_the_episodes_that_ended() -> None:
     ended = torch.tensor([[[0, 1, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 0]]]).bool().unsqueeze(-1)
     sums = torch.tensor([[[1.0, 3.0, 2.0], [1.0, 4.0, 8.0]]]).expand(2, 2, 3).unsqueeze(-1)
     data = TensorDict({"next": {"done": ended, "episode_reward": sums}}, [2, 2, 3])
-    expected = torch.tensor([5.5, math.nan])
-    found = episode_returns(data)["episode_return"]
-    torch.testing.assert_close(found, expected, equal_nan=True, atol=0.0, rtol=0.0)
+    assert episodes_ended(data).tolist() == [[11.0, 0.0], [2.0, 0.0]]
+
+
+def test_returns_are_those_of_all_episodes_since_the_last_log_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an interrupted run too; at the last step there is a line, whatever log_freq is."""
+    values = iter([1.0, 2.0, 3.0, 4.0, math.nan, 5.0, 6.0, 7.0])
+
+    def ended(_: TensorDict) -> torch.Tensor:
+        if math.isnan(value := next(values)):
+            raise KeyboardInterrupt
+        return torch.tensor([[value], [1.0]])
+
+    monkeypatch.setattr("era_rl.torchrl.trainer.episodes_ended", ended)
+    config = replace(SAC, steps=14, log_freq=10, save_freq=8, out=tmp_path)  # two an iteration
+    with pytest.raises(KeyboardInterrupt), Trainer(config) as trainer:
+        trainer.run()
+    with Trainer(replace(config, resume=True)) as trainer:
+        trainer.run()
+    with (tmp_path / LOG).open() as file:
+        rows = [row for row in csv.DictReader(file) if row["name"] == "episode_return"]
+    found = [(int(row["step"]), float(row["value"])) for row in rows]
+    assert found == [(10, 3.0), (14, 6.5)]
 
 
 def test_each_agents_metrics_are_logged_with_their_names(
