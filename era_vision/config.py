@@ -99,7 +99,9 @@ class Config(Settings):
     device: Annotated[
         str, Setting("torch device, auto for CUDA where there is one", free=True, was="cpu")
     ] = "auto"
-    seed: Annotated[int, Setting("seed of weights, order and augmentation")] = 0
+    seed: Annotated[
+        int, Setting("seed of weights, order and augmentation", low=0, high=2**32 - 1)
+    ] = 0
     out: Annotated[
         str, Setting("folder for checkpoints, metrics.csv and TensorBoard", free=True)
     ] = "runs/vision"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from era_rl.runs.folder import in_one_piece
 from era_vision.augment import Normalise
 
 
@@ -29,6 +30,7 @@ def export_model(model: nn.Module, path: str | Path, *, image_size: int) -> None
 
     Raises:
         ValueError: If the suffix is neither .pt2 nor .onnx, or onnxscript is missing for the latter.
+        OSError: If the file cannot be written.
     """
     suffix = Path(path).suffix
     if suffix not in (".pt2", ".onnx"):
@@ -37,8 +39,12 @@ def export_model(model: nn.Module, path: str | Path, *, image_size: int) -> None
         raise ValueError(f"path={str(path)!r} needs the extra export: pip install 'era-rl[export]'")
     example = (torch.zeros(2, 3, image_size, image_size),)
     shapes = ({0: torch.export.Dim("batch")},)
-    if suffix == ".onnx":
-        options: Any = {"dynamo": True, "verbose": False, "external_data": False}
-        torch.onnx.export(model, example, path, dynamic_shapes=shapes, **options)
-    else:
-        torch.export.save(torch.export.export(model, example, dynamic_shapes=shapes), path)
+    with in_one_piece(Path(path)) as part:
+        part.touch()  # what cannot be written is an error before the work
+        if suffix == ".onnx":
+            options: Any = {"dynamo": True, "verbose": False, "external_data": False}
+            torch.onnx.export(model, example, part, dynamic_shapes=shapes, **options)
+            return
+        program = torch.export.export(model, example, dynamic_shapes=shapes)
+        with part.open("wb") as file:
+            torch.export.save(program, file)

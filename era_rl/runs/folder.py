@@ -1,7 +1,6 @@
 """A run's folder: one process has it, files are written in one piece, checkpoints have checksums."""
 
 import json
-import pickle
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -120,7 +119,9 @@ def read_state(path: Path, needed: Collection[str], writer: str) -> dict[str, An
         raise FileNotFoundError(f"checkpoint={str(path)!r} {what}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what is no pickle is IndexError, KeyError, ValueError and more
         raise ValueError(
             f"checkpoint={str(path)!r} is truncated or no checkpoint: without it, a run begins anew"
         ) from error

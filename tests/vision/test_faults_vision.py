@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_not_resumed(config: Config) -> None:
     last = Path(config.out) / "last.pt"
     Trainer(replace(config, epochs=1)).fit()
     content = last.read_bytes()
-    for damaged in (b"", content[: len(content) // 2], b"PK\x03\x04"):
+    for damaged in (b"", content[: len(content) // 2], b"PK\x03\x04", b"epoch,loss\n"):
         last.write_bytes(damaged)
         with pytest.raises(
             ValueError, match=r"last\.pt' is truncated or no checkpoint: without it"
@@ -138,13 +138,14 @@ def test_a_damaged_recipe_is_named(content: bytes, tmp_path: Path) -> None:
     [
         ({"epochs": "many"}, r"epochs='many' must be a whole number"),
         ({"epochs": True}, "epochs=True must be a whole number"),
+        ({"seed": -1}, r"seed=-1 must be a whole number in \[0, 4294967295\]"),
         ({"lr": "1e-3"}, r"lr='1e-3' must be a number of at least 0"),
         ({"image_size": 8.5}, "image_size=8.5 must be a whole number of at least 1 or none"),
         ({"flip": 1}, "flip=1 must be true or false"),
         ({"data": None}, "data=None must be a text"),
         ({"method": ["lambert"]}, r"method=\('lambert',\) must be one of"),
     ],
-    ids=["text", "bool", "yaml-float", "fraction", "int", "null", "list"],
+    ids=["text", "bool", "seed", "yaml-float", "fraction", "int", "null", "list"],
 )
 def test_settings_of_another_type_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

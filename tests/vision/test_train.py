@@ -86,6 +86,16 @@ def test_export_gives_the_same_logits(digits, tmp_path, suffix, raw, capsys):
     torch.testing.assert_close(actual, expected.detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_an_export_that_cannot_be_written_is_a_line_before_the_work(
+    digits, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(torch.export, "export", None)
+    assert main(["export", str(digits / "best.pt"), str(tmp_path / "file" / "m.pt2")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "file") in line
+
+
 def test_an_export_without_its_packages_is_a_line(digits, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("era_vision.export.find_spec", lambda name: None)
     assert main(["export", str(digits / "best.pt"), str(tmp_path / "m.onnx")]) == 2
