@@ -116,7 +116,7 @@ class Settings:
         saved = {now.get(name, name): value for name, value in saved.items()}
         defaults = {field.name: field.default for field in known}
         free = {field.name for field in known if field.setting.free}
-        changed = differences({**defaults, **saved}, {**asdict(self), **facts}, free)
+        changed = differences({**defaults, **saved}, {**facts, **asdict(self)}, free)
         if changed:
             listed = ", ".join(changed)
             raise SettingsError(f"cannot resume {str(where)!r} with other settings ({listed})")

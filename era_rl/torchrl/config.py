@@ -179,7 +179,9 @@ class PPOConfig(Config):
     minibatches: Annotated[int, Setting("updates a pass", low=1)] = 32
     lmbda: Annotated[float, Setting("of the advantage estimate", low=0.0, high=1.0)] = 0.95
     clip: Annotated[float, Setting("range of the probability ratio", low=0.0, high=1.0)] = 0.2
-    max_grad_norm: Annotated[float, Setting("largest gradient norm of an agent", low=0.0)] = 0.5
+    max_grad_norm: Annotated[
+        float, Setting("largest gradient norm of an agent; 0: any", low=0.0)
+    ] = 0.5
     normalize_observations: Normalize = True
 
     @property

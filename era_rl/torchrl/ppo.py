@@ -44,8 +44,8 @@ class PPOLearner(Learner):
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         params = leaves(self.params)
         optimizer = torch.optim.Adam(params, eps=1e-5, **self._adam_kwargs())
-        max_norm = self.config.max_grad_norm
-        optimizer.register_step_pre_hook(lambda *_: clip_agent_norms(params, max_norm))
+        if max_norm := self.config.max_grad_norm:
+            optimizer.register_step_pre_hook(lambda *_: clip_agent_norms(params, max_norm))
         return [optimizer]
 
     def learn(self, data: TensorDictBase) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The learners' updates of stacked agents, against the algorithms written out for each agent."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -136,8 +137,11 @@ def test_ppos_advantages_are_a_plain_loop_over_each_environments_steps() -> None
             torch.testing.assert_close(batch["advantage"][place], expected)
 
 
-def test_a_ppo_update_is_adam_on_the_clipped_objective_with_gradients_of_bounded_norm() -> None:
-    clip, max_norm = 0.15, 0.02
+@pytest.mark.parametrize("max_norm", [0.02, 0.0], ids=["clipped", "not clipped"])
+def test_a_ppo_update_is_adam_on_the_clipped_objective_with_gradients_of_bounded_norm(
+    max_norm: float,
+) -> None:
+    clip = 0.15
     learner, data, *_ = _ppo(clip=clip, max_grad_norm=max_norm)
     batch = learner._with_advantages(data).flatten(1, 2)
     actors = _actors(learner)
@@ -152,7 +156,7 @@ def test_a_ppo_update_is_adam_on_the_clipped_objective_with_gradients_of_bounded
         torch.testing.assert_close(metrics["loss_critic"][index], error)
         (objective + error).backward()
         parameters = [*actor.parameters(), *critic.parameters()]
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
         assert norm > 2.0 * max_norm
     _assert_after_adam(learner.params[ACTOR], actors, lr=0.01, eps=1e-5)
     _assert_after_adam(learner.params[VALUE], critics, lr=0.01, eps=1e-5)
