@@ -208,8 +208,8 @@ class GradientStep:
             if module.training is not mode:  # setting it takes several times as long as looking
                 module.training = mode
         gradients, loss, beside, statistics = self.gradients(*args)
-        if statistics:
-            torch._foreach_copy_(list(self.statistics.values()), list(statistics))
+        for statistic, value in zip(self.statistics.values(), statistics, strict=False):
+            statistic.copy_(value)
         return gradients, loss, beside
 
     def descend(self, gradients: tuple[Tensor | None, ...]) -> None:
