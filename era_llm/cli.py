@@ -10,7 +10,7 @@ from typing import Any
 from yaml import YAMLError
 
 from era_rl.runs.command import Parser, count, exit_status, refuse_old
-from era_rl.runs.folder import write_json
+from era_rl.runs.folder import writable_file, write_json
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,6 +85,8 @@ def _load(options: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]
     from era_llm.data import DataArguments, load_rewards, load_rows
     from era_rl.devices import resolved_device
 
+    if options.out is not None:
+        writable_file(options.out)
     torch.manual_seed(options.seed)
     source = DataArguments(options.data, dataset_split=options.split)
     for name in ("prompt_column", "answer_column", "chat", "system_prompt"):

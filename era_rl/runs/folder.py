@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 from zlib import crc32
 
@@ -66,6 +67,27 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:  # of json, or of a text that is not UTF-8
         raise ValueError(f"{path} is truncated or no JSON ({error}): remove it") from error
+
+
+def writable(folder: Path) -> Path:
+    """Return the folder that ``--out`` names, made if it is not there: asked before what takes time.
+
+    Raises:
+        FolderError: If it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise FolderError(f"--out {folder} must be a writable folder: {error}") from error
+
+
+def writable_file(path: Path) -> None:
+    """Raise FolderError if the file that ``--out`` names cannot be written, or is a folder."""
+    if path.is_dir():
+        raise FolderError(f"--out {path} must be a file: it is a folder")
+    writable(path.parent)
 
 
 @contextmanager

@@ -173,13 +173,15 @@ def close(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; there are: {shown}" if len(names) <= 20 else ""
 
 
-def bounds(low: float, high: float) -> str:
-    """Return a range in words, with a space before them; "" for none."""
+def number_words(whole: bool, low: float, high: float) -> str:
+    """Return what numbers are allowed, in words: of a kind, and in a range without infinity."""
+    kind = "a whole number" if whole else "a number"
     if low > -math.inf and high < math.inf:
-        return f" in [{low:.10g}, {high:.10g}]"
+        return f"{kind} in [{low:.10g}, {high:.10g}]"
+    kind = kind if whole else "a finite number"
     if low > -math.inf:
-        return f" of at least {low:.10g}"
-    return f" of at most {high:.10g}" if high < math.inf else ""
+        return f"{kind} of at least {low:.10g}"
+    return f"{kind} of at most {high:.10g}" if high < math.inf else kind
 
 
 def _members(kind: Any) -> Iterator[Any]:
@@ -218,8 +220,7 @@ def _words(kind: Any, setting: Setting) -> str:
         (element,) = _members(kind)
         return f"a list, each {_words(element, setting)}"
     if kind in (int, float):
-        number = "a whole number" if kind is int else "a number"
-        return number + bounds(setting.low, setting.high)
+        return number_words(kind is int, setting.low, setting.high)
     words = {bool: "true or false", str: "a text", Path: "a path", NoneType: "none"}
     return words.get(kind, "a mapping")
 

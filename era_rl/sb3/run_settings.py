@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn, optim
 
-from era_rl.runs.settings import SettingsError, bounds, check_names
+from era_rl.runs.settings import SettingsError, check_names, number_words
 from era_rl.runs.yaml_files import parse, read_mapping
 from era_rl.sb3.buffers import DeviceReplayBuffer
 
@@ -186,11 +186,12 @@ def _check_number(name: str, value: Any) -> None:
     if name in SCHEDULES and isinstance(value, str) and value.startswith("lin_"):
         number = parse(value.removeprefix("lin_"))
     real = isinstance(number, int | float) and not isinstance(number, bool)
+    real = real and math.isfinite(number)
     whole = name in REAL or (real and number == number // 1)
     if not (real and whole and low <= number <= high):
-        kind = "a number" if name in REAL else "a whole number"
+        allowed = number_words(name not in REAL, low, high)
         or_lin = ', or "lin_" and one' if name in SCHEDULES else ""
-        raise SettingsError(f"{name}={value!r} must be {kind}{bounds(low, high)}{or_lin}")
+        raise SettingsError(f"{name}={value!r} must be {allowed}{or_lin}")
 
 
 def _check_train_freq(value: Any) -> None:

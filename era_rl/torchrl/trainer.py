@@ -4,6 +4,7 @@ import csv
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -100,6 +101,7 @@ class Trainer:
         )
         self.checkpoints = 0
         self.ended = torch.zeros(2, config.seeds)
+        self.whole = False
         if saved is not None:
             self.learner.load_state_dict(saved["learner"])
             self.checkpoints = saved["checkpoints"]
@@ -131,7 +133,8 @@ class Trainer:
             refuse_nonfinite(data)
             self.learner.follow_schedule()
             metrics = self.learner.learn(data)
-            self.ended = self.ended + episodes_ended(data)
+            self.ended = self.ended + (ended := episodes_ended(data))
+            self.whole |= bool(ended[1].any())
             if self.config.collectors:
                 self.collector.update_policy_weights_()
             is_last = self.learner.steps >= self.config.steps
@@ -143,6 +146,8 @@ class Trainer:
                 self.evaluate() if is_last or self._due(self.config.eval_freq, before) else None
             )
             if is_last or self._due(self.config.save_freq, before):
+                if not (self.whole or is_last):
+                    self._warn_of_cut_episodes()
                 self._checkpoint()
         # where none are left to do, the run had ended, and they were logged then
         return self._returns() if returns is None else returns
@@ -176,6 +181,13 @@ class Trainer:
         """Whether a multiple of ``freq`` lies after ``before`` and not after now."""
         return freq > 0 and self.learner.steps // freq > before // freq
 
+    def _warn_of_cut_episodes(self) -> None:
+        warnings.warn(
+            f"save_freq={self.config.save_freq} is shorter than the episodes: none has ended since "
+            "the checkpoint before, and each begins new ones. Take a larger save_freq",
+            stacklevel=3,
+        )
+
     def _begin_episodes(self) -> None:
         self.collector.set_seed(self.checkpoints, static_seed=True)
         self.collector.reset()
@@ -194,7 +206,7 @@ class Trainer:
         state["ended"] = self.ended
         with files.new_checkpoint(self.config.out, learner.steps) as folder:
             files.save_state(folder / STATE, {"config": config, **state})
-        self.saved_at = learner.steps
+        self.saved_at, self.whole = learner.steps, False
         self._begin_episodes()
 
     def _saved(self) -> dict[str, Any] | None:

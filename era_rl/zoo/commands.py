@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryFile
 from textwrap import indent
 from typing import Any
 
@@ -19,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from era_rl.devices import set_threads
 from era_rl.runs.agent import ALGORITHMS
+from era_rl.runs.folder import writable, writable_file
 from era_rl.runs.settings import SettingsError
 from era_rl.runs.yaml_files import override
 from era_rl.sb3.export import export_policy
@@ -83,19 +83,6 @@ def new_folder(out: Path, run: Run) -> Path:
             continue
         except OSError as error:
             raise SettingsError(f"--out {out} must be a writable folder: {error}") from error
-
-
-def writable(folder: Path) -> Path:
-    """Return a folder to write to, which is made if it is not there; SettingsError if it cannot be.
-
-    Asked for before what takes time.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise SettingsError(f"--out {folder} must be a writable folder: {error}") from error
 
 
 def numbers(runs: Path, name: str) -> list[int]:
@@ -174,7 +161,7 @@ def episodes(agent: Evaluate, model: BaseAlgorithm, env: VecEnv) -> tuple[Any, A
 
 def export(agent: Export) -> None:
     """Write the policy as one file for other runtimes, and say how far its actions are off."""
-    writable(agent.out.parent)
+    writable_file(agent.out)
     model, env = load(agent)
     with closing(env):
         difference = export_policy(model, agent.out, stochastic=agent.stochastic)

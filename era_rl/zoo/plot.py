@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from era_rl.runs.folder import writable_file
 from era_rl.runs.settings import SettingsError
 from era_rl.sb3.callbacks import read_table
 from era_rl.sb3.run_checkpoint import ENTROPY
 from era_rl.sb3.run_parts import file_name
 from era_rl.zoo.cli import Plot
-from era_rl.zoo.commands import writable
 
 NAMED = 10
 """Most dimensions that are named in a legend."""
@@ -36,7 +36,7 @@ def plot(args: Plot) -> None:
     formats = figure.canvas.get_supported_filetypes()
     if args.out.suffix[1:] not in formats:
         raise SettingsError(f"--out {args.out} must end in one of .{', .'.join(sorted(formats))}")
-    writable(args.out.parent)
+    writable_file(args.out)
     axes = np.atleast_1d(figure.subplots(1, len(panels)))
     for (env_id, algos), axis in zip(panels, axes, strict=True):
         axis.set(title=env_id, xlabel="steps", ylabel=ylabel)

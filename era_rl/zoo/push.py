@@ -19,14 +19,14 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_sb3 import EnvironmentName, ModelName
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from era_rl.runs.folder import write_json
+from era_rl.runs.folder import writable, write_json
 from era_rl.runs.record import provenance
 from era_rl.runs.settings import SettingsError
 from era_rl.runs.yaml_files import write_mapping
 from era_rl.sb3.export import export_policy
 from era_rl.sb3.run import Run, agent_files
 from era_rl.zoo.cli import Agent, Film, Push
-from era_rl.zoo.commands import episodes, load, record_video, run_folder, writable
+from era_rl.zoo.commands import episodes, load, record_video, run_folder
 
 PACKAGES = ("era-rl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium")
 LOGGED = {

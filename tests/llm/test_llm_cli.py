@@ -50,6 +50,17 @@ def test_eval_command(saved: tuple[str, str], tmp_path: Path) -> None:
     assert {"pass@1", "pass@8"} == {k for k in json.loads(output.read_text()) if "pass" in k}
 
 
+def test_a_result_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for command in ("eval", "calibrate"):
+        below = tmp_path / "file" / "scores.json"
+        for out, why in ((tmp_path, "a file: it is a folder"), (below, "a writable folder")):
+            assert main([command, "--model", "none", "--data", "none", "--out", str(out)]) == 2
+            assert f"must be {why}" in capsys.readouterr().err
+
+
 def test_calibrate_command(
     saved: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,11 @@ WRONG = [
     ("tau", 2, r"tau=2 must be a number in \[0, 1\]"),
     ("tau", "0.5", "tau='0.5' must be a number"),
     ("floor", "exakt", "floor='exakt' must be one of exact, gaussian"),
-    ("delta", float("inf"), "delta=inf must be a number of at least 0 or one of auto or none"),
+    (
+        "delta",
+        float("inf"),
+        "delta=inf must be a finite number of at least 0 or one of auto or none",
+    ),
     ("hidden", [64, 0], r"hidden=\(64, 0\) must be a list, each a whole number of at least 1"),
     ("hidden", 64, "hidden=64 must be a list"),
     ("compile", 1, "compile=1 must be true or false"),

@@ -131,6 +131,13 @@ def test_returns_are_those_of_all_episodes_since_the_last_log_line(
     assert found == [(10, 3.0), (14, 6.5)]
 
 
+def test_checkpoints_that_let_no_episode_end_are_warned_of(tmp_path: Path) -> None:
+    """Each begins new episodes, here of 200 steps."""
+    config = replace(SAC, env="Pendulum-v1", steps=40, save_freq=20, out=tmp_path)
+    with Trainer(config) as trainer, pytest.warns(UserWarning, match="save_freq=20 is shorter"):
+        trainer.run()
+
+
 def test_each_agents_metrics_are_logged_with_their_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
