@@ -214,8 +214,8 @@ class Trainer:
         out, found = self.config.out, files.checkpoints(self.config.out)
         if found and not self.config.resume:
             raise files.FolderError(
-                f"out={str(out)!r} holds a checkpoint: go on from it with resume=True, or take"
-                " another folder"
+                f"out={str(out)!r} holds a checkpoint: go on from it with resume=True (--resume),"
+                " or take another folder"
             )
         newest = files.newest_intact(out)
         if newest is None:
