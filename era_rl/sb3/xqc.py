@@ -32,9 +32,9 @@ class CategoricalQ(nn.Module):
         self.body = BatchNormMLP(in_features, widths)
         self.value = CategoricalValue(widths[-1], bins, -bound, bound)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the logits, (batch, bins), at states and actions, (batch, in_features)."""
-        return self.value.logits(self.body(x))
+    def logits(self, x: Tensor, rows: slice) -> Tensor:
+        """Return the logits, (rows, bins), of some rows of states and actions, (batch, in_features)."""
+        return self.value.logits(self.body(x)[rows])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean, (batch, 1), at states and actions, (batch, in_features)."""
@@ -48,12 +48,12 @@ class XQCCritic(ContinuousCritic):
         super().__init__(*args, net_arch=[], **kwargs)
         replace_q_networks(self, lambda q: CategoricalQ(q[0].in_features, net_arch, bins, bound))
 
-    def logits(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Return the logits of each critic, (critics, batch, bins)."""
+    def logits(self, obs: Tensor, actions: Tensor, rows: slice) -> Tensor:
+        """Return each critic's logits, (critics, rows, bins), of some rows; statistics are of all."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(obs, self.features_extractor)
         x = torch.cat([features, actions], dim=1)
-        return torch.stack([q_net.logits(x) for q_net in self.q_networks])  # type: ignore[operator]
+        return torch.stack([q_net.logits(x, rows) for q_net in self.q_networks])  # type: ignore[operator]
 
 
 def xqc_critic_loss(
@@ -67,12 +67,12 @@ def xqc_critic_loss(
     Source: XQC, arXiv 2509.25174; without its entropy term.
     """
     obs = _joined(data.obs, data.next_obs)
-    actions = torch.cat([data.actions, next_actions])
+    actions, size = torch.cat([data.actions, next_actions]), len(next_actions)
     z = critic.q_networks[0].value.z
     with torch.no_grad():
-        following = target_critic.logits(obs, actions).chunk(2, dim=1)[1]
+        following = target_critic.logits(obs, actions, slice(size, None))
         target = project_categorical(least_categorical(following, z), data.targets(z), z)
-    logits = critic.logits(obs, actions).chunk(2, dim=1)[0]
+    logits = critic.logits(obs, actions, slice(size))
     return categorical_loss(logits, target).mean(dim=1).sum()
 
 

@@ -88,7 +88,7 @@ class XQCERALoss(SACERALoss):
         self.make_value_estimator(gamma=gamma)
         # held in __dict__: of these the modes are used, not the parameters
         body, value = deepcopy(qvalue_network.module)
-        critic = nn.Sequential(body, nn.Linear(value.in_features, value.out_features))
+        critic = _Logits(body, nn.Linear(value.in_features, value.out_features))
         acting = deepcopy(actor_network).eval()
         self.__dict__.update(_gamma=gamma, _acting=acting, _critic=critic)
         self.train()
@@ -110,20 +110,28 @@ class XQCERALoss(SACERALoss):
                 after = functional_call(self._acting, _by_name(self.actor_network_params), (after,))
             parts = [torch.cat([tensordict[k], after[k]]) for k in self.qvalue_network.in_keys]
             x = torch.cat(parts, dim=-1)
-            following = self._logits(self.target_qvalue_network_params, x)[:, len(after) :]
+            rows = slice(len(after), None)
+            following = self._logits(self.target_qvalue_network_params, x, rows)
             values = after["reward"] + self._gamma * ~after["terminated"] * z
             target = project_categorical(least_categorical(following, z), values, z)
-        logits = self._logits(self.qvalue_network_params, x)[:, : len(after)]
+        logits = self._logits(self.qvalue_network_params, x, slice(len(after)))
         loss = categorical_loss(logits, target)
         return loss.mean(1).sum(), {"td_error": loss.detach().amax(0)}
 
-    def _logits(self, params: TensorDictBase, x: Tensor) -> Tensor:
-        """Return each critic's logits, (critics, n, bins), at states and actions, (n, features)."""
+    def _logits(self, params: TensorDictBase, x: Tensor, rows: slice) -> Tensor:
+        """Return each critic's logits, (critics, rows, bins), at some rows of x, (n, features)."""
 
         def of_one(params: TensorDictBase) -> Tensor:
-            return functional_call(self._critic, _by_name(params), (x,))
+            return functional_call(self._critic, _by_name(params), (x, rows))
 
         return torch.vmap(of_one)(params["module"])
+
+
+class _Logits(nn.Sequential):
+    """A body, whose batch statistics are those of all rows, and an output layer, of some."""
+
+    def forward(self, input: Tensor, rows: slice) -> Tensor:
+        return self[1](self[0](input)[rows])
 
 
 def _by_name(params: TensorDictBase) -> dict[str, Tensor]:

@@ -57,9 +57,9 @@ def test_the_critics_loss_is_its_definition() -> None:
     )
     z = model.critic.qf0.value.z
     expected = 0.0
-    following = [q.logits(x)[8:].softmax(1) for q in model.critic_target.q_networks]
+    following = [q.logits(x, slice(None))[8:].softmax(1) for q in model.critic_target.q_networks]
     for q_net in model.critic.q_networks:
-        log_q = q_net.logits(x)[:8].log_softmax(1)
+        log_q = q_net.logits(x, slice(None))[:8].log_softmax(1)
         for i in range(8):
             lesser = min((p[i] for p in following), key=lambda p: float(p @ z))
             target = torch.zeros(101, dtype=torch.float64)
