@@ -80,6 +80,8 @@ def _few_classes(fixed: Tensor, finite: Tensor, target: Tensor, aim: Tensor, low
     for _ in range(5 if low.dtype == torch.float64 else 3):
         probs = (beta * fixed).softmax(-1)
         entropy = _summed_entropy(probs).unsqueeze(-1)
+        # steps on a concave function end below the aim, by rounding below the target at times
+        safe = torch.where(entropy >= target, beta, safe)
         weights = probs * finite
         variance = (weights * (finite - weights.sum(-1, keepdim=True))).sum(-1, keepdim=True)
         change = entropy * (entropy / aim).log()

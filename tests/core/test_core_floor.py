@@ -206,6 +206,17 @@ def test_discrete_floor_over_many_rows(num_classes, dtype, method, record) -> No
     _check_discrete(num_classes, dtype, method, rows, record)
 
 
+@pytest.mark.parametrize("num_classes", [3, 10, 64])
+def test_a_floor_near_0_is_met_however_far_a_class_is_ahead(num_classes: int) -> None:
+    """p_max = 1 / (1 + rest) loses digits of the rest, so Newton's last iterate may be below it."""
+    floor = 1e-3 * math.log(num_classes)
+    logits = torch.zeros(20_000, num_classes)
+    logits[:, 0] = torch.linspace(14.0, 7000.0, len(logits))
+    logits[:, -1] = -torch.linspace(0.0, 30.0, 997).repeat(21)[: len(logits)]
+    bounded = CategoricalHead(num_classes, target_entropy=floor, method="temperature")(logits)
+    assert abs(oracle.softmax_entropy(bounded.double().numpy()) - floor).max() <= 1e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("method", ["lambert", "paper", "temperature"])
 def test_gradient_descent_on_the_entropy_stops_at_the_discrete_floor(method, dtype) -> None:
