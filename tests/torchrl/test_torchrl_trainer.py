@@ -106,8 +106,9 @@ def test_evaluations_do_not_change_what_is_learned(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_environments_in_processes_do_not_change_what_is_learned(tmp_path: Path) -> None:
-    params, returns = _run(SAC, tmp_path / "here")
-    apart, apart_returns = _run(replace(SAC, env_processes=True), tmp_path / "apart")
+    config = replace(SAC, env="toy:Toy-v0")  # registered by its module in other processes too
+    params, returns = _run(config, tmp_path / "here")
+    apart, apart_returns = _run(replace(config, env_processes=True), tmp_path / "apart")
     assert _difference(params, apart) == 0.0
     assert torch.equal(returns, apart_returns)
 
