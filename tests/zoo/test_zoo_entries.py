@@ -14,6 +14,8 @@ from era_rl.runs.agent import ALGORITHMS, algorithm_class
 from era_rl.sb3.run_settings import config_path, entry_for, read_config
 from era_rl.zoo import cli
 
+pytestmark = pytest.mark.filterwarnings("ignore:the policy's entropy is:UserWarning")  # Eq. 11's
+
 SUITES = [
     *(f"dm_control/dog-{task}-v0" for task in ("stand", "walk", "trot", "run")),
     *(f"dm_control/humanoid-{task}-v0" for task in ("stand", "walk", "run")),
@@ -82,7 +84,6 @@ DEFAULT = ("sac_era", "sac_era_paper", "fastsac_era", "tqc_era", "ppo_era", "sac
     "algo",
     [pytest.param(a, marks=() if a in DEFAULT else pytest.mark.slow, id=a) for a in ALGORITHMS],
 )
-@pytest.mark.filterwarnings("ignore:the policy's entropy is:UserWarning")  # Eq. 11's
 def test_every_entry_trains(algo, tmp_path, fake_humanoid_bench):
     """On a small environment of its suite; entries that say the same are tried once."""
     tried = []
