@@ -316,6 +316,7 @@ def test_an_environment_that_renders_nothing_is_a_line(logs, tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # imageio's pipes from ffmpeg
 def test_a_task_of_dm_control_is_filmed_without_a_display(tmp_path):
     """In a process of its own, in which nothing has chosen an OpenGL driver before."""
     run = ["--algo", "sac_era", "--env", "dm_control/walker-walk-v0", "-f", str(tmp_path)]
