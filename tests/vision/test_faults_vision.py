@@ -139,7 +139,7 @@ def test_a_damaged_recipe_is_named(content: bytes, tmp_path: Path) -> None:
         ({"epochs": "many"}, r"epochs='many' must be a whole number"),
         ({"epochs": True}, "epochs=True must be a whole number"),
         ({"seed": -1}, r"seed=-1 must be a whole number in \[0, 4294967295\]"),
-        ({"lr": "1e-3"}, r"lr='1e-3' must be a number of at least 0"),
+        ({"lr": "1e-3"}, r"lr='1e-3' must be a finite number of at least 0"),
         ({"image_size": 8.5}, "image_size=8.5 must be a whole number of at least 1 or none"),
         ({"flip": 1}, "flip=1 must be true or false"),
         ({"data": None}, "data=None must be a text"),
