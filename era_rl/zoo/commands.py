@@ -73,16 +73,14 @@ def run_of(source: Train, **arguments: Any) -> tuple[Run, str]:
 
 def new_folder(out: Path, run: Run) -> Path:
     """Make and return the folder of a new run, ``<out>/<algo>/<env>_<number>``."""
-    runs = out / run.algo
+    runs = writable(out / run.algo)
     while True:
         folder = runs / f"{run.name}_{max(numbers(runs, run.name), default=0) + 1}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
         except FileExistsError:  # a run started at the same moment took the number
             continue
-        except OSError as error:
-            raise SettingsError(f"--out {out} must be a writable folder: {error}") from error
 
 
 def numbers(runs: Path, name: str) -> list[int]:
