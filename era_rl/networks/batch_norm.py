@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 EPS, MOMENTUM = 1e-3, 0.01
@@ -37,13 +37,8 @@ class BatchNormMLP(nn.Sequential):
         super().__init__(*layers)
 
 
-def unit_rows(weight: Tensor) -> Tensor:
-    """Return the matrix, (..., out, in), with each row divided by its Euclidean norm."""
-    return F.normalize(weight, dim=-1)
-
-
 class UnitRowAdam(torch.optim.Adam):
-    """Adam that puts :func:`unit_rows` in the place of each matrix, at first and after each step.
+    """Adam that divides each row w of each matrix by its norm |w|, at first and after each step.
 
     The normalisation that follows a matrix makes the norms of its rows meaningless, but as they grow,
     steps turn the rows by less. Vectors, so biases and gains, and Adam's moments stay as they are.
@@ -69,7 +64,7 @@ class UnitRowAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def project(self, group: dict[str, Any]) -> None:
-        """Put :func:`unit_rows` in the place of each matrix of a group that is not frozen."""
+        """Set w = w / |w| for the rows of each matrix of a group that is not frozen."""
         for parameter in group["params"]:
             if parameter.ndim == 2 + self.stacked and parameter.requires_grad:
-                parameter.copy_(unit_rows(parameter))
+                F.normalize(parameter, dim=-1, out=parameter)
