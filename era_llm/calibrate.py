@@ -10,7 +10,7 @@ from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
 from era_llm.data import Reward
-from era_llm.evaluate import Samples, prompt_text, sample, total_reward
+from era_llm.evaluate import Samples, sample, total_reward
 from era_llm.functional import Tokens, top_entropy_mean
 
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -46,7 +46,7 @@ def calibrate(
         raise ValueError(
             f"rows and samples must be at least 1, got {len(rows)} rows, samples={samples}"
         )
-    prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
+    prompts = [row["prompt"] for row in rows]
     drawn = sample(model, tokenizer, prompts, samples, temperature=temperature, **sampling)
     found, totals = [], []
     with scoring(model, temperature):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerState
 
 from era_llm.data import Reward
@@ -91,7 +92,7 @@ def evaluate(
         raise ValueError("rows must hold at least one prompt, got none")
     for k in ks:  # refused before the sampling, not after it
         pass_at_k(samples, 0, k)
-    prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
+    prompts = [row["prompt"] for row in rows]
     drawn = sample(model, tokenizer, prompts, samples, **sampling)
     totals = [total_reward(tokenizer, rows, batch, rewards, weights) for batch in drawn]
     right = (torch.cat(totals).view(len(rows), samples) > 0).sum(-1)
@@ -132,33 +133,36 @@ def _scores(reward: Reward, columns: dict[str, Any]) -> Tensor:
     return torch.tensor([torch.nan if value is None else value for value in values]).float()
 
 
-def prompt_text(tokenizer: Any, prompt: Any) -> str:
-    """Return a prompt as text for `sample`; a conversation goes through the chat template."""
-    if isinstance(prompt, str):
-        return prompt
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    # Tokenizing adds the start token that some templates write out too.
-    return text.removeprefix(tokenizer.bos_token or "")
+def prompt_tokens(tokenizer: Any, prompt: Any) -> Tensor:
+    """Return the tokens of a text or conversation, (time,), as TRL's trainers make them.
+
+    To a conversation none are added, since the chat template writes special tokens out.
+    """
+    is_text = isinstance(prompt, str)
+    if not is_text:
+        prompt = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return torch.tensor(tokenizer(prompt, add_special_tokens=is_text)["input_ids"])
 
 
 @torch.no_grad()
 def sample(
-    model: Any, tokenizer: Any, prompts: Sequence[str], samples: int, max_new_tokens: int = 1024,
+    model: Any, tokenizer: Any, prompts: Sequence[Any], samples: int, max_new_tokens: int = 1024,
     temperature: float = 1.0, batch_size: int = 16,
 ) -> Iterator[Samples]:  # fmt: skip
     """Yield batches of completions, of as many prompts at once as fit.
 
-    Each prompt, a text, gets `samples` completions of at most max_new_tokens tokens, sampled from
-    softmax(z / temperature), whatever the model's generation_config cuts off or penalises.
+    Each prompt, text or conversation, gets `samples` completions of at most max_new_tokens tokens,
+    sampled from softmax(z / temperature), whatever the model's generation_config cuts off or penalises.
     """
     order = [index for index in range(len(prompts)) for _ in range(samples)]
+    tokenized = [prompt_tokens(tokenizer, prompt) for prompt in prompts]
     ends = end_tokens(model, tokenizer)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        texts = [prompts[index] for index in rows]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
-        inputs = inputs.to(model.device)
-        prompt_ids, prompt_mask = inputs["input_ids"], inputs["attention_mask"]
+        given = [tokenized[index] for index in rows]
+        prompt_ids = pad_sequence(given, True, tokenizer.pad_token_id, "left").to(model.device)
+        prompt_mask = pad_sequence([torch.ones_like(ids) for ids in given], True, 0, "left")
+        prompt_mask = prompt_mask.to(model.device)
         tokens = model.eval().generate(
             input_ids=prompt_ids,
             attention_mask=prompt_mask,

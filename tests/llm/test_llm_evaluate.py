@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from benchmarks.llm.toy import toy_perplexity, toy_reward, toy_texts, toy_tokenizer
 from era_llm import rewards
@@ -16,7 +17,7 @@ from era_llm.evaluate import (
     end_tokens,
     evaluate,
     pass_at_k,
-    prompt_text,
+    prompt_tokens,
     sample,
     summarise,
     total_reward,
@@ -168,16 +169,25 @@ def test_summary_averages_over_prompts() -> None:
     )
 
 
-def test_a_conversation_becomes_text_without_a_second_start_token() -> None:
+@pytest.mark.parametrize("adds_start", [False, True])
+def test_prompts_have_the_tokens_that_trl_makes(adds_start: bool) -> None:
+    """A text with the tokenizer's special tokens, a conversation with those of its template alone."""
     tokenizer = toy_tokenizer()
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-        "{% if add_generation_prompt %}={% endif %}"
-    )
+    tokenizer.bos_token = start = "9"
+    start_id: Any = tokenizer.convert_tokens_to_ids(start)
+    if adds_start:
+        processor = TemplateProcessing("9 $A", special_tokens=[(start, start_id)])
+        tokenizer.backend_tokenizer.post_processor = processor
+    text: Any = tokenizer.convert_tokens_to_ids(["2", "0", "="])
+    assert prompt_tokens(tokenizer, "20=").tolist() == [start_id] * adds_start + text
     messages = [{"role": "user", "content": "20"}]
-    assert prompt_text(tokenizer, "20=") == prompt_text(tokenizer, messages) == "20="
-    tokenizer.bos_token = "<pad>"
-    assert prompt_text(tokenizer, messages) == "20="
+    turns = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    for written in ("", "{{ bos_token }}"):
+        tokenizer.chat_template = f"{written}{turns}{{% if add_generation_prompt %}}={{% endif %}}"
+        found = prompt_tokens(tokenizer, messages).tolist()
+        assert found == [start_id] * bool(written) + text
+        chat: Any = tokenizer.apply_chat_template([messages], add_generation_prompt=True)
+        assert chat["input_ids"] == [found]
 
 
 def test_the_toy_language_is_sums_and_its_reward_checks_them() -> None:
