@@ -49,7 +49,8 @@ class Config(Settings):
         str, Setting("resnet8 (narrow, for small images), a torchvision classifier or timm/NAME")
     ] = "resnet8"
     pretrained: Annotated[
-        str | None, Setting("weights such as DEFAULT (timm: a tag); the last layer is new")
+        str | None,
+        Setting("weights such as DEFAULT (timm: a tag), and their normalisation; last layer new"),
     ] = None
     freeze: Annotated[bool, Setting("train the last layer alone (linear probe)")] = False
     stem: Annotated[Stem, Setting("cifar: a 3x3 first layer of stride 1, no pooling")] = "imagenet"

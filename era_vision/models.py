@@ -21,6 +21,9 @@ _AUXILIARY = ("googlenet", "inception_v3")
 _SIZED = {"vit": "image_size", "maxvit": "input_size"}
 """What the models that are made for one size of images call it, by the first word of their names."""
 
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation a channel, of pixels in [0, 1]."""
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return a GroupNorm of up to 8 groups: its result does not depend on the rest of the batch."""
@@ -47,9 +50,7 @@ def build_model(
         ValueError: If the name is unknown or the model does not have what is asked of it.
     """
     options = _options(name, norm, pretrained, image_size)
-    if name == "resnet8":
-        if pretrained:
-            raise ValueError(f"pretrained={pretrained!r}: resnet8 has no pretrained weights")
+    if name == "resnet8" and not pretrained:
         model = resnet8(num_classes, **options)
     elif name.startswith("timm/"):
         model = _timm_model(name, pretrained, image_size, num_classes=num_classes, **options)
@@ -105,6 +106,24 @@ def head_of(config: Config, num_classes: int) -> ERAHead | None:
     return ERAHead(num_classes, config.target_entropy, tau=config.tau, method=config.method)
 
 
+def pretrained_statistics(name: str, pretrained: str) -> Statistics:
+    """Return mean and standard deviation a channel of the pixels, in [0, 1], that weights know.
+
+    Args:
+        name: As of :func:`build_model`.
+        pretrained: Likewise.
+
+    Raises:
+        ValueError: If there are no such weights.
+    """
+    if name.startswith("timm/"):
+        timm = _timm(name)
+        known = timm.get_pretrained_cfg(_timm_name(timm, name, pretrained))
+    else:
+        known = _weights(name, pretrained).transforms()
+    return tuple(known.mean), tuple(known.std)
+
+
 @torch.no_grad()
 def check_fit(model: nn.Module, image_size: int) -> None:
     """Raise ValueError unless a model takes images of a size."""
@@ -133,13 +152,25 @@ def _options(name: str, norm: Norm, pretrained: str | None, size: int | None) ->
 
 
 def _torchvision_model(name: str, pretrained: str | None, classes: int, **rest: Any) -> nn.Module:
+    if pretrained:
+        weights = _weights(name, pretrained)
+        return _new_last_layer(_get_model(name, weights=weights, **rest), classes)
+    _check_name(name)
+    return _get_model(name, num_classes=classes, **rest)
+
+
+def _check_name(name: str) -> None:
     check_names("model", [name], ["resnet8", "timm/NAME", *list_models(torchvision.models)])
-    if not pretrained:
-        return _get_model(name, num_classes=classes, **rest)
+
+
+def _weights(name: str, pretrained: str) -> Any:
+    _check_name(name)
+    if name == "resnet8":
+        raise ValueError(f"pretrained={pretrained!r}: resnet8 has no pretrained weights")
     weights = get_model_weights(name)
     given = pretrained.removeprefix(f"{weights.__name__}.")
     check_names(f"pretrained weights of {name}", [given], weights.__members__)
-    return _new_last_layer(_get_model(name, weights=given, **rest), classes)
+    return weights[given]
 
 
 def _get_model(name: str, make: Any = get_model, **options: Any) -> nn.Module:
@@ -154,15 +185,28 @@ def _get_model(name: str, make: Any = get_model, **options: Any) -> nn.Module:
 
 
 def _timm_model(name: str, pretrained: str | None, size: int | None, **rest: Any) -> nn.Module:
+    timm = _timm(name)
+    full = _timm_name(timm, name, pretrained)
+    if size and getattr(timm.get_pretrained_cfg(full), "fixed_input_size", False):
+        rest["img_size"] = size
+    return _get_model(full, timm.create_model, pretrained=bool(pretrained), **rest)
+
+
+def _timm(name: str) -> Any:
     if find_spec("timm") is None:
         raise ValueError(f"model={name!r} needs the extra timm: pip install 'era-rl[timm]'")
-    timm: Any = import_module("timm")
+    return import_module("timm")
+
+
+def _timm_name(timm: Any, name: str, pretrained: str | None) -> str:
+    """Return timm's name of a model, with the tag of its weights unless they are its default ones."""
     short = name.removeprefix("timm/")
     check_names("model of timm", [short], timm.list_models())
-    if size and getattr(timm.get_pretrained_cfg(short), "fixed_input_size", False):
-        rest["img_size"] = size
-    tag = f".{pretrained}" if pretrained not in (None, "DEFAULT") else ""
-    return _get_model(short + tag, timm.create_model, pretrained=bool(pretrained), **rest)
+    if pretrained:
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{short}.*")]
+        known = ["DEFAULT", *tags] if tags else []
+        check_names(f"pretrained weights of {name}", [pretrained], known)
+    return short if pretrained in (None, "DEFAULT") else f"{short}.{pretrained}"
 
 
 def _use_cifar_stem(model: nn.Module, name: str) -> None:

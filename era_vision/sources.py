@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from era_rl.runs.folder import in_one_piece
 from era_vision.augment import Views, policy_transform
 from era_vision.config import Config
 from era_vision.data import Data, Images
+from era_vision.models import Statistics, pretrained_statistics
 
 _IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -29,19 +31,26 @@ _TRAIN_AND_TEST = ({"train": True}, {"train": False})
 def load_data(config: Config) -> Data:
     """Return the data set that ``config.data`` names, ``config.limit`` images of each part if given.
 
+    It is normalised as pretrained weights were, if there are some, else by its own statistics or
+    ImageNet's, for folders.
+
     Raises:
         ValueError: If the name is unknown or the classes of training and test set differ.
         FileNotFoundError: If it is not on this machine; the message says how to get it.
     """
     if config.data.startswith("imagefolder:"):
         folder = Path(config.data.removeprefix("imagefolder:")).expanduser()
-        return _image_folder(folder, config).limited(config.limit)
-    if config.data not in _IN_MEMORY:
+        data = _image_folder(folder, config)
+    elif config.data in _IN_MEMORY:
+        train, test, classes = _IN_MEMORY[config.data](Path(config.root).expanduser(), config)
+        data = Data(train, test, classes, *_statistics(train.images), train.images.shape[-1])
+    else:
         known = ", ".join((*_IN_MEMORY, "imagefolder:DIR"))
         raise ValueError(f"data={config.data!r} must be one of {known}")
-    train, test, classes = _IN_MEMORY[config.data](Path(config.root).expanduser(), config)
-    mean, std = _statistics(train.images)
-    return Data(train, test, classes, mean, std, train.images.shape[-1]).limited(config.limit)
+    if config.pretrained:
+        mean, std = pretrained_statistics(config.model, config.pretrained)
+        data = replace(data, mean=mean, std=std)
+    return data.limited(config.limit)
 
 
 _Loaded = tuple[Images, Images, tuple[str, ...]]
@@ -157,8 +166,8 @@ def read_image(path: str) -> Image.Image:
     )
 
 
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation a channel, of pixels in [0, 1], for three channels."""
+def _statistics(images: Tensor) -> Statistics:
+    """Return those of images, for three channels."""
     pixels = images[:: max(1, len(images) // 10_000)].transpose(0, 1).flatten(1).float() / 255.0
     mean, std = pixels.mean(1).expand(3), pixels.std(1).clamp_min(1e-3).expand(3)
     return tuple(mean.tolist()), tuple(std.tolist())

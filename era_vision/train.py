@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -314,6 +314,9 @@ class Trainer:
                 f"epochs={self.config.epochs} must be at least the {self.epoch} that"
                 f" {str(self.last)!r} has done"
             )
+        # older runs did not normalise as pretrained weights were
+        self.data = replace(self.data, mean=state["mean"], std=state["std"])
+        self.normalise = Normalise(state["mean"], state["std"]).to(self.device)
         for name, part in self._parts().items():
             part.load_state_dict(state["resume"][name])
         # the rate of this step, which another number of epochs changes

@@ -204,6 +204,25 @@ def test_missing_data_says_how_to_get_it(tmp_path, monkeypatch, data, message):
         load_data(Config(data=data, root=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("model", "pretrained", "mean", "std"),
+    [
+        ("efficientnet_v2_l", "DEFAULT", (0.5,) * 3, (0.5,) * 3),
+        ("vgg16", "IMAGENET1K_FEATURES", (0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
+        ("timm/test_vit", "DEFAULT", (0.5,) * 3, (0.5,) * 3),
+        ("timm/resnet18", "tv_in1k", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_images_are_normalised_as_pretrained_weights_were(model, pretrained, mean, std):
+    """Not by the statistics of the data, nor by ImageNet's where the weights have others."""
+    if model.startswith("timm/"):
+        pytest.importorskip("timm")
+    data = load_data(Config(data="digits", model=model, pretrained=pretrained))
+    assert data.mean == mean
+    assert data.std == pytest.approx(std, rel=1e-6)
+    assert load_data(Config(data="digits")).mean != mean
+
+
 def test_unknown_data():
     with pytest.raises(
         ValueError, match="data='mnist' must be one of digits, fashion-mnist, cifar10"

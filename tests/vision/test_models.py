@@ -66,6 +66,7 @@ def test_new_last_layer_keeps_every_other_weight(name):
             "stem='cifar' needs a ResNet of torchvision's, not model='vgg11'",
         ),
         ("resnet8", {"pretrained": "DEFAULT"}, "resnet8 has no pretrained weights"),
+        ("resnet17", {"pretrained": "DEFAULT"}, "model 'resnet17' is unknown"),
         (
             "resnet18",
             {"pretrained": "FOO"},
@@ -108,3 +109,5 @@ def test_timm_models_by_name(name):
         attach_head(timm.create_model(name, num_classes=0), 0.5)
     with pytest.raises(ValueError, match="model of timm 'resnet10x' is unknown; close: resnet10t"):
         build_model("timm/resnet10x", 5)
+    with pytest.raises(ValueError, match=r"weights of timm/resnet10t 'c3' is unknown; .* c3_in1k"):
+        build_model("timm/resnet10t", 5, pretrained="c3")

@@ -175,6 +175,17 @@ def test_resume_refuses_other_settings(config):
         Trainer(replace(config, epochs=1, resume=True))
 
 
+def test_a_resumed_run_normalises_as_it_began(config):
+    """By the statistics in its checkpoint, though the data's are others by now."""
+    Trainer(replace(config, epochs=1)).fit()
+    last = Path(config.out) / "last.pt"
+    save_state(last, {**checkpoint.load(last), "mean": (0.25,) * 3})
+    resumed = Trainer(replace(config, resume=True))
+    assert resumed.normalise.mean.flatten().tolist() == [0.25] * 3
+    resumed.fit()
+    assert checkpoint.load(last)["mean"] == (0.25,) * 3
+
+
 def test_the_settings_reach_the_augmentation_and_the_model(config):
     trainer = Trainer(replace(config, **BUSY))
     assert trainer.erase.transform.p == BUSY["erase"]
