@@ -83,9 +83,12 @@ class Findings:
         return np.array(columns).T.reshape(len(shared), len(self.tasks))
 
     def learned(self, task: str) -> bool:
-        """Return whether some arm's IQM is above doing nothing by a twentieth of the way to score 1."""
-        found = (self.scores(task, arm) for arm in self.arms if (task, arm) in self.grid)
-        return any(metrics.iqm(scores) >= LEARNED for scores in found)
+        """Return whether some arm's IQM is above doing nothing by a twentieth of the way to score 1.
+
+        True where no run is done, which says nothing.
+        """
+        found = [self.scores(task, arm) for arm in self.arms if (task, arm) in self.grid]
+        return not found or any(metrics.iqm(scores) >= LEARNED for scores in found)
 
     def pairs(self) -> Iterator[tuple[str, str, str, Array, Array]]:
         """Yield task ("all" for all), arm, what it is compared with, and the scores of the two.

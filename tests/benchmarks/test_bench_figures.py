@@ -1,5 +1,6 @@
 """What figures draw is what they say: the values of their lines, bands and points."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ def test_what_learned_nothing_is_marked(tmp_path: Path, drawn: list[Figure]) -> 
         assert found.learned("pendulum") is learned
         figures.learning_curves(found, tmp_path / "x.png")
         assert ("not learned" in drawn[-1].axes[0].get_title()) is not learned
+    assert replace(found, grid={}).learned("pendulum")  # nothing is said of what was not run
 
 
 def test_more_than_three_arms_have_a_panel_each_beside_the_baseline(
