@@ -107,15 +107,7 @@ def head_of(config: Config, num_classes: int) -> ERAHead | None:
 
 
 def pretrained_statistics(name: str, pretrained: str) -> Statistics:
-    """Return mean and standard deviation a channel of the pixels, in [0, 1], that weights know.
-
-    Args:
-        name: As of :func:`build_model`.
-        pretrained: Likewise.
-
-    Raises:
-        ValueError: If there are no such weights.
-    """
+    """Return the statistics of the images that a model's weights know; ValueError for other weights."""
     if name.startswith("timm/"):
         timm = _timm(name)
         known = timm.get_pretrained_cfg(_timm_name(timm, name, pretrained))
