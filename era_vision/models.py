@@ -109,8 +109,8 @@ def head_of(config: Config, num_classes: int) -> ERAHead | None:
 def pretrained_statistics(name: str, pretrained: str) -> Statistics:
     """Return the statistics of the images that a model's weights know; ValueError for other weights."""
     if name.startswith("timm/"):
-        timm = _timm(name)
-        known = timm.get_pretrained_cfg(_timm_name(timm, name, pretrained))
+        timm, full = _timm(name, pretrained)
+        known = timm.get_pretrained_cfg(full)
     else:
         known = _weights(name, pretrained).transforms()
     return tuple(known.mean), tuple(known.std)
@@ -177,28 +177,24 @@ def _get_model(name: str, make: Any = get_model, **options: Any) -> nn.Module:
 
 
 def _timm_model(name: str, pretrained: str | None, size: int | None, **rest: Any) -> nn.Module:
-    timm = _timm(name)
-    full = _timm_name(timm, name, pretrained)
+    timm, full = _timm(name, pretrained)
     if size and getattr(timm.get_pretrained_cfg(full), "fixed_input_size", False):
         rest["img_size"] = size
     return _get_model(full, timm.create_model, pretrained=bool(pretrained), **rest)
 
 
-def _timm(name: str) -> Any:
+def _timm(name: str, pretrained: str | None) -> tuple[Any, str]:
+    """Return timm and its name of a model, with the tag of weights unless they are the default ones."""
     if find_spec("timm") is None:
         raise ValueError(f"model={name!r} needs the extra timm: pip install 'era-rl[timm]'")
-    return import_module("timm")
-
-
-def _timm_name(timm: Any, name: str, pretrained: str | None) -> str:
-    """Return timm's name of a model, with the tag of its weights unless they are its default ones."""
+    timm: Any = import_module("timm")
     short = name.removeprefix("timm/")
     check_names("model of timm", [short], timm.list_models())
     if pretrained:
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{short}.*")]
         known = ["DEFAULT", *tags] if tags else []
         check_names(f"pretrained weights of {name}", [pretrained], known)
-    return short if pretrained in (None, "DEFAULT") else f"{short}.{pretrained}"
+    return timm, short if pretrained in (None, "DEFAULT") else f"{short}.{pretrained}"
 
 
 def _use_cifar_stem(model: nn.Module, name: str) -> None:
