@@ -1,6 +1,6 @@
-"""XQCERA's critics under other rules for noise: arms of suites, not products.
+"""XQCERA and SACERA under other rules for noise: arms of suites, not products.
 
-Networks, normalisers, scale of rewards, updates, rates and modes are XQCERA's own; only the actor's
+Networks, normalisers, scale of rewards, updates, rates and modes are theirs; only the actor's
 distribution and the entropy terms differ. A suite names them as ``class`` of an arm.
 """
 
@@ -17,12 +17,19 @@ from era_rl.core import TanhGaussianHead
 from era_rl.core.gaussian_heads import GaussianHead
 from era_rl.core.head import Params
 from era_rl.core.truncation import HALF_LOG_2PI
-from era_rl.sb3 import XQCERA
+from era_rl.sb3 import SACERA, XQCERA
 from era_rl.sb3.distributions import HeadDistribution
 from era_rl.sb3.floored import FlooredPolicyMixin
-from era_rl.sb3.gradients import ActorLoss, CriticLoss, Transitions, least_value
+from era_rl.sb3.gradients import (
+    ActorLoss,
+    CriticLoss,
+    Transitions,
+    least_value,
+    sac_critic_loss,
+)
 from era_rl.sb3.policies import SACERAActor
-from era_rl.sb3.update import OffPolicyUpdate
+from era_rl.sb3.simba import SACERASimbaPolicy
+from era_rl.sb3.update import OffPolicyUpdate, ReplayTrainingMixin
 from era_rl.sb3.xqc import XQCERAPolicy, xqc_critic_loss
 
 NOISE = 0.1
@@ -69,7 +76,7 @@ class FixedNoiseHead(GaussianHead):
 
 
 class UnflooredActor(SACERAActor):
-    """XQCERA's actor with a head that holds no entropy in the place of its own."""
+    """An actor with a head that holds no entropy in the place of its own."""
 
     head_class: ClassVar[type[GaussianHead]]
 
@@ -129,15 +136,21 @@ class SoftPolicy(UnflooredMixin, XQCERAPolicy):
     actor_class = SoftActor
 
 
+class SoftSimbaPolicy(UnflooredMixin, SACERASimbaPolicy):
+    """``SimbaPolicy`` of SACERA with SAC's squashed normal."""
+
+    actor_class = SoftActor
+
+
 class SoftCriticLoss(CriticLoss):
-    """XQCERA's loss with the target r + gamma (Z'(s', a') - alpha ln pi(a'|s')) on the bins."""
+    """A loss with the target r + gamma (Q'(s', a') - alpha ln pi(a'|s')); XQCERA's Q' are bins."""
 
     def forward(self, data: Transitions, noise: Tensor) -> tuple[Tensor, Any]:
         """Return the loss, and nothing beside it."""
         with torch.no_grad():
             next_actions, *params = self.actor.reparameterise(data.next_obs, noise)
             log_prob = self.actor.head.log_prob_of_noise(tuple(params), noise).unsqueeze(-1)
-            # the shift of all bins of Z' is one of the reward
+            # the shift of all that Q' may be is one of the reward
             shifted = data.targets(-self.actor.log_alpha.exp() * log_prob)
         data = data._replace(rewards=shifted)
         return self.objective(self.critic, self.target_critic, data, next_actions), ()
@@ -170,19 +183,18 @@ class SoftActorLoss(ActorLoss):
         return loss + coefficient_loss(self.actor, -log_prob).to(loss.dtype), beside
 
 
-class SoftXQC(XQCERA):
-    """XQC: XQCERA's critics with SAC's squashed normal and a learned coefficient of its entropy.
+class SoftMixin(ReplayTrainingMixin):
+    """A learned coefficient of the entropy of SAC's squashed normal in the place of a floor.
 
     Args:
-        *args: As of XQCERA.
+        *args: As of the class without it.
         first_coefficient: alpha at the start, positive.
-        **kwargs: As of XQCERA. ``target_entropy`` or ``nats_per_dim`` is what the coefficient aims at;
-            other options of floors are without effect.
-
-    Source: XQC, arXiv 2509.25174: -0.5 nats a dimension, first .01. SB3's SAC: -1, first 1.
+        **kwargs: As of the class without it. ``target_entropy`` or ``nats_per_dim`` is what the
+            coefficient aims at; other options of floors are without effect.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": SoftPolicy}
+    objective: ClassVar[Any]
+    joint: ClassVar[bool]
 
     def __init__(self, *args: Any, first_coefficient: float = 0.01, **kwargs: Any) -> None:
         self.first_coefficient = first_coefficient
@@ -193,15 +205,43 @@ class SoftXQC(XQCERA):
         self.actor.log_alpha.data.fill_(math.log(self.first_coefficient))
 
     def _make_update(self) -> OffPolicyUpdate:
-        critic_loss = SoftCriticLoss(self.policy, xqc_critic_loss)
-        return OffPolicyUpdate(
-            self.policy, critic_loss, SoftActorLoss(self.policy, least_value), joint=True
+        losses = (
+            SoftCriticLoss(self.policy, self.objective),
+            SoftActorLoss(self.policy, least_value),
         )
+        return OffPolicyUpdate(self.policy, *losses, joint=self.joint)
 
     def dump_logs(self, *args: Any, **kwargs: Any) -> None:
         """Log the coefficient besides (SB3's hook)."""
         self.logger.record("train/ent_coef", self.actor.log_alpha.exp().item())
         super().dump_logs(*args, **kwargs)
+
+
+class SoftXQC(SoftMixin, XQCERA):
+    """XQC: XQCERA's critics with SAC's squashed normal and a learned coefficient of its entropy.
+
+    Source: XQC, arXiv 2509.25174: -0.5 nats a dimension, first .01. SB3's SAC: -1, first 1.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": SoftPolicy}
+    objective, joint = staticmethod(xqc_critic_loss), True
+
+
+class SoftSimba(SoftMixin, SACERA):
+    """SAC with SimBa's networks, which is SB3's ``SAC`` with them, on SACERA's compiled updates.
+
+    Source: SimBa, arXiv 2410.09754: -0.5 nats a dimension, first .01.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"SimbaPolicy": SoftSimbaPolicy}
+    objective, joint = staticmethod(sac_critic_loss), False
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        log_alpha, optimizer = self.actor.log_alpha, self.actor.optimizer
+        (weights,) = optimizer.param_groups
+        weights["params"] = [p for p in weights["params"] if p is not log_alpha]
+        optimizer.add_param_group({"params": [log_alpha], "weight_decay": 0.0})
 
 
 class FixedNoiseXQC(XQCERA):

@@ -1,4 +1,4 @@
-"""The arms over XQCERA's critics: their losses, coefficient, noise, and that they are resumed."""
+"""The arms over XQCERA's and SimBa's critics: losses, coefficient, noise, and that they are resumed."""
 
 import copy
 import math
@@ -19,12 +19,15 @@ from benchmarks import suite
 from benchmarks.acting import WAYS, returns_by_action
 from benchmarks.exploration import LOGGED, Exploration
 from benchmarks.trace import entropies_and_log_std
-from benchmarks.xqc_arms import FixedNoiseXQC, SoftXQC
+from benchmarks.xqc_arms import FixedNoiseXQC, SoftSimba, SoftXQC
 from era_rl.sb3 import XQCERA
-from era_rl.sb3.gradients import Transitions
+from era_rl.sb3.gradients import Transitions, sac_critic_loss
 from era_rl.sb3.xqc import xqc_critic_loss
 
-ARMS = [(SoftXQC, {"nats_per_dim": -1.0, "first_coefficient": 1.0}), (FixedNoiseXQC, {})]
+XQC_ARMS = [(SoftXQC, {"nats_per_dim": -1.0, "first_coefficient": 1.0}), (FixedNoiseXQC, {})]
+ARMS = [*XQC_ARMS, (SoftSimba, {})]
+IDS = ["xqc", "noise", "simba"]
+SOFT = pytest.mark.parametrize("kind", [SoftXQC, SoftSimba])
 
 
 class Target(gymnasium.Env):
@@ -49,7 +52,8 @@ def small(kind: Any, **options: Any) -> Any:
     sizes = {"policy_kwargs": {"net_arch": [16, 16]}, "batch_size": 16, "buffer_size": 400}
     env = make_vec_env(Target, 1, seed=0)
     defaults = {"learning_starts": 20, "learning_rate": 1e-3, "seed": 0, "device": "cpu"}
-    return kind("MlpPolicy", env, **sizes, **{**defaults, **options})
+    policy = next(iter(kind.policy_aliases))
+    return kind(policy, env, **sizes, **{**defaults, **options})
 
 
 def batch(discount: float = 0.9) -> Transitions:
@@ -61,9 +65,14 @@ def batch(discount: float = 0.9) -> Transitions:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
-def test_the_critics_loss_is_xqceras_with_alpha_ln_pi_taken_from_z(alpha: float) -> None:
-    """Target r + gamma (1 - d) (Z' - alpha ln pi(a'|s')); alpha = 0 is XQCERA's loss."""
-    model = small(SoftXQC, first_coefficient=alpha or 1e-30)
+@pytest.mark.parametrize(
+    ("kind", "loss_of"), [(SoftXQC, xqc_critic_loss), (SoftSimba, sac_critic_loss)]
+)
+def test_the_critics_loss_is_the_hosts_with_alpha_ln_pi_taken_from_the_next_value(
+    kind: Any, loss_of: Any, alpha: float
+) -> None:
+    """Target r + gamma (1 - d) (Q' - alpha ln pi(a'|s')); alpha = 0 is XQCERA's loss and SACERA's."""
+    model = small(kind, first_coefficient=alpha or 1e-30)
     data, noise = batch(), torch.randn(8, 2)
     step = model._make_update().critic
     for module, mode in step.modes:
@@ -76,10 +85,10 @@ def test_the_critics_loss_is_xqceras_with_alpha_ln_pi_taken_from_z(alpha: float)
     log_prob = pi.log_prob(actions.double()).sum(1, keepdim=True).float()
     rewards = data.rewards - alpha * (1 - data.dones) * 0.9 * log_prob
     plain = data._replace(rewards=rewards)
-    expected = xqc_critic_loss(before.critic, before.critic_target, plain, actions)
+    expected = loss_of(before.critic, before.critic_target, plain, actions)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     if alpha == 0.0:
-        theirs = xqc_critic_loss(before.critic, before.critic_target, data, actions)
+        theirs = loss_of(before.critic, before.critic_target, data, actions)
         torch.testing.assert_close(loss, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -99,11 +108,12 @@ def test_log_densities_are_exact_where_tanh_saturates() -> None:
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "transform"])
 @pytest.mark.parametrize(("target", "sign"), [(0.69, 1.0), (-6.0, -1.0)])
+@SOFT
 def test_the_coefficient_rises_below_the_target_and_falls_above(
-    target: float, sign: float, compiled: bool
+    kind: Any, target: float, sign: float, compiled: bool
 ) -> None:
     """d ln alpha = -rate sign(H - target) in Adam's first step, only when the actor steps."""
-    model = small(SoftXQC, nats_per_dim=target, learning_starts=0)
+    model = small(kind, nats_per_dim=target, learning_starts=0)
     assert model.actor.log_alpha.item() == pytest.approx(math.log(0.01))
     update, data = model._make_update(), batch()
     if compiled:  # what is compiled, uncompiled
@@ -114,12 +124,14 @@ def test_the_coefficient_rises_below_the_target_and_falls_above(
     assert model.actor.log_alpha.item() == before
     update.step(data, with_actor=True)
     rate = model.actor.optimizer.param_groups[0]["lr"]
-    assert model.actor.log_alpha.item() - before == pytest.approx(sign * rate, rel=1e-2)
+    # that of float32, without decay
+    assert model.actor.log_alpha.item() - before == pytest.approx(sign * rate, rel=1e-3)
 
 
-def test_the_actor_ascends_value_and_alpha_times_entropy() -> None:
+@SOFT
+def test_the_actor_ascends_value_and_alpha_times_entropy(kind: Any) -> None:
     """Loss mean(alpha ln pi - min Q); that of the coefficient adds nothing to its value."""
-    model = small(SoftXQC, first_coefficient=0.5)
+    model = small(kind, first_coefficient=0.5)
     obs, noise = batch().obs, torch.randn(8, 2)
     step = model._make_update().actor
     loss, (loc, log_std) = step.loss(obs, noise)
@@ -132,7 +144,7 @@ def test_the_actor_ascends_value_and_alpha_times_entropy() -> None:
     torch.testing.assert_close(gradients["actor.log_alpha"], surplus, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "options"), ARMS, ids=["soft", "noise"])
+@pytest.mark.parametrize(("kind", "options"), ARMS, ids=IDS)
 def test_what_is_compiled_has_the_gradients_of_autograd(kind: Any, options: Any) -> None:
     """Of critics, actor and coefficient, by torch.func and by autograd; 0 where there is none."""
     update, data = small(kind, **options)._make_update(), batch()
@@ -170,9 +182,7 @@ def test_fixed_noise_has_a_std_of_a_tenth_in_acting_and_in_training() -> None:
     assert entropies.flatten().tolist() == pytest.approx([gaussian] * 8)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"), ARMS, ids=lambda value: getattr(value, "__name__", "")
-)
+@pytest.mark.parametrize(("kind", "options"), ARMS, ids=IDS)
 def test_resumed_training_equals_uninterrupted_training(
     kind: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -183,7 +193,8 @@ def test_resumed_training_equals_uninterrupted_training(
     for part in ("actor", "critic"):
         ours, theirs = (getattr(m, part).optimizer.state_dict() for m in (model, resumed))
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0)
-    assert model.reward_scale().item() == resumed.reward_scale().item()
+    scales = [m.reward_scale().item() for m in (model, resumed) if hasattr(m, "reward_scale")]
+    assert scales[:1] == scales[1:]
     acted = returns_by_action(model, lambda: make_vec_env(Target, 1, seed=0), 1)
     assert set(acted) == set(WAYS)
     assert np.isfinite(evaluate_policy(model, resumed.get_env(), 1)[0])
@@ -211,7 +222,7 @@ def test_the_arms_of_modern_critic_differ_in_noise_alone() -> None:
     assert [(run.task, run.seed) for run in loaded.runs] == [
         (task, seed) for task in ("dog-walk", "dog-trot") for seed in range(5) for _ in range(5)
     ]
-    models = [small(kind, **options) for kind, options in [*ARMS, (XQCERA, {})]]
+    models = [small(kind, **options) for kind, options in [*XQC_ARMS, (XQCERA, {})]]
     for model in models:
         assert [str(q_net) for q_net in model.critic.q_networks] == [
             str(q_net) for q_net in models[-1].critic.q_networks
