@@ -28,7 +28,7 @@ def write(results: Path = RESULTS) -> Path:
         Section("Speed", [*map(tables.family, families), tables.speeds(results)]),
         Section("Time added by the floor", [tables.three_domains(results)]),
         Section("How far heads can be pushed", tables.audited(results)),
-        _too_few([each for each in found if each.grid and each.suite.name not in drawn]),
+        _too_few([each for each in found if each.grid and each.suite.name not in drawn], results),
         _others(results, {each.suite.name for each in found if each.suite.runs}),
         _not_run(found, results),
     ]
@@ -118,10 +118,13 @@ def _curves(found: list[Findings], results: Path) -> Section:
     return section
 
 
-def _too_few(found: list[Findings]) -> Section:
-    """Return links to the suites with too few seeds to compare, and what was not learned."""
+def _too_few(found: list[Findings], results: Path) -> Section:
+    """Return links to the reports of suites with too few seeds to compare, and what was not learned."""
     section = Section("Too few seeds to compare")
     for each in found:
+        # what was done of a suite may be another one's runs, all of it
+        if not (results / each.suite.name).is_dir():
+            continue
         idle_on = [task for task in each.tasks if not each.learned(task)]
         nothing = f"; not learned at the end: {', '.join(idle_on)}" if idle_on else ""
         name = each.suite.name

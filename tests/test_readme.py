@@ -1,10 +1,11 @@
-"""README's example runs as printed, its links lead to files, its verdicts are measured."""
+"""README's example runs as printed, pages' links lead to files, their verdicts are measured."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
-RESULTS = README.parent / "benchmarks" / "results"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def test_the_example_of_the_heads_runs() -> None:
@@ -16,9 +17,19 @@ def test_the_example_of_the_heads_runs() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
-    assert links
-    assert [link for link in links if not (README.parent / link).exists()] == []
+    """Of all pages but those of docs/, whose links the build of the documentation checks."""
+    folders = ("benchmarks", "era_rl", "era_vision", "era_llm", "findings")
+    pages = [
+        *ROOT.glob("*.md"),
+        *(page for each in folders for page in (ROOT / each).rglob("*.md")),
+    ]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())
+    ]
+    assert {ROOT / "README.md", RESULTS / "README.md"} <= {page for page, _ in links}
+    assert [link for link in links if not (link[0].parent / link[1]).exists()] == []
 
 
 def test_pages_and_reports_say_what_all_comparisons_come_to() -> None:
@@ -27,8 +38,8 @@ def test_pages_and_reports_say_what_all_comparisons_come_to() -> None:
     (number,) = re.findall(r"corrected for the (\d+) comparisons", results)
     pages = [
         README,
-        README.parent / "docs" / "results.md",
-        README.parent / "benchmarks" / "README.md",
+        ROOT / "docs" / "results.md",
+        ROOT / "benchmarks" / "README.md",
     ]
     said = [n for page in pages for n in re.findall(r"(\d+)\s+comparisons", page.read_text())]
     reports = {path.parent.name: path.read_text() for path in RESULTS.glob("*/report.md")}
