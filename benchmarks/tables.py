@@ -68,11 +68,13 @@ def family(path: Path) -> Table:
         share = f"{update['share_reached']:.0%}" if update else "-"
         rows.append([name, host, *cells[:2], wall, cells[3], share])
     loads = " and ".join(f"{load[0]:.1f}" for load in content["load"])
+    products = content.get("gigaflops_per_second")
+    products = f", where products have {products:.0f} GFLOP/s" if products else ""
     caption = (
         f"Environment steps per second by CPU time, median [quartiles] of neighbouring blocks: "
         f"{settings['env']}, width {settings['width']}, batch {settings['batch_size']}, "
-        f"{settings['device']}, {settings['threads']} thread(s), load {loads} before and after. Share: "
-        "the part of a compiled update that its matrix products alone need"
+        f"{settings['device']}, {settings['threads']} thread(s){products}, load {loads} before and "
+        "after. Share: the part of a compiled update that its matrix products alone need"
     )
     header = ["class", "host", "eager", "compiled", "by wall time", "compiled over SBX's", "share"]
     return Table(header, rows, caption)
