@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
+KINDS = (".md", ".yaml")
 
 
 def test_the_example_of_the_heads_runs() -> None:
@@ -30,6 +31,22 @@ def test_every_linked_file_exists() -> None:
     ]
     assert {ROOT / "README.md", RESULTS / "README.md"} <= {page for page, _ in links}
     assert [link for link in links if not (link[0].parent / link[1]).exists()] == []
+
+
+def test_every_module_that_is_run_can_be() -> None:
+    """After "-m" in pages and recipes: a package with a __main__, or a module that is a script."""
+    folders = ("benchmarks", "docs", "era_rl", "era_vision", "era_llm")
+    pages = [
+        page for each in folders for page in (ROOT / each).rglob("*.*") if page.suffix in KINDS
+    ]
+    named: set[str] = set()
+    for page in [*ROOT.glob("*.md"), *pages]:
+        named |= set(re.findall(r" -m ((?:era_|benchmarks)\w*(?:\.\w+)*)", page.read_text()))
+    assert {"era_llm.cli", "era_vision.cli", "era_rl.torchrl.train", "benchmarks"} <= named
+    paths = [ROOT.joinpath(*name.split(".")) for name in named]
+    assert [path for path in paths if path.is_dir() and not (path / "__main__.py").exists()] == []
+    scripts = [path.with_suffix(".py") for path in paths if not path.is_dir()]
+    assert [path for path in scripts if '__name__ == "__main__"' not in path.read_text()] == []
 
 
 def test_pages_and_reports_say_what_all_comparisons_come_to() -> None:

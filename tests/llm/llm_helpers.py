@@ -158,10 +158,14 @@ def gradients(built: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def largest_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
-    """Return the largest absolute difference between two sets of gradients of the same names."""
+    """Return the largest difference between two sets of gradients of the same names.
+
+    It is a share of the largest gradient where that is above 1, as rounding is.
+    """
     assert left.keys() == right.keys()
-    assert max(float(g.abs().max()) for g in left.values()) > 1e-3
-    return max(float((left[name] - right[name]).abs().max()) for name in left)
+    largest = max(float(gradient.abs().max()) for gradient in left.values())
+    assert largest > 1e-3
+    return max(float((left[name] - right[name]).abs().max()) for name in left) / max(1.0, largest)
 
 
 def papers_gradients(

@@ -356,7 +356,7 @@ def test_the_recipes_launch_lines_give_the_papers_batch(built: dict[str, Any]) -
     processes = []
     for line in lines:
         launch = launch_command_parser().parse_args(shlex.split(line))
-        assert (launch.module, launch.training_script) == (True, "era_llm")
+        assert (launch.module, launch.training_script) == (True, main.__module__)
         with pytest.raises(_Stop):
             main([*launch.training_script_args, *ON_CPU])
         config = built["config"]

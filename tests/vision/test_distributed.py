@@ -17,6 +17,9 @@ from era_vision.config import Config
 
 pytestmark = pytest.mark.usefixtures("_forkserver")
 SETTINGS = {"norm": "group", "shuffle": False, "batch_size": 128, "data": "fake", "device": "cpu"}
+SETTINGS |= {
+    "seed": 1
+}  # with 0 a unit is so near 0 that on some processors rounding decides its sign
 
 
 def worker(rank: int, config: Config) -> None:
@@ -47,7 +50,7 @@ def run_on_two(config: Config) -> None:
 def assert_same_run(first: Path, second: Path) -> None:
     one, two = checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt")
     # sums in another order: float32 rounding over 8 steps
-    torch.testing.assert_close(one["weights"], two["weights"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(one["weights"], two["weights"], atol=1e-6, rtol=1e-5)
     for row, other in zip(one["history"], two["history"], strict=True):
         speedless = {k: v for k, v in row.items() if k != "images_per_second"}
         assert speedless == pytest.approx({k: other[k] for k in speedless}, rel=1e-4, abs=1e-5)
@@ -80,7 +83,7 @@ def test_torchrun_equals_one_process(config, tmp_path):
     command += ["--nproc-per-node", "2", "-m", "era_vision.cli", "train", "--data", "fake"]
     command += ["--image-size", "8", "--batch-size", "128", "--epochs", "2", "--lr", "0.01"]
     command += ["--device", "cpu", "--no-progress", "--no-shuffle", "--norm", "group"]
-    command += ["--out", str(tmp_path / "double")]
+    command += ["--seed", "1", "--out", str(tmp_path / "double")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert_same_run(tmp_path / "out", tmp_path / "double")
